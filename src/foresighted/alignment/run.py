@@ -1,0 +1,281 @@
+"""A whole run: claim the directory, load the players, play rounds, checkpoint, stop and resume without loss."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator, PartialState
+from filelock import FileLock, Timeout
+
+from foresighted import records
+from foresighted.alignment import checkpoint, heldout
+from foresighted.alignment.labels import load_labels
+from foresighted.alignment.learner import policy_learner, reward_model_learner
+from foresighted.alignment.loading import load_policy, load_reward_model
+from foresighted.alignment.round import Loop, play_round
+from foresighted.alignment.start import Start
+from foresighted.config import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
+from foresighted.errors import NumericalError, RunError
+from foresighted.prompts import PromptSet, load_prompts
+from foresighted.records import RoundRow
+
+_log = logging.getLogger(__name__)
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+POLICY = "policy"
+LOG = "log.txt"
+_LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+class Stopped(Exception):  # noqa: N818  # not an error
+    """The user asked to stop; everything up to `round` is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped after round {number}, which is saved; go on with --resume")
+        self.round = number
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    start: Path | None = None,
+    on_round: Callable[[RoundRow], None] = lambda _row: None,
+) -> None:
+    """Run iterative RLHF in a directory; records, checkpoints and the trained policy are left there.
+
+    Args:
+        config: what to run.
+        out: the run directory.
+        resume: go on from the newest checkpoint (an empty directory starts anew).
+        start: folder of references and first reward model, shared by arms; default OUT/start/seed-S.
+        on_round: called after each finished round.
+
+    Raises:
+        ForesightedError: bad input; nothing in `out` that was there before is changed.
+        Stopped: after an interrupt, with the round finished and saved.
+    """
+    prompts = load_prompts(config.prompts, limit=config.prompt_limit)
+    claim(config, out, resume=resume)
+    with _alone(out), _explained(out):
+        loop, device = _players(config, prompts, start or records.start_directory(out, config.seed))
+        write_environment(out, device)
+        first = checkpoint.restore(out, loop) + 1
+        with _tracker(config, out) as log, _interrupts() as stop:
+            for number in range(first, config.rounds + 1):
+                row = _play(loop, out, prompts, number)
+                log(row)
+                on_round(row)
+                if stop.is_set():
+                    if number % config.checkpoint_every and number < config.rounds:
+                        checkpoint.save(out, loop, number)
+                    raise Stopped(number)
+        _export(loop, out)
+
+
+def finished(out: Path, rounds: int) -> bool:
+    """Return whether a run directory holds a run that did all its rounds and left its trained policy."""
+    state = checkpoint.newest(out)
+    return state is not None and (out / POLICY).is_dir() and int(state.name.partition("-")[2]) >= rounds
+
+
+def _export(loop: Loop, out: Path) -> None:
+    temporary = out / f"{POLICY}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    loop.policy.model.save_pretrained(temporary)
+    loop.policy.tokenizer.save_pretrained(temporary)
+    shutil.rmtree(out / POLICY, ignore_errors=True)
+    temporary.rename(out / POLICY)
+
+
+def _players(config: TrainConfig, prompts: PromptSet, start: Path) -> tuple[Loop, torch.device]:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = find_device(config)
+    policy = load_policy(config, device)
+    reward_model = load_reward_model(config, device)
+    labels = load_labels(config, policy, device)
+    shared = Start(start, config, policy, labels, prompts.train)
+    spent = shared.fit(reward_model)
+    learners = policy_learner(policy.trainable(), config), reward_model_learner(reward_model.trainable(), config)
+    return Loop(config, policy, reward_model, labels, shared, *learners, labels_total=spent), device
+
+
+def _play(loop: Loop, out: Path, prompts: PromptSet, number: int) -> RoundRow:
+    config = loop.config
+    held = heldout.pick(prompts.heldout, config.heldout_prompts)
+    if number == 1:
+        records.append(out / records.HELDOUT, heldout.evaluate(loop, held, 0))
+    began = time.perf_counter()
+    try:
+        candidates, row = play_round(loop, number)
+    except NumericalError as error:
+        raise NumericalError(f"{error} (round {number}; the rounds before it are saved in {out})") from None
+    seconds = time.perf_counter() - began
+    records.append(out / records.CANDIDATES, candidates)
+    records.append(out / records.ROUNDS, [row])
+    if number % config.heldout_every == 0 or number == config.rounds:
+        records.append(out / records.HELDOUT, heldout.evaluate(loop, held, number))
+    records.append(out / records.TIMINGS, [{"round": number, "seconds": seconds, "candidates": len(candidates)}])
+    if number % config.checkpoint_every == 0 or number == config.rounds:
+        checkpoint.save(out, loop, number)
+    return row
+
+
+def find_device(config: TrainConfig) -> torch.device:
+    """Return the device of a run.
+
+    Raises:
+        RunError: more than one process; `foresighted train` is for one.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        raise RunError(f"started as {state.num_processes} processes; foresighted train runs in one: start it plainly")
+    try:
+        return torch.device(state.device if config.device == "auto" else config.device)
+    except RuntimeError:
+        raise RunError(f"device: torch does not know {config.device!r}; use auto, cpu, cuda, cuda:1 or mps") from None
+
+
+def claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
+    """Make a directory this run's own, or check that it is: `config.yaml` is written first of all.
+
+    Raises:
+        RunError: the directory holds something else, another configuration, or a run without `resume`.
+    """
+    path = out / CONFIG
+    if path.exists():
+        if not resume:
+            raise RunError(f"out: {out} holds a run already; go on with --resume, or choose another --out")
+        _check_same(config, read_yaml(path), out)
+    elif out.exists() and (not out.is_dir() or any(p.name not in (".lock", LOG) for p in out.iterdir())):
+        raise RunError(f"out: {out} is not empty and holds no run (no {CONFIG}); choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / f"{CONFIG}.tmp"
+        temporary.write_text(to_yaml(config))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"out: {out} cannot be written ({error.strerror}); choose another --out") from None
+
+
+def _check_same(config: TrainConfig | CompareConfig, saved: dict[str, Any], out: Path) -> None:
+    asked = yaml.safe_load(to_yaml(config))
+    may_change = (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds")
+    differ = [name for name, value in asked.items() if name not in may_change and saved.get(name, value) != value]
+    if differ:
+        changes = "; ".join(f"{name} was {saved[name]!r}, now {asked[name]!r}" for name in differ)
+        raise RunError(f"out: {out} belongs to another configuration ({changes}); choose another --out")
+
+
+def write_environment(out: Path, device: torch.device | None) -> None:
+    """Write versions and hardware to `environment.json`; warn where a resumed run finds other ones."""
+    found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    found |= {"processor": _processor(), "cores": os.cpu_count()}
+    if device is not None:
+        accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        found |= {"device": accelerator, "threads": torch.get_num_threads()}
+    path = out / ENVIRONMENT
+    if path.exists():
+        before = json.loads(path.read_text())
+        if changed := [name for name in found if before.get(name, found[name]) != found[name]]:
+            _log.warning("resumed under another %s: the last bits may differ", ", ".join(changed))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=1))
+    os.replace(temporary, path)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RunError(f"out: another process is writing in {out}; wait for it or choose another --out") from None
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space, then go on with --resume" if full else "mend this, then go on with --resume"
+        raise RunError(
+            f"{error.filename or out}: {error.strerror or error}; {advice}: finished rounds are saved"
+        ) from None
+    except torch.cuda.OutOfMemoryError:
+        raise RunError(
+            "out of accelerator memory; lower prompts_per_round or candidates, or raise accumulation_steps"
+        ) from None
+
+
+@contextmanager
+def _tracker(config: TrainConfig, out: Path) -> Iterator[Callable[[RoundRow], None]]:
+    if config.report_to == "none":
+        yield lambda _row: None
+        return
+    try:
+        accelerator = Accelerator(log_with=config.report_to, project_dir=out)
+        plain = {name: value for name, value in to_mapping(config).items() if isinstance(value, int | float | str)}
+        accelerator.init_trackers("foresighted", config=plain)
+    except (ImportError, ValueError) as error:
+        raise RunError(f"report_to: {config.report_to} cannot be used ({error}); install it or use none") from None
+
+    def log(row: RoundRow) -> None:
+        numbers = {name: value for name, value in vars(row).items() if value is not None}
+        accelerator.log(numbers, step=row.round)
+
+    yield log
+    accelerator.end_training()
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after the round; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(_signal: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        _log.warning("stopping after this round; press Ctrl-C again to stop now (finished rounds are saved)")
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,145 @@
+"""What every arm of a seed starts from and shares: reference responses, and a reward model fitted to initial pairs.
+
+All of it comes from the frozen policy, so it is the same whatever the arm does later; arms of a comparison read one
+folder, and the first to arrive fills it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from foresighted import records
+from foresighted.alignment import noise
+from foresighted.alignment.labels import LabelSource
+from foresighted.alignment.learner import reward_model_learner
+from foresighted.alignment.policy import Policy
+from foresighted.alignment.reward_model import RewardModel
+from foresighted.config import TrainConfig
+from foresighted.prompts import order
+from foresighted.records import PairRow, ReferenceRow
+from foresighted.types import Prompt
+
+_BLOCK_ROWS = 64  # references written in one generate call: fixed, since a batch's shape can change the last bit
+_INITIAL_EPOCH = 2**32  # an order of its own, that no epoch of training uses
+_FIT_BATCH = 16
+REWARD_MODEL = "reward_model.safetensors"
+
+
+class Start:
+    """References and first reward model of one seed, kept in a folder.
+
+    Args:
+        directory: the folder, shared by arms.
+        config: of any of these arms (they agree in everything that is read here).
+        policy: whose frozen initial model writes the references.
+        labels: where labels of the initial pairs and utilities of references are read.
+        prompts: the training prompts.
+    """
+
+    def __init__(
+        self, directory: Path, config: TrainConfig, policy: Policy, labels: LabelSource, prompts: Sequence[Prompt]
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._lock = FileLock(directory / ".lock")
+        self._config = config
+        self._policy = policy
+        self._labels = labels
+        self._prompts = prompts
+        self._rows: list[ReferenceRow] = []
+
+    def prompts_of(self, number: int) -> list[Prompt]:
+        """Return the B prompts of round `number` (1, 2, ...): the seed's order, epoch after epoch."""
+        count, size = len(self._prompts), self._config.prompts_per_round
+        places = range((number - 1) * size, number * size)
+        orders = {e: order(count, seed=self._config.seed, epoch=e) for e in {place // count for place in places}}
+        return [self._prompts[orders[place // count][place % count]] for place in places]
+
+    def references(self, number: int) -> list[ReferenceRow]:
+        """Return the reference of each prompt of a round, sampling and saving the next block if need be."""
+        size = self._config.prompts_per_round
+        if len(self._rows) < number * size:
+            with self._lock:
+                path = self._directory / records.REFERENCES
+                self._rows = records.read(path, ReferenceRow) if path.exists() else []
+                while len(self._rows) < number * size:
+                    self._rows += self._block(len(self._rows) // size + 1)
+                    _write(path, self._rows)
+        return self._rows[(number - 1) * size : number * size]
+
+    def _block(self, first: int) -> list[ReferenceRow]:
+        rounds = range(first, first + max(1, _BLOCK_ROWS // self._config.prompts_per_round))
+        places = [(number, prompt) for number in rounds for prompt in self.prompts_of(number)]
+        texts = [prompt.text for _, prompt in places]
+        keys = [noise.key(self._config.seed, "reference", number, prompt.id) for number, prompt in places]
+        rollout = self._policy.sample(texts, 1, keys, frozen=True)
+        utility = self._labels.utility(texts, rollout.texts)
+        rows = zip(places, rollout.texts, rollout.lengths(), utility, strict=True)
+        return [ReferenceRow(n, p.id, p.text, text, length, u) for (n, p), text, length, u in rows]
+
+    def fit(self, reward_model: RewardModel) -> int:
+        """Bring a reward model to its state before the first round; return how many labels that took.
+
+        K pairs of frozen-policy responses are labelled and the trainable part is fitted to them once; later calls
+        read the fitted weights.
+        """
+        path = self._directory / REWARD_MODEL
+        parameters = reward_model.trainable()
+        with self._lock:
+            if not path.exists() and self._config.initial_pairs:
+                self._fit(reward_model)
+                temporary = path.with_suffix(".tmp")
+                save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, temporary)
+                os.replace(temporary, path)
+        if path.exists():
+            saved = load_file(path, device=str(reward_model.head.weight.device))
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(saved[name])
+        return self._config.initial_pairs
+
+    def _fit(self, reward_model: RewardModel) -> None:
+        rows = self._pairs()
+        prompts, first, second = ([getattr(r, name) for r in rows] for name in ("prompt", "first", "second"))
+        labels = torch.tensor([row.label for row in rows], device=reward_model.head.weight.device)
+        known = None
+        if reward_model.head_only:
+            known = (reward_model.features(prompts, first), reward_model.features(prompts, second))
+        learner = reward_model_learner(reward_model.trainable(), self._config)
+        batches = [list(range(s, min(s + _FIT_BATCH, len(rows)))) for s in range(0, len(rows), _FIT_BATCH)]
+        for step in range(self._config.initial_steps):
+            batch = list(range(len(rows))) if reward_model.head_only else batches[step % len(batches)]
+
+            def loss(index: list[int], batch: list[int] = batch) -> torch.Tensor:
+                at = [batch[i] for i in index]
+                part = None if known is None else (known[0][at], known[1][at])
+                sides = [[texts[i] for i in at] for texts in (prompts, first, second)]
+                return reward_model.loss(sides[0], sides[1], sides[2], labels[at], part)
+
+            learner.learn(len(batch), loss)
+
+    def _pairs(self) -> list[PairRow]:
+        config, count = self._config, len(self._prompts)
+        places = order(count, seed=config.seed, epoch=_INITIAL_EPOCH)
+        chosen = [self._prompts[places[k % count]] for k in range(config.initial_pairs)]
+        keys = [noise.key(config.seed, "initial", k, side) for k in range(len(chosen)) for side in (0, 1)]
+        texts = [prompt.text for prompt in chosen]
+        rollout = self._policy.sample(texts, 2, keys, frozen=True)
+        first, second = rollout.texts[::2], rollout.texts[1::2]
+        labels = self._labels.read(texts, first, second, self._labels.utility(texts, second)).preference
+        rows = [PairRow(p.id, p.text, a, b, v) for p, a, b, v in zip(chosen, first, second, labels, strict=True)]
+        _write(self._directory / records.INITIAL_PAIRS, rows)
+        return rows
+
+
+def _write(path: Path, rows: Sequence[ReferenceRow] | Sequence[PairRow]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    records.append(temporary, rows)
+    os.replace(temporary, path)

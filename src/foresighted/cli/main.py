@@ -1,0 +1,67 @@
+"""The `foresighted` command: finds the subcommand, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from foresighted import __version__
+from foresighted.cli import compare, report, train
+from foresighted.cli.options import Parser
+from foresighted.errors import ForesightedError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command."""
+    top = Parser(
+        prog="foresighted",
+        description="Foresighted Policy Optimization for iterative RLHF: train with a steering penalty, compare arms,"
+        " and see whether a loop collapses.",
+    )
+    top.add_argument("--version", action="version", version=f"foresighted {__version__}")
+    commands = top.add_subparsers(title="commands", dest="command", required=True, parser_class=Parser)
+    for module in (train, compare, report):
+        module.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    args = parser().parse_args(arguments)
+    _quieten()
+    try:
+        args.run(args)
+    except ForesightedError as error:
+        return _say(str(error), BAD_INPUT)
+    except ImportError as error:
+        return _say(f"{args.command}: needs {error.name}; pip install 'foresighted[all]'", BAD_INPUT)
+    except KeyboardInterrupt:
+        return _say("stopped; finished rounds are saved, go on with --resume", INTERRUPTED)
+    except Exception as error:
+        if type(error).__name__ == "Stopped":  # imported by name only: its module loads torch
+            return _say(str(error), INTERRUPTED)
+        raise
+    return 0
+
+
+def _say(text: str, code: int) -> int:
+    print(f"foresighted: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _quieten() -> None:
+    logging.basicConfig(format="foresighted: %(message)s", level=logging.WARNING, force=True)
+    for name in ("transformers", "peft", "accelerate", "torch", "filelock", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")  # of libraries; ours are log messages

@@ -1,0 +1,393 @@
+"""Configuration: one flat frozen dataclass a command, validated when it is made.
+
+A setting has the same name in code, YAML (`policy_learning_rate`), on the command line (`--policy-learning-rate`) and
+in the docs; its help text stands beside its default, and `--help` and the reference page are made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from foresighted.errors import ConfigError, nearest
+
+Steering = Literal["rlhf", "practical", "relaxed", "proximal"]
+
+
+def _setting(default: Any, group: str, text: str) -> Any:
+    return field(default=default, metadata={"group": group, "help": text})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of iterative RLHF on a language model. Defaults suit the embedded models on two CPU cores.
+
+    Raises:
+        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
+    """
+
+    seed: int = _setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels")
+    rounds: int = _setting(30, "run", "rounds of write, label, retrain, optimise")
+    prompts: str = _setting(
+        "bundled",
+        "run",
+        "'bundled', a .jsonl file (key 'prompt'; optional 'id', 'kind', 'split'), a .txt file with one a line,"
+        " or hub:DATASET:SPLIT:COLUMN",
+    )
+    prompt_limit: int | None = _setting(None, "run", "use only the first K training prompts of the file")
+    prompts_per_round: int = _setting(4, "run", "B, prompts answered in a round")
+    device: str = _setting("auto", "run", "'auto' (what Accelerate finds), 'cpu', 'cuda', 'cuda:1', 'mps'")
+    threads: int | None = _setting(
+        None, "run", "CPU threads of torch; sums depend on it in the last bit (default: all in train, 1 in compare)"
+    )
+    checkpoint_every: int = _setting(1, "run", "rounds between checkpoints")
+    keep_checkpoints: int = _setting(2, "run", "newest checkpoints kept on disk")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting(
+        "none", "run", "Accelerate tracker that also gets the round's numbers"
+    )
+
+    policy: str = _setting("embedded", "policy", "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id")
+    policy_train: Literal["lora", "all"] = _setting(
+        "lora", "policy", "train a LoRA adapter, or all weights (needs a frozen second copy as reference)"
+    )
+    lora_rank: int = _setting(16, "policy", "rank of every LoRA adapter")
+    lora_alpha: int = _setting(32, "policy", "LoRA scale is alpha / rank")
+    lora_dropout: float = _setting(0.0, "policy", "dropout on the adapter's input while training")
+    lora_targets: tuple[str, ...] = _setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), "policy", "modules that get an adapter, or 'all-linear'"
+    )
+    quantization: Literal["none", "8bit", "4bit"] = _setting(
+        "none", "policy", "load the frozen base in 8 bit or 4 bit (NF4) through bitsandbytes"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = _setting("float32", "policy", "precision of loaded weights")
+    policy_learning_rate: float = _setting(5e-4, "policy", "AdamW learning rate of the policy")
+    policy_steps: int = _setting(1, "policy", "optimiser steps a round on the winners' log-likelihood")
+    accumulation_steps: int = _setting(1, "policy", "micro-batches a step, for policy and reward model")
+    max_grad_norm: float = _setting(1.0, "policy", "gradient norm above which the policy's gradient is scaled down")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = _setting(
+        "adamw", "policy", "paged_adamw_8bit comes from bitsandbytes"
+    )
+    system_prompt: str | None = _setting(None, "policy", "system message; default: what the chat template puts there")
+
+    candidates: int = _setting(4, "sampling", "N, responses sampled for each prompt")
+    max_new_tokens: int = _setting(20, "sampling", "longest response in tokens")
+    min_new_tokens: int = _setting(5, "sampling", "shortest response in tokens")
+    temperature: float = _setting(0.8, "sampling", "softmax temperature")
+    top_p: float = _setting(0.9, "sampling", "nucleus: smallest set of tokens with at least this probability")
+
+    reward_model: str = _setting(
+        "embedded",
+        "reward model",
+        "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label,"
+        " or encoder:FOLDER for another encoder",
+    )
+    reward_model_train: Literal["head", "lora", "all"] = _setting("head", "reward model", "what is trained of it")
+    reward_model_input: Literal["pair", "response"] = _setting(
+        "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
+    )
+    feature_scale: float = _setting(4.0, "reward model", "length of the encoder's pooled feature vector")
+    reward_model_learning_rate: float = _setting(5e-3, "reward model", "AdamW learning rate of the reward model")
+    reward_model_steps: int = _setting(1, "reward model", "optimiser steps a round on the labelled pairs")
+    reward_model_pairs: Literal["winner", "all"] = _setting(
+        "winner", "reward model", "learn from winner against reference, or from every candidate (N labels a prompt)"
+    )
+    initial_pairs: int = _setting(32, "reward model", "K labelled pairs of the reference policy to fit it on first")
+    initial_steps: int = _setting(100, "reward model", "optimiser steps of that first fit")
+
+    labels: str = _setting(
+        "relevance",
+        "labels",
+        "'relevance' (embedded encoder + fluency), 'likelihood' (frozen policy, the paper's oracle), reward:MODEL"
+        " (a gold reward model), or FILE.py:FUNCTION with function(prompt, first, second) -> [0, 1]",
+    )
+    sampled_labels: bool = _setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
+
+    steering: Steering = _setting("practical", "steering", "form of the penalty")
+    gamma: float = _setting(0.3, "steering", "steering weight, in units of the reward model's step size")
+    selection: Literal["reward", "labels"] = _setting(
+        "reward", "steering", "winner = best reward - penalty, or best label (the ceiling: N labels a prompt)"
+    )
+
+    heldout_every: int = _setting(5, "held-out", "rounds between held-out evaluations (also before the first)")
+    heldout_prompts: int = _setting(16, "held-out", "held-out prompts answered each time")
+    heldout_seed: int = _setting(0, "held-out", "seed of their sampling noise: the same in every round, arm and run")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        problems = [text for ok, text in self._rules() if not ok]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        at_least: dict[str, float] = {
+            "seed": 0, "rounds": 1, "prompts_per_round": 1, "checkpoint_every": 1, "keep_checkpoints": 1,
+            "lora_rank": 1, "lora_alpha": 1, "policy_steps": 1, "accumulation_steps": 1, "max_new_tokens": 1,
+            "min_new_tokens": 1, "reward_model_steps": 1, "initial_pairs": 0, "initial_steps": 0,
+            "heldout_every": 1, "heldout_prompts": 1, "heldout_seed": 0, "gamma": 0,
+        }  # fmt: skip
+        positive = (
+            "temperature", "policy_learning_rate", "reward_model_learning_rate", "feature_scale", "max_grad_norm",
+        )  # fmt: skip
+        rules = [
+            (math.isfinite(got := getattr(self, name)) and got >= low, f"{name}: got {got}, must be at least {low:g}")
+            for name, low in at_least.items()
+        ]
+        rules += [
+            (math.isfinite(got := getattr(self, name)) and got > 0, f"{name}: got {got}, must be above 0")
+            for name in positive
+        ]
+        return [
+            *rules,
+            (self.candidates >= 2, f"candidates: got {self.candidates}, best of N needs at least 2"),
+            (0 < self.top_p <= 1, f"top_p: got {self.top_p}, must be above 0 and at most 1"),
+            (0 <= self.lora_dropout < 1, f"lora_dropout: got {self.lora_dropout}, must be in [0, 1)"),
+            (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
+            (self.threads is None or self.threads >= 1, f"threads: got {self.threads}, must be at least 1"),
+            (
+                self.prompt_limit is None or self.prompt_limit >= 1,
+                f"prompt_limit: got {self.prompt_limit}, must be at least 1",
+            ),
+            (
+                self.quantization == "none" or self.policy_train == "lora",
+                "policy_train: a quantised policy can only be trained with lora",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Several arms and seeds of one `TrainConfig`, everything else held fixed.
+
+    An arm is a form of steering, with settings of its own after colons: `rlhf`, `practical:gamma=0.3`,
+    `rlhf:reward_model_pairs=all`, `rlhf:selection=labels`. The first arm is the baseline.
+    """
+
+    train: TrainConfig
+    arms: tuple[str, ...] = _setting(
+        ("rlhf", "practical"), "comparison", "forms of steering, each with settings of its own: rlhf,relaxed:gamma=1"
+    )
+    seeds: tuple[int, ...] = _setting((0,), "comparison", "seeds of each arm: 0,1,2 or 0:3")
+    jobs: int | None = _setting(None, "comparison", "runs at a time (default: one a CPU core; one on an accelerator)")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not self.arms:
+            raise ConfigError("arms: got none, name at least one, for example rlhf,practical")
+        if not self.seeds:
+            raise ConfigError("seeds: got none, give a list or a range, for example 0,1 or 0:3")
+        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                raise ConfigError(f"{name}: {','.join(map(str, values))} names one twice; name each once")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"jobs: got {self.jobs}, must be at least 1")
+        for arm in self.arms:
+            self.arm(arm, self.seeds[0])
+
+    def arm(self, arm: str, seed: int) -> TrainConfig:
+        """Return the settings of one run.
+
+        Raises:
+            ConfigError: the arm's form or one of its settings is unknown, or would change what arms share.
+        """
+        form, *settings = arm.split(":")
+        forms = get_args(Steering)
+        if form not in forms:
+            raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, forms)}; known are {', '.join(forms)}")
+        overrides: dict[str, Any] = {}
+        for text in settings:
+            name, equals, value = text.partition("=")
+            if not equals or name not in OF_AN_ARM:
+                raise ConfigError(
+                    f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME one of"
+                    f" {', '.join(OF_AN_ARM)}{nearest(name, OF_AN_ARM)}"
+                )
+            overrides[name] = from_text(TrainConfig, name, value)
+        threads = 1 if self.train.threads is None else self.train.threads
+        return replace(self.train, **{**overrides, "steering": form, "seed": seed, "threads": threads})
+
+
+OF_AN_ARM = (
+    "gamma", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps", "reward_model_learning_rate",
+    "reward_model_steps", "max_grad_norm",
+)  # fmt: skip
+"""What an arm of a comparison may set: nothing that would change the references or the first reward model."""
+
+MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to")
+"""Settings that do not touch what a round computes, so a resumed run may change them."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "rounds": 30,
+        "system_prompt": "",
+        "max_new_tokens": 20,
+        "reward_model_input": "response",
+        "heldout_every": 10,
+        "heldout_prompts": 24,
+    },
+    "paper": {
+        "rounds": 125,
+        "prompts": "hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs:prompt",
+        "prompt_limit": 500,
+        "prompts_per_round": 4,
+        "policy": "meta-llama/Llama-3.2-1B-Instruct",
+        "quantization": "4bit",
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
+        "policy_learning_rate": 2e-5,
+        "accumulation_steps": 4,
+        "optimizer": "paged_adamw_8bit",
+        "candidates": 8,
+        "max_new_tokens": 32,
+        "min_new_tokens": 5,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "reward_model": "OpenAssistant/reward-model-deberta-v3-base",
+        "reward_model_train": "head",
+        "reward_model_input": "response",
+        "reward_model_learning_rate": 5e-5,
+        "initial_pairs": 0,
+        "labels": "likelihood",
+        "steering": "relaxed",
+        "gamma": 10.0,
+    },
+}
+"""Named starting points; `--preset NAME`, then the file of `--config`, then flags."""
+
+Config = TypeVar("Config", TrainConfig, CompareConfig)
+
+
+def settings(kind: type) -> dict[str, Field[Any]]:
+    """Return the settings of a configuration class by name (not the nested configuration of a comparison)."""
+    return {item.name: item for item in fields(kind) if "help" in item.metadata}
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    names = {
+        int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing",
+        tuple[str, ...]: "a list of names", tuple[int, ...]: "a list of whole numbers",
+    }  # fmt: skip
+    return names.get(hint) or " or ".join(_describe(part) for part in get_args(hint))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(hint, type):
+        return isinstance(value, hint)
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _check_types(config: Any) -> None:
+    problems = []
+    for name in settings(type(config)):
+        value, hint = getattr(config, name), _hints(type(config))[name]
+        if not _fits(value, hint):
+            hidden = nearest(str(value), get_args(hint)) if get_origin(hint) is Literal else ""
+            problems.append(f"{name}: got {value!r}{hidden}, expected {_describe(hint)}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    start, colon, stop = text.partition(":")
+    return tuple(range(int(start), int(stop))) if colon else tuple(int(part) for part in text.split(","))
+
+
+def from_text(kind: type, name: str, text: str) -> Any:
+    """Return the value of setting `name` written as text on a command line; text that does not fit is returned as is,
+    for the validation of the configuration class to name."""
+    hint = _hints(kind)[name]
+    parsers: dict[Any, Callable[[str], Any]] = {
+        int: int,
+        float: float,
+        bool: {"true": True, "false": False}.__getitem__,
+        tuple[str, ...]: lambda value: tuple(part for part in value.split(",") if part),
+        tuple[int, ...]: _seeds,
+    }
+    if text.lower() in ("none", "null") and type(None) in get_args(hint):
+        return None
+    for part in (hint, *get_args(hint)):
+        if part in parsers:
+            try:
+                return parsers[part](text)
+            except (ValueError, KeyError):
+                return text
+    return text
+
+
+def from_mapping(mapping: Mapping[str, Any], *, compare: bool) -> TrainConfig | CompareConfig:
+    """Make a configuration from a flat mapping (YAML file, preset and flags already merged).
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known one; or what the class itself refuses.
+    """
+    known = [*settings(TrainConfig), *(settings(CompareConfig) if compare else ())]
+    unknown = [f"{name}: unknown setting{nearest(str(name), known)}" for name in mapping if name not in known]
+    if unknown:
+        raise ConfigError("; ".join(unknown))
+    values = {name: _plain(name, value, compare) for name, value in mapping.items()}
+    train = TrainConfig(**{name: values[name] for name in settings(TrainConfig) if name in values})
+    if not compare:
+        return train
+    return CompareConfig(train, **{name: values[name] for name in settings(CompareConfig) if name in values})
+
+
+def _plain(name: str, value: Any, compare: bool) -> Any:
+    kind = CompareConfig if compare and name in settings(CompareConfig) else TrainConfig
+    if isinstance(value, str):  # YAML 1.1 reads 5e-4 as text
+        return from_text(kind, name, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def to_mapping(config: TrainConfig | CompareConfig) -> dict[str, Any]:
+    """Return a configuration as the flat mapping that `from_mapping` reads."""
+    own = {name: getattr(config, name) for name in settings(type(config))}
+    values = own | (to_mapping(config.train) if isinstance(config, CompareConfig) else {})
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def to_yaml(config: TrainConfig | CompareConfig) -> str:
+    """Return a configuration as YAML that can be run again with `--config`."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a flat YAML mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML or no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config: {path} must be a mapping of settings, got {type(loaded).__name__}")
+    return loaded
+
+
+def default(item: Field[Any]) -> Any:
+    """Return a setting's default (every setting has one)."""
+    assert item.default is not MISSING
+    return item.default

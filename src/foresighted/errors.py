@@ -1,0 +1,39 @@
+"""The exceptions a user can meet. Each message says what was got, what was expected and what to do.
+
+The command line turns every `ForesightedError` into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ForesightedError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class ConfigError(ForesightedError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+class DataError(ForesightedError):
+    """A prompt file, a record or a label that cannot be used."""
+
+
+class ModelError(ForesightedError):
+    """A model or tokenizer that is absent, incomplete or of the wrong kind."""
+
+
+class RunError(ForesightedError):
+    """A run directory that is taken, damaged or belongs to another configuration."""
+
+
+class NumericalError(ForesightedError):
+    """A reward, a label or a loss that is not finite. The last finished round is saved."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known word closest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

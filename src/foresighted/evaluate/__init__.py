@@ -1,0 +1,1 @@
+"""Statistics of comparisons, from records alone."""

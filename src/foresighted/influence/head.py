@@ -1,0 +1,55 @@
+"""Gradient products of a reward model's linear head, read off its features: no backward pass.
+
+For r = w . f + b the gradient over (w, b) is g = [f, 1], so with a reference of features f'
+
+    S = <g, g - g'> = f . (f - f'),      G = |g - g'|^2 = |f - f'|^2
+
+(the bias cancels: its gradient is 1 for every response).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from foresighted.errors import DataError
+
+
+class Products(NamedTuple):
+    """What the penalty forms read of a reward model's gradients, one number a candidate (shape B N)."""
+
+    gram: Tensor
+    """S = <g, g - g'>."""
+    spread: Tensor
+    """G = |g - g'|^2."""
+
+
+def head_products(features: Tensor, reference: Tensor) -> Products:
+    """Return S and G of every candidate for a linear head.
+
+    Args:
+        features: inputs of the head for the candidates, shape B N D.
+        reference: inputs of the head for each prompt's reference response, shape B D.
+
+    Returns:
+        `Products` of shape B N.
+
+    Raises:
+        DataError: shapes that do not match.
+
+    Example:
+        >>> import torch
+        >>> head_products(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[1.0, 0.0]]))
+        Products(gram=tensor([[4.]]), spread=tensor([[4.]]))
+
+    References:
+        arXiv 2605.04266, language-model experiment (only the classification head is trained).
+    """
+    if features.ndim != 3 or reference.shape != (features.shape[0], features.shape[2]):
+        raise DataError(
+            f"head_products: features {tuple(features.shape)} and reference {tuple(reference.shape)} do not match;"
+            " expected (B, N, D) and (B, D)"
+        )
+    difference = features - reference[:, None, :]
+    return Products((features * difference).sum(-1), difference.square().sum(-1))

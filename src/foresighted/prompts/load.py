@@ -1,0 +1,120 @@
+"""Read prompts, split them by a fixed rule, order them by seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from foresighted.errors import DataError
+from foresighted.types import Prompt
+
+HELDOUT_SHARE = 5
+"""One prompt in five is held out: those whose id hashes to 0 modulo this."""
+
+
+class PromptSet(NamedTuple):
+    """Prompts to train on and prompts that training never sees."""
+
+    train: list[Prompt]
+    heldout: list[Prompt]
+
+
+def load_prompts(source: str, *, limit: int | None = None) -> PromptSet:
+    """Read prompts and split them.
+
+    A prompt with a `split` of its own ("train" or "heldout") stays there; any other is held out if the SHA-256 of its
+    id is divisible by 5, so that adding prompts never moves one across.
+
+    Args:
+        source: 'bundled', a .jsonl or .txt file, or hub:DATASET:SPLIT:COLUMN.
+        limit: keep only the first training prompts.
+
+    Raises:
+        DataError: unreadable, empty, a bad line (with its number), a repeated id, or one side of the split empty.
+    """
+    rows = _hub(source) if source.startswith("hub:") else _file(source)
+    seen: set[str] = set()
+    sides = PromptSet([], [])
+    for where, row in rows:
+        prompt, split = _prompt(where, row, source)
+        if prompt.id in seen:
+            raise DataError(f"prompts: {where}: id {prompt.id!r} stands twice; make ids unique")
+        seen.add(prompt.id)
+        held = split == "heldout" or (split is None and held_out(prompt.id))
+        (sides.heldout if held else sides.train).append(prompt)
+    if not seen:
+        raise DataError(f"prompts: {source} has no prompt; give at least one a line")
+    for name, side in zip(PromptSet._fields, sides, strict=True):
+        if not side:
+            raise DataError(
+                f"prompts: {source} leaves no {name} prompt ({len(seen)} in all); add prompts or give some"
+                f' the key "split": "{name}"'
+            )
+    return PromptSet(sides.train[:limit], sides.heldout)
+
+
+def held_out(prompt_id: str) -> bool:
+    """Return whether the fixed rule holds a prompt out of training."""
+    return int(hashlib.sha256(prompt_id.encode()).hexdigest(), 16) % HELDOUT_SHARE == 0
+
+
+def _file(source: str) -> list[tuple[str, Any]]:
+    path = Path(str(files("foresighted.prompts") / "bundled.jsonl")) if source == "bundled" else Path(source)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"prompts: {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"prompts: {path} is not UTF-8 text ({error})") from None
+    numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip()]
+    if path.suffix != ".jsonl":
+        return [(where, {"prompt": line}) for where, line in numbered]
+    return [(where, _json(where, line)) for where, line in numbered]
+
+
+def _json(where: str, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataError(f'prompts: {where}: not JSON ({error}); expected {{"prompt": "..."}}') from None
+
+
+def _hub(source: str) -> list[tuple[str, Any]]:
+    parts = source.split(":")
+    if len(parts) != 4:
+        raise DataError(f"prompts: got {source!r}; expected hub:DATASET:SPLIT:COLUMN")
+    _, name, split, column = parts
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"prompts: {source} needs the datasets library (pip install 'foresighted[hub]')") from None
+    try:
+        data = load_dataset(name, split=split)
+        texts = data[column]
+    except Exception as error:  # the library raises many kinds, all of them the user's to mend
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"prompts: {source} cannot be read ({reason}); or give a .jsonl file") from None
+    return [(f"{source}, row {n}", {"prompt": text, "id": f"{n}"}) for n, text in enumerate(texts)]
+
+
+def _prompt(where: str, row: Any, source: str) -> tuple[Prompt, str | None]:
+    text = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f'prompts: {where}: no text under "prompt"; expected {{"prompt": "..."}}')
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError(f"prompts: {where}: holds half of a surrogate pair, which is no text; mend the escape")
+    split = row.get("split")
+    if split not in (None, "train", "heldout"):
+        raise DataError(f'prompts: {where}: split {split!r}; expected "train" or "heldout"')
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Prompt(str(row.get("id", digest)), text, str(row.get("kind", "unspecified"))), split
+
+
+def order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch visits `count` prompts: a permutation that depends on seed and epoch only."""
+    return [int(i) for i in np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)]

@@ -1,0 +1,224 @@
+"""What happened in a run: one JSON line a candidate, one a round, one a held-out answer.
+
+The loop writes these files, audit and report read nothing else. A line is a dataclass below; a file is only ever
+appended to, in whole rounds, and cut back to a checkpoint's byte count when a run resumes. Nothing in a line depends
+on the clock, so that two runs that did the same leave the same bytes (wall time goes to `timings.jsonl`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from foresighted.errors import DataError, RunError
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate of one prompt in one round."""
+
+    round: int
+    prompt_id: str
+    prompt: str
+    candidate: int
+    text: str
+    tokens: int
+    reward: float
+    """Proxy reward r(x, y) before this round's update of the reward model."""
+    reference_reward: float
+    """Proxy reward of this prompt's reference response."""
+    gram: float
+    """S = <g, g - g'>, g the reward model's gradient at the candidate, g' at the reference."""
+    utility: float | None
+    """True utility U(x, y) where it was read, else null."""
+    label: float | None
+    """Preference of the candidate over the reference, in [0, 1], where it was read, else null."""
+    influence: float
+    """I(y), what training on y would do to its own reward: -penalty for scope `self`."""
+    penalty: float
+    score: float
+    """reward - penalty: what the choice was made by."""
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round: means over its prompts (`_chosen`: winners only)."""
+
+    round: int
+    reward: float
+    reward_chosen: float
+    reward_reference: float
+    utility_chosen: float | None
+    utility_reference: float | None
+    penalty: float
+    penalty_chosen: float
+    overconfidence: float | None
+    """Mean over winners of sigma(r(y) - r(y')) - label, before the update: above 0, the judge believes too much."""
+    reward_model_loss: float
+    reward_model_accuracy: float
+    """Share of (winner, reference) pairs that the reward model ordered as the label does, before the update."""
+    policy_loss: float
+    tokens: float
+    empty: int
+    """Candidates without any visible text: never chosen."""
+    labels: int
+    labels_total: int
+    """Preferences read so far for selection or training, the initial pairs included."""
+
+
+@dataclass(frozen=True)
+class HeldoutRow:
+    """One held-out prompt answered by the policy after `round` rounds (0: before the first)."""
+
+    round: int
+    prompt_id: str
+    prompt: str
+    kind: str
+    text: str
+    tokens: int
+    reward: float
+    utility: float | None
+    kl: float
+    """Sum over the answer's tokens of log pi - log pi_ref: one sample of KL(pi || pi_ref), in nats."""
+    distinct_1: float
+    distinct_2: float
+    """Share of distinct words and word pairs in the answer."""
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """The frozen policy's response that a round's candidates are compared with; the same for every arm of a seed."""
+
+    round: int
+    prompt_id: str
+    prompt: str
+    text: str
+    tokens: int
+    utility: float | None
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One labelled pair of frozen-policy responses on which the reward model was first fitted."""
+
+    prompt_id: str
+    prompt: str
+    first: str
+    second: str
+    label: float
+
+
+CANDIDATES = "candidates.jsonl"
+ROUNDS = "rounds.jsonl"
+HELDOUT = "heldout.jsonl"
+REFERENCES = "references.jsonl"
+INITIAL_PAIRS = "initial_pairs.jsonl"
+TIMINGS = "timings.jsonl"
+RECORD_FILES = (CANDIDATES, ROUNDS, HELDOUT)
+"""The files that a checkpoint pins to a byte count."""
+
+Row = TypeVar("Row", CandidateRow, RoundRow, HeldoutRow, ReferenceRow, PairRow)
+
+
+def to_line(row: Any) -> str:
+    """Return a record as one line of JSON. A float that is not finite is an error here, never a NaN in a file."""
+    mapping = row if isinstance(row, Mapping) else asdict(row)
+    return json.dumps(mapping, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append(path: Path, rows: Iterable[Any]) -> None:
+    """Append rows to a file as whole lines, flushed to the disk before returning."""
+    data = "".join(to_line(row) for row in rows).encode()
+    if not data:
+        return
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_mappings(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file. A torn last line (a process died while writing) is left out; any other bad line is an error.
+
+    Raises:
+        DataError: the file is not there, or a line that is not the torn last one is not a JSON object.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); is this a run directory?") from None
+    lines = data.split(b"\n")
+    lines.pop()  # what follows the last newline: nothing, or a torn line
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object; restore the file or remove this line")
+        rows.append(row)
+    return rows
+
+
+def read(path: Path, kind: type[Row]) -> list[Row]:
+    """Read a record file as rows of `kind`; columns that a later version added are passed over.
+
+    Raises:
+        DataError: a line lacks a column that `kind` has.
+    """
+    names = [field.name for field in fields(kind)]
+    rows: list[Row] = []
+    for number, mapping in enumerate(read_mappings(path), start=1):
+        missing = [name for name in names if name not in mapping]
+        if missing:
+            raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}; a {kind.__name__} needs every column")
+        rows.append(kind(**{name: mapping[name] for name in names}))
+    return rows
+
+
+def byte_counts(directory: Path) -> dict[str, int]:
+    """Return the present size in bytes of each record file (0 where it does not exist yet)."""
+    return {name: (directory / name).stat().st_size if (directory / name).exists() else 0 for name in RECORD_FILES}
+
+
+def cut_back(directory: Path, counts: Mapping[str, int]) -> dict[str, int]:
+    """Cut each record file back to a checkpoint's byte count; return how many bytes each lost.
+
+    Raises:
+        RunError: a file is shorter than the checkpoint says, so records are missing.
+    """
+    dropped = {}
+    for name, have in byte_counts(directory).items():
+        want = counts[name]
+        if have < want:
+            raise RunError(
+                f"{directory / name}: has {have} bytes, the checkpoint was written at {want}; restore the file,"
+                " or remove the newest checkpoint to go on from the one before"
+            )
+        if have > want:
+            os.truncate(directory / name, want)
+            dropped[name] = have - want
+    return dropped
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known, or None where none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def arm_directory(out: Path, arm: str, seed: int) -> Path:
+    """Return the run directory of one arm and seed inside a comparison, for example `OUT/arms/practical/seed-0`."""
+    return out / "arms" / "".join(c if c.isalnum() or c in "._" else "-" for c in arm) / f"seed-{seed}"
+
+
+def start_directory(out: Path, seed: int) -> Path:
+    """Return where a comparison keeps what all arms of a seed share: references and the fitted reward model."""
+    return out / "start" / f"seed-{seed}"

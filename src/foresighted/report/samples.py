@@ -1,0 +1,117 @@
+"""Held-out answers side by side: the same prompts in every round, chosen by a rule that cannot see the outcome."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foresighted.evaluate.comparison import Comparison, read_plan, run_directory, whole_rounds
+from foresighted.records import HELDOUT, HeldoutRow, read
+
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer under its arm's name; `index` is the arm's place among the planned arms, None for the first policy."""
+
+    heading: str
+    index: int | None
+    text: str
+    utility: float | None
+    reward: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and its answers: the first policy's, then one an arm."""
+
+    prompt: str
+    kind: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class SampleRound:
+    """The shown prompts after `round` rounds."""
+
+    round: int
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Answers of one seed, by evaluated round."""
+
+    seed: int
+    rounds: tuple[SampleRound, ...]
+
+
+def shown_prompts(prompt_ids: Iterable[str], count: int = SHOWN) -> list[str]:
+    """Return the `count` prompt ids that come first by the SHA-256 of the id: a rule fixed before any outcome."""
+
+    def rank(prompt_id: str) -> bytes:
+        return hashlib.sha256(prompt_id.encode("utf-8", "replace")).digest()
+
+    return sorted(prompt_ids, key=rank)[:count]
+
+
+def read_samples(out: Path, comparison: Comparison) -> Samples | None:
+    """Return sample answers of the first seed that most arms have, or None where there is none.
+
+    Args:
+        out: the directory that `comparison` summarises.
+        comparison: its summary.
+
+    Returns:
+        For each evaluated round up to the last common one, the shown prompts with the answers of every arm that
+        has that seed and round.
+    """
+    seeds = [seed for arm in comparison.arms for seed in arm.seeds]
+    if not seeds:
+        return None
+    seed = min(set(seeds), key=lambda one: (-seeds.count(one), comparison.planned_seeds.index(one)))
+    plan = read_plan(out)
+    answers: list[tuple[str, dict[int, dict[str, HeldoutRow]]]] = []
+    for arm in comparison.arms:
+        if seed in arm.seeds:
+            rows = read(run_directory(out, plan, arm.label, seed) / HELDOUT, HeldoutRow)
+            answers.append((arm.label, whole_rounds(rows)))
+    first_round = min(min(by_round) for _, by_round in answers)
+    first = next(by_round[first_round] for _, by_round in answers if first_round in by_round)
+    prompts = shown_prompts(first)
+    rounds = sorted({round_ for _, by_round in answers for round_ in by_round if round_ <= comparison.last_round})
+    shown = [
+        SampleRound(
+            round_, tuple(_question(first, first_round, prompt, round_, answers, plan.arms) for prompt in prompts)
+        )
+        for round_ in rounds
+        if round_ != first_round or len(rounds) == 1
+    ]
+    return Samples(seed, tuple(shown))
+
+
+def _question(
+    first: dict[str, HeldoutRow],
+    first_round: int,
+    prompt: str,
+    round_: int,
+    answers: Sequence[tuple[str, dict[int, dict[str, HeldoutRow]]]],
+    planned: Sequence[str],
+) -> Question:
+    start = first[prompt]
+    columns = [_answer(f"before training (round {first_round})", None, start)]
+    if round_ != first_round:
+        columns += [
+            _answer(label, planned.index(label), by_round[round_][prompt])
+            for label, by_round in answers
+            if prompt in by_round.get(round_, {})
+        ]
+    return Question(start.prompt, start.kind, tuple(columns))
+
+
+def _answer(heading: str, index: int | None, row: HeldoutRow) -> Answer:
+    return Answer(heading, index, row.text, row.utility, row.reward, row.tokens)

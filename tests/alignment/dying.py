@@ -1,0 +1,43 @@
+"""Run in a process of its own and die by SIGKILL in the middle of a write. A module: a forked server must import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from foresighted import records
+from foresighted.alignment import checkpoint
+from foresighted.alignment.run import train
+
+
+def run_and_die(config, out: Path, kill_at: int | None) -> None:
+    """Resume a run; with `kill_at`, kill this process halfway through its write number `kill_at`."""
+    count = 0
+
+    def dying(original, halfway=None):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == kill_at:
+                if halfway:
+                    halfway(*args)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        return call
+
+    def half_the_lines(path, rows):
+        data = "".join(records.to_line(row) for row in rows).encode()
+        with path.open("ab") as file:
+            file.write(data[: len(data) // 2 + 7])
+
+    def half_a_file(_tensors, path):
+        Path(path).write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00torn")
+
+    if kill_at is not None:
+        records.append = dying(records.append, half_the_lines)
+        checkpoint.save_file = dying(checkpoint.save_file, half_a_file)
+        os.replace = dying(os.replace)
+        Path.rename = dying(Path.rename)
+    train(config, out, resume=True)

@@ -1,0 +1,313 @@
+"""A whole run on tiny models: records, resume after any death, bad states, arms that differ in nothing but steering."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from dying import run_and_die
+
+from foresighted import records
+from foresighted.alignment import checkpoint
+from foresighted.alignment.run import Stopped, train
+from foresighted.errors import DataError, NumericalError, RunError
+
+SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",
+                              "transformers.models.deberta_v2.modeling_deberta_v2"])  # fmt: skip
+
+
+def _bytes(out: Path) -> dict[str, bytes]:
+    files = [out / name for name in records.RECORD_FILES]
+    files += [p for p in out.glob("start/*/*") if p.suffix in (".jsonl", ".safetensors")]
+    files += sorted((out / "checkpoints").glob("*/*")) + sorted((out / "policy").glob("*.safetensors"))
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    train(replace(tiny, rounds=6), out)
+    return out
+
+
+def test_a_run_leaves_the_contracts_files(unbroken):
+    present = {p.name for p in unbroken.iterdir()}
+    assert present >= {
+        "config.yaml",
+        "rounds.jsonl",
+        "candidates.jsonl",
+        "heldout.jsonl",
+        "checkpoints",
+        "environment.json",
+    }
+    rounds = records.read(unbroken / records.ROUNDS, records.RoundRow)
+    candidates = records.read(unbroken / records.CANDIDATES, records.CandidateRow)
+    heldout = records.read(unbroken / records.HELDOUT, records.HeldoutRow)
+    assert [r.round for r in rounds] == [1, 2, 3, 4, 5, 6]
+    assert len(candidates) == 6 * 2 * 3
+    assert [h.round for h in heldout] == [r for r in (0, 2, 4, 6) for _ in range(3)]
+    assert all(h.kl == 0 for h in heldout[:3])
+    assert any(h.kl != 0 for h in heldout[-3:])
+    for row in candidates:
+        assert row.score == pytest.approx(row.reward - row.penalty, abs=1e-6)
+        assert (row.label is not None) == row.chosen  # practical reads the winner's label alone
+    by_prompt = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
+    assert all(max(group, key=lambda c: c.score).chosen and sum(c.chosen for c in group) == 1 for group in by_prompt)
+    assert [r.labels for r in rounds] == [2] * 6
+    assert rounds[-1].labels_total == 3 + 12
+
+
+def test_training_moves_the_policy_and_the_judge_and_the_export_loads(unbroken, tiny):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.policy)
+    adapter = PeftModel.from_pretrained(model, unbroken / "policy")
+    assert any(p.abs().sum() > 0 for n, p in adapter.named_parameters() if "lora_B" in n)
+    rounds = records.read(unbroken / records.ROUNDS, records.RoundRow)
+    assert rounds[-1].policy_loss < rounds[0].policy_loss
+
+
+def _start(config, out, kill_at=None):
+    process = SPAWN.Process(target=run_and_die, args=(config, out, kill_at))
+    process.start()
+    return process
+
+
+def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroken, tiny, tmp_path):
+    """24 SIGKILLs: 12 in the middle of a random write, 12 at a random moment; then records and weights are compared."""
+    config, out, rng = replace(tiny, rounds=6), tmp_path / "run", random.Random(0)
+    writes = [rng.randint(1, 14) for _ in range(12)]
+    kills = 0
+    for kill_at in [*writes, *[None] * 12]:
+        process = _start(config, out, kill_at)
+        if kill_at is None:
+            process.join(rng.uniform(0.05, 1.2))
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:  # it got to the end first: the next kills meet a fresh run
+            assert _bytes(out) == _bytes(unbroken)
+            out = tmp_path / f"run-{kills}-{time.monotonic_ns()}"
+    assert kills >= 20
+    last = _start(config, out)
+    last.join()
+    assert last.exitcode == 0
+    assert _bytes(out) == _bytes(unbroken)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(unbroken, tiny, tmp_path, caplog):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    newest = checkpoint.newest(out)
+    (newest / "policy.safetensors").write_bytes(b"half")
+    train(replace(tiny, rounds=6), out, resume=True)
+    assert "is damaged" in caplog.text
+    assert _bytes(out) == _bytes(unbroken)
+
+
+def test_records_that_are_missing_are_an_error(unbroken, tiny, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    os.truncate(out / records.CANDIDATES, 100)
+    with pytest.raises(RunError, match=r"candidates.jsonl: has 100 bytes, the checkpoint was written at"):
+        train(replace(tiny, rounds=8), out, resume=True)
+
+
+def test_a_full_disk_is_explained_and_nothing_is_lost(unbroken, tiny, tmp_path, monkeypatch):
+    import errno
+
+    out = tmp_path / "run"
+    original, calls = records.append, []
+
+    def full(path, rows):
+        calls.append(path)
+        if len(calls) == 9:
+            with path.open("ab") as file:
+                file.write(b'{"round": 3, "torn')
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        original(path, rows)
+
+    monkeypatch.setattr(records, "append", full)
+    with pytest.raises(RunError, match="No space left on device; free some space, then go on with --resume"):
+        train(replace(tiny, rounds=6), out)
+    monkeypatch.setattr(records, "append", original)
+    train(replace(tiny, rounds=6), out, resume=True)
+    assert _bytes(out) == _bytes(unbroken)
+
+
+def test_more_rounds_may_be_asked_for_on_resume(unbroken, tiny, tmp_path):
+    train(replace(tiny, rounds=3), tmp_path / "run")
+    train(replace(tiny, rounds=6), tmp_path / "run", resume=True)
+    mine = records.read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
+    assert mine == records.read(unbroken / records.ROUNDS, records.RoundRow)
+
+
+def test_another_configuration_is_refused_and_nothing_changes(unbroken, tiny, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    before = (out / "config.yaml").read_bytes(), _bytes(out)
+    with pytest.raises(RunError, match=r"gamma was 0.3, now 0.9"):
+        train(replace(tiny, rounds=6, gamma=0.9), out, resume=True)
+    with pytest.raises(RunError, match="holds a run already; go on with --resume"):
+        train(replace(tiny, rounds=6), out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        train(tiny, tmp_path / "other", resume=True)
+    assert ((out / "config.yaml").read_bytes(), _bytes(out)) == before
+
+
+def test_an_interrupt_finishes_the_round(unbroken, tiny, tmp_path):
+    def interrupt(row):
+        if row.round == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = replace(tiny, rounds=6, checkpoint_every=5)
+    with pytest.raises(Stopped, match="after round 2, which is saved"):
+        train(config, tmp_path / "run", on_round=interrupt)
+    train(replace(config, checkpoint_every=1), tmp_path / "run", resume=True)
+    mine = records.read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
+    assert mine == records.read(unbroken / records.ROUNDS, records.RoundRow)
+
+
+def test_arms_share_start_and_noise(tiny, tmp_path):
+    """Two arms with the same choice in round 1 write the same round 2; labels are counted by what the arm reads."""
+    outs = {}
+    for steering, gamma in [("rlhf", 0.0), ("practical", 0.0), ("relaxed", 5.0), ("proximal", 5.0)]:
+        outs[steering] = tmp_path / steering
+        config = replace(tiny, steering=steering, gamma=gamma)
+        train(config, outs[steering], start=tmp_path / "start")
+    first = {
+        name: [
+            (c.prompt_id, c.candidate, c.text, c.reward)
+            for c in records.read(out / records.CANDIDATES, records.CandidateRow)
+            if c.round == 1
+        ]
+        for name, out in outs.items()
+    }
+    assert first["rlhf"] == first["practical"] == first["relaxed"] == first["proximal"]
+    same = [(outs[n] / records.CANDIDATES).read_bytes() for n in ("rlhf", "practical")]
+    assert same[0] == same[1]  # gamma 0 is rlhf, to the byte
+    labels = {name: records.read(out / records.ROUNDS, records.RoundRow)[-1].labels_total for name, out in outs.items()}
+    assert labels == {"rlhf": 3 + 4 * 2, "practical": 3 + 4 * 2, "relaxed": 3 + 4 * 6, "proximal": 3 + 4 * 6}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reward_model_train": "lora"},
+        {"reward_model_train": "all", "accumulation_steps": 2},
+        {"policy_train": "all", "policy_learning_rate": 1e-3},
+        {"reward_model_pairs": "all", "selection": "labels", "steering": "rlhf"},
+        {"sampled_labels": True, "steering": "relaxed", "reward_model_input": "response"},
+        {"lora_dropout": 0.1, "policy_steps": 2, "reward_model_steps": 3, "lora_targets": ("all-linear",)},
+        {"initial_pairs": 0, "dtype": "bfloat16"},
+    ],
+)
+def test_every_option_runs_and_repeats_bit_for_bit(tiny, tmp_path, changes):
+    config = replace(tiny, rounds=2, **changes)
+    for name in "ab":
+        train(config, tmp_path / name)
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+
+
+def test_resume_with_dropout_and_a_lora_judge_is_exact(tiny, tmp_path):
+    config = replace(tiny, lora_dropout=0.2, reward_model_train="lora", checkpoint_every=1)
+    train(config, tmp_path / "whole")
+    train(replace(config, rounds=2), tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
+    assert (tmp_path / "whole" / records.CANDIDATES).read_bytes() == (
+        tmp_path / "parts" / records.CANDIDATES
+    ).read_bytes()
+
+
+def test_other_reward_models_and_labels_run(tiny, tiny_llama_reward, tmp_path):
+    train(replace(tiny, rounds=2, reward_model=str(tiny_llama_reward)), tmp_path / "llama")
+    gold = replace(tiny, rounds=2, labels=f"reward:{tiny_llama_reward}", reward_model="embedded")
+    train(gold, tmp_path / "gold")
+    rows = records.read(tmp_path / "gold" / records.CANDIDATES, records.CandidateRow)
+    assert all((row.utility is not None) == row.chosen for row in rows)
+
+
+def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_path, monkeypatch):
+    from foresighted.alignment.reward_model import RewardModel
+
+    original, calls = RewardModel.rewards, []
+
+    def broken(self, features):
+        value = original(self, features)
+        calls.append(value.shape)
+        if value.shape == (2, 3) and sum(s == (2, 3) for s in calls) == 3:
+            value[1, 2] = torch.nan
+        return value
+
+    monkeypatch.setattr(RewardModel, "rewards", broken)
+    with pytest.raises(NumericalError, match=r"round 3: reward nan for candidate 2 of prompt '\w+'.*saved"):
+        train(tiny, tmp_path / "run")
+    monkeypatch.undo()
+    train(tiny, tmp_path / "run", resume=True)
+    train(tiny, tmp_path / "unbroken")
+    assert _bytes(tmp_path / "run") == _bytes(tmp_path / "unbroken")
+
+
+def test_a_loss_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
+    from foresighted.alignment.policy import Policy
+
+    monkeypatch.setattr(Policy, "loss", lambda self, *_: next(iter(self.trainable().values())).sum() * torch.nan)
+    with pytest.raises(NumericalError, match=r"policy: loss nan.*round 1"):
+        train(tiny, tmp_path / "run")
+
+
+def test_empty_candidates_are_never_chosen_and_all_empty_stops(tiny, tmp_path, monkeypatch):
+    from foresighted.alignment.policy import Policy
+
+    original, blank = Policy.sample, {1: " "}
+
+    def sample(self, prompts, n, keys, *, frozen=False):
+        rollout = original(self, prompts, n, keys, frozen=frozen)
+        empty = range(len(rollout.texts)) if n == 3 and "all" in blank else [0, 1] if n == 3 else []
+        return rollout._replace(texts=["" if i in empty else text for i, text in enumerate(rollout.texts)])
+
+    monkeypatch.setattr(Policy, "sample", sample)
+    train(replace(tiny, rounds=1), tmp_path / "some")
+    rows = records.read(tmp_path / "some" / records.CANDIDATES, records.CandidateRow)
+    assert [row.chosen for row in rows[:3]] == [False, False, True]
+    assert records.read(tmp_path / "some" / records.ROUNDS, records.RoundRow)[0].empty == 2
+    blank["all"] = ""
+    with pytest.raises(DataError, match=r"all 3 candidates of prompt .* are empty"):
+        train(replace(tiny, rounds=1), tmp_path / "all")
+
+
+def test_two_processes_do_not_write_in_one_directory(tiny, tmp_path):
+    from filelock import FileLock
+
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(RunError, match="another process is writing"):
+        train(tiny, out)
+
+
+def test_config_file_runs_again_as_it_is(unbroken, tiny, tmp_path):
+    from foresighted.config import from_mapping
+
+    again = from_mapping(yaml.safe_load((unbroken / "config.yaml").read_text()), compare=False)
+    assert again == replace(tiny, rounds=6)
+    assert json.loads((unbroken / "environment.json").read_text())["torch"] == torch.__version__

@@ -1,0 +1,46 @@
+"""Data goes one way through the house: a room imports only from rooms above it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import foresighted
+
+ROOMS = ("types", "errors", "config", "steering", "influence", "games", "prompts", "records", "alignment", "evaluate",
+         "audit", "report", "integrations", "cli")  # fmt: skip
+HOME = Path(foresighted.__file__).parent
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("foresighted"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names if a.name in ROOMS}
+    return found
+
+
+def test_rooms_import_only_from_above():
+    wrong = []
+    for path in HOME.rglob("*.py"):
+        room = path.relative_to(HOME).parts[0].removesuffix(".py")
+        if room in ROOMS:
+            wrong += [f"{path.name} -> {other}" for other in _imports(path) if ROOMS.index(other) > ROOMS.index(room)]
+    assert not wrong
+
+
+def test_every_room_is_known():
+    present = {p.stem for p in HOME.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))}
+    assert present - {"__init__", "__main__"} <= set(ROOMS)
+
+
+def test_import_loads_neither_torch_nor_jax():
+    code = (
+        "import sys, foresighted, foresighted.steering, foresighted.evaluate.comparison, foresighted.cli.main;"
+        "print([m for m in ('torch', 'jax', 'transformers', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
