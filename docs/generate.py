@@ -67,8 +67,12 @@ PLAIN_COLUMNS = {
 """Meaning of the columns whose field has no docstring of its own; `Class.column` goes before `column`."""
 
 PROTOCOL: Sequence[tuple[str, str, str]] = (
-    ("500 prompts of UltraFeedback", "prompts", "the published code takes the first 500 rows, in file order; here one"
-     " row in five is held out, and the seed sets the order"),
+    (
+        "500 prompts of UltraFeedback",
+        "prompts",
+        "the published code takes the first 500 rows, in file order; here one"
+        " row in five is held out, and the seed sets the order",
+    ),
     ("500 prompts of UltraFeedback", "prompt_limit", ""),
     ("one pass, 4 prompts to an update", "rounds", "125 rounds of 4 prompts are 500"),
     ("one pass, 4 prompts to an update", "prompts_per_round", ""),
@@ -80,8 +84,11 @@ PROTOCOL: Sequence[tuple[str, str, str]] = (
     ("LoRA dropout = .05", "lora_dropout", ""),
     ("LoRA on q, k, v, o", "lora_targets", ""),
     ("policy learning rate 2e-5", "policy_learning_rate", ""),
-    ("8-bit paged AdamW", "optimizer", "of the policy; the published code uses it for the reward model too, here that"
-     " is plain AdamW"),
+    (
+        "8-bit paged AdamW",
+        "optimizer",
+        "of the policy; the published code uses it for the reward model too, here that is plain AdamW",
+    ),
     ("one update of the policy", "policy_steps", ""),
     ("no clipping of gradients (code)", "max_grad_norm", "give a very large number to switch it off"),
     ("N = 8 candidates", "candidates", ""),
@@ -89,6 +96,7 @@ PROTOCOL: Sequence[tuple[str, str, str]] = (
     ("at least 5 tokens", "min_new_tokens", ""),
     ("temperature .8", "temperature", ""),
     ("top-p .9", "top_p", ""),
+    ("NF4 computes in bfloat16 (code)", "dtype", "`--dtype bfloat16` gives the published precision"),
     ("reward model DeBERTa-v3-base", "reward_model", ""),
     ("classification head only", "reward_model_train", ""),
     ("reward model reads the response alone", "reward_model_input", "a fault that the preset keeps"),
@@ -97,8 +105,11 @@ PROTOCOL: Sequence[tuple[str, str, str]] = (
     ("winner against reference", "reward_model_pairs", ""),
     ("reward model used as downloaded", "initial_pairs", ""),
     ("soft label σ(U(y) − U(y′))", "sampled_labels", ""),
-    ("oracle: frozen policy's mean log-likelihood + 5, clipped to [−15, 5]", "labels", "response tokens only; frozen"
-     " base in the policy's own precision (published: 8 bit)"),
+    (
+        "oracle: frozen policy's mean log-likelihood + 5, clipped to [−15, 5]",
+        "labels",
+        "response tokens only; frozen base in the policy's own precision (published: 8 bit)",
+    ),
     ("γ = 10", "gamma", ""),
     ("baseline, practical and relaxed", "steering", "give the others with `--steering`, or `--arms` in `compare`"),
     ("seed 42 (code)", "seed", "seeds do not carry over: noise is made another way"),
@@ -140,9 +151,11 @@ def shown(value: Any) -> str:
     """Return a setting's value as it is written on a command line."""
     if value is None:
         return "none"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`" if value != "" else "(empty)"
+    if value == "":
+        return "(empty)"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{part}`" for part in value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def type_text(hint: Any) -> str:
@@ -173,12 +186,9 @@ def settings_tables(_argument: str) -> str:
 
 def preset_table(name: str) -> str:
     """What a preset changes."""
-    known = settings(TrainConfig)
-    rows = [
-        (f"`{key}`", shown(value), shown(default(known[key])))
-        for key, value in PRESETS[name].items()
-        if value != default(known[key])
-    ]
+    usual = {key: default(item) for kind in (CompareConfig, TrainConfig) for key, item in settings(kind).items()}
+    changes = {key: value for key, value in PRESETS[name].items() if value != usual[key]}
+    rows = [(f"`{key}`", shown(value), shown(usual[key])) for key, value in changes.items()]
     return table(("setting", f"`{name}`", "default"), rows)
 
 
@@ -212,17 +222,25 @@ def _subcommands() -> dict[str, tuple[argparse.ArgumentParser, str]]:
 
 def _flag(action: argparse.Action) -> str:
     name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-    metavar = action.metavar or (",".join(map(str, action.choices)) if action.choices else "")
+    metavar = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else "")
     return f"`{name} {metavar}`" if action.option_strings and action.nargs != 0 and metavar else f"`{name}`"
 
 
 def _groups(sub: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
+    titles = {"options": "other flags", "positional arguments": "arguments"}
     groups: dict[str, list[argparse.Action]] = {}
     for group in sub._action_groups:
         actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
         if actions:
-            groups[{"options": "other flags", "positional arguments": "arguments"}.get(group.title, group.title)] = actions
+            title = group.title or ""
+            groups[titles.get(title, title)] = actions
     return groups
+
+
+def _usage(name: str, sub: argparse.ArgumentParser) -> str:
+    must = [_flag(action).strip("`") for action in sub._actions if action.required]
+    optional = any(not action.required and action.dest != "help" for action in sub._actions)
+    return " ".join(["foresighted", name, *must, *(["[flags]"] if optional else [])])
 
 
 def commands_reference(_argument: str) -> str:
@@ -230,10 +248,8 @@ def commands_reference(_argument: str) -> str:
     parts = []
     seen: dict[tuple[str, ...], str] = {}
     for name, (sub, summary) in _subcommands().items():
-        must = [_flag(a).strip("`") for a in sub._actions if a.required]
-        parts.append(f"## foresighted {name}\n\n{summary[0].upper()}{summary[1:]}. {sub.description or ''}\n")
-        parts.append(f"```text\nforesighted {name} {' '.join([*must, '[flags]' if len(sub._actions) > 2 else ''])}".rstrip())
-        parts.append("```\n")
+        about = f"{summary[0].upper()}{summary[1:]}. {sub.description or ''}"
+        parts.append(f"## foresighted {name}\n\n{about}\n\n```text\n{_usage(name, sub)}\n```\n")
         repeated: dict[str, list[str]] = {}
         for title, actions in _groups(sub).items():
             key = tuple(_flag(a) for a in actions)
@@ -285,11 +301,13 @@ def columns_table(name: str) -> str:
 
 
 def modules(room: str) -> str:
-    """The modules of a room (a folder or a file), for mkdocstrings."""
+    """The modules of a room (a folder or a file), for mkdocstrings. What an `__init__` offers again is not repeated."""
     path = SOURCE / room
     files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    names = [".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in files]
-    return "\n\n".join(f"::: {name.removesuffix('.__init__')}" for name in sorted(names))
+    names = [
+        ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in files if file.stem != "__init__"
+    ]
+    return "\n\n".join(f"::: {name}" for name in names)
 
 
 def included(name: str) -> str:

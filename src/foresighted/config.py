@@ -222,6 +222,9 @@ MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "repor
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
+        "arms": ("rlhf", "practical:gamma=0.3", "relaxed:gamma=1"),
+        "seeds": (0,),
+        "jobs": 3,
         "rounds": 30,
         "system_prompt": "",
         "max_new_tokens": 20,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from foresighted.alignment import embedded
 from foresighted.alignment.policy import Policy, frozen_copy
@@ -16,6 +17,7 @@ from foresighted.config import TrainConfig
 from foresighted.errors import ModelError
 
 _SAFE = {"trust_remote_code": False}
+disable_progress_bar()  # a bar for every file of a two-second load says nothing
 
 
 def load_policy(config: TrainConfig, device: torch.device) -> Policy:

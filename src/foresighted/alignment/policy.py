@@ -194,7 +194,8 @@ class Policy:
         mask = torch.cat([prefix.mask[order], responses.mask], 1)
         tokens = torch.cat([prefix.tokens[order], responses.tokens], 1)
         start = prefix.tokens.shape[1] - 1
-        cache = self._read_once(model, prefix)
+        shared = len(unique) < len(prompts)  # one pass is cheaper where no two rows share a prompt
+        cache = self._read_once(model, prefix) if shared else None
         first = 0 if cache is None else start
         if cache is not None:
             cache.reorder_cache(order)

@@ -15,18 +15,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import get_available_trackers
 from filelock import FileLock, Timeout
 
 from foresighted import records
 from foresighted.alignment import checkpoint, heldout
-from foresighted.alignment.labels import load_labels
-from foresighted.alignment.learner import policy_learner, reward_model_learner
+from foresighted.alignment.labels import LabelSource, load_labels
+from foresighted.alignment.learner import Learner, policy_learner, reward_model_learner
 from foresighted.alignment.loading import load_policy, load_reward_model
+from foresighted.alignment.policy import Policy
+from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.round import Loop, play_round
 from foresighted.alignment.start import Start
 from foresighted.config import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
@@ -72,10 +75,13 @@ def train(
         Stopped: after an interrupt, with the round finished and saved.
     """
     prompts = load_prompts(config.prompts, limit=config.prompt_limit)
-    claim(config, out, resume=resume)
-    with _alone(out), _explained(out):
-        loop, device = _players(config, prompts, start or records.start_directory(out, config.seed))
-        write_environment(out, device)
+    check_claim(config, out, resume=resume)
+    _check_tracker(config)
+    players = _load(config)  # bad models are found before anything is written
+    with _explained(out), _alone(out):
+        claim(config, out, resume=resume)
+        write_environment(out, players.device)
+        loop = _loop(config, players, prompts, start or records.start_directory(out, config.seed))
         first = checkpoint.restore(out, loop) + 1
         with _tracker(config, out) as log, _interrupts() as stop:
             for number in range(first, config.rounds + 1):
@@ -104,17 +110,31 @@ def _export(loop: Loop, out: Path) -> None:
     temporary.rename(out / POLICY)
 
 
-def _players(config: TrainConfig, prompts: PromptSet, start: Path) -> tuple[Loop, torch.device]:
+class _Players(NamedTuple):
+    device: torch.device
+    policy: Policy
+    reward_model: RewardModel
+    labels: LabelSource
+    policy_learner: Learner
+    reward_model_learner: Learner
+
+
+def _load(config: TrainConfig) -> _Players:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = find_device(config)
     policy = load_policy(config, device)
     reward_model = load_reward_model(config, device)
     labels = load_labels(config, policy, device)
-    shared = Start(start, config, policy, labels, prompts.train)
-    spent = shared.fit(reward_model)
     learners = policy_learner(policy.trainable(), config), reward_model_learner(reward_model.trainable(), config)
-    return Loop(config, policy, reward_model, labels, shared, *learners, labels_total=spent), device
+    return _Players(device, policy, reward_model, labels, *learners)
+
+
+def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Path) -> Loop:
+    shared = Start(start, config, players.policy, players.labels, prompts.train)
+    spent = shared.fit(players.reward_model)
+    _, policy, reward_model, labels, policy_learns, reward_model_learns = players
+    return Loop(config, policy, reward_model, labels, shared, policy_learns, reward_model_learns, labels_total=spent)
 
 
 def _play(loop: Loop, out: Path, prompts: PromptSet, number: int) -> RoundRow:
@@ -153,19 +173,31 @@ def find_device(config: TrainConfig) -> torch.device:
         raise RunError(f"device: torch does not know {config.device!r}; use auto, cpu, cuda, cuda:1 or mps") from None
 
 
-def claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
-    """Make a directory this run's own, or check that it is: `config.yaml` is written first of all.
+def check_claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
+    """Check that a directory is free, or holds this run and `resume` is set. Writes nothing.
 
     Raises:
         RunError: the directory holds something else, another configuration, or a run without `resume`.
     """
     path = out / CONFIG
     if path.exists():
+        if not any(out.rglob("*.jsonl")):
+            return  # an earlier call got no further than its configuration
         if not resume:
             raise RunError(f"out: {out} holds a run already; go on with --resume, or choose another --out")
         _check_same(config, read_yaml(path), out)
     elif out.exists() and (not out.is_dir() or any(p.name not in (".lock", LOG) for p in out.iterdir())):
         raise RunError(f"out: {out} is not empty and holds no run (no {CONFIG}); choose another --out")
+
+
+def claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
+    """Make a directory this run's own by writing `config.yaml`, if `check_claim` allows it.
+
+    Raises:
+        RunError: as `check_claim`, or the directory cannot be written.
+    """
+    check_claim(config, out, resume=resume)
+    path = out / CONFIG
     try:
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / f"{CONFIG}.tmp"
@@ -214,8 +246,15 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
+def _check_tracker(config: TrainConfig) -> None:
+    available = {str(name) for name in get_available_trackers()}
+    if config.report_to != "none" and config.report_to not in available:
+        raise RunError(f"report_to: {config.report_to} is not installed; pip install {config.report_to}, or use none")
+
+
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
             yield
@@ -244,12 +283,9 @@ def _tracker(config: TrainConfig, out: Path) -> Iterator[Callable[[RoundRow], No
     if config.report_to == "none":
         yield lambda _row: None
         return
-    try:
-        accelerator = Accelerator(log_with=config.report_to, project_dir=out)
-        plain = {name: value for name, value in to_mapping(config).items() if isinstance(value, int | float | str)}
-        accelerator.init_trackers("foresighted", config=plain)
-    except (ImportError, ValueError) as error:
-        raise RunError(f"report_to: {config.report_to} cannot be used ({error}); install it or use none") from None
+    accelerator = Accelerator(log_with=config.report_to, project_dir=out)
+    plain = {name: value for name, value in to_mapping(config).items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers("foresighted", config=plain)
 
     def log(row: RoundRow) -> None:
         numbers = {name: value for name, value in vars(row).items() if value is not None}

@@ -29,10 +29,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and exit with code 2."""
-        known = [flag for action in self._actions for flag in action.option_strings]
         wrong = next((word for word in message.split() if word.startswith("--")), "")
-        hint = nearest(wrong, known) if message.startswith("unrecognized") else ""
+        hint = nearest(wrong, _flags(self)) if message.startswith("unrecognized") else ""
         self.exit(2, f"foresighted: {message}{hint}; see {self.prog} --help\n")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            found += [flag for sub in action.choices.values() for flag in _flags(sub)]
+    return found
 
 
 class _Help(argparse.HelpFormatter):
@@ -85,13 +93,14 @@ def merged(args: argparse.Namespace, *, compare: bool) -> TrainConfig | CompareC
     Raises:
         ConfigError: a setting that is unknown or out of range.
     """
-    values: dict[str, Any] = dict(PRESETS[args.preset]) if args.preset else {}
+    kinds = (CompareConfig, TrainConfig) if compare else (TrainConfig,)
+    preset = PRESETS[args.preset] if args.preset else {}
+    values: dict[str, Any] = {name: preset[name] for kind in kinds for name in settings(kind) if name in preset}
     own = args.out / "config.yaml"
     if args.resume and own.exists() and not (args.preset or args.config):
         values |= read_yaml(own)
     if args.config:
         values |= read_yaml(args.config)
-    kinds = (CompareConfig, TrainConfig) if compare else (TrainConfig,)
     for kind in kinds:
         for name in settings(kind):
             if (text := getattr(args, name)) is not None:

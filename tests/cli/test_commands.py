@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from foresighted import records
+from foresighted.config import to_yaml
+from foresighted.records import CandidateRow, HeldoutRow, RoundRow, arm_directory
+
+
+def test_help_shows_every_setting_with_its_default(foresighted):
+    code, out, _ = foresighted("compare", "--help")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "--policy-learning-rate X" in text
+    assert "AdamW learning rate of the policy (default: 0.0005)" in text
+    assert "--arms A,B" in text
+
+
+def test_dry_run_prints_a_configuration_that_runs_and_writes_nothing(foresighted, config_file, tmp_path):
+    code, out, _ = foresighted("train", "--out", tmp_path / "x", "--config", config_file, "--gamma", "2", "--dry-run")
+    assert code == 0
+    assert yaml.safe_load(out)["gamma"] == 2.0
+    assert not (tmp_path / "x").exists()
+
+
+def test_preset_file_and_flag_count_in_this_order(foresighted, tmp_path):
+    (tmp_path / "c.yaml").write_text("candidates: 6\ngamma: 1\n")
+    flags = ["--preset", "paper", "--config", tmp_path / "c.yaml", "--gamma", "3", "--prompts", "bundled"]
+    _, out, _ = foresighted("train", "--out", tmp_path / "x", "--dry-run", *flags)
+    config = yaml.safe_load(out)
+    assert (config["max_new_tokens"], config["candidates"], config["gamma"]) == (32, 6, 3.0)
+
+
+def test_train_prints_where_and_resumes_from_its_own_file(foresighted, config_file, tmp_path):
+    out = tmp_path / "run"
+    code, text, err = foresighted("train", "--out", out, "--config", config_file, "--rounds", "2")
+    assert (code, err) == (0, "")
+    assert str(out) in text
+    code, _, err = foresighted("train", "--out", out, "--config", config_file)
+    assert code == 2
+    assert "--resume" in err
+    assert foresighted("train", "--out", out, "--resume", "--rounds", "3")[0] == 0
+    assert [r.round for r in records.read(out / records.ROUNDS, RoundRow)] == [1, 2, 3]
+    code, _, err = foresighted("train", "--out", out, "--resume", "--gamma", "9")
+    assert code == 2
+    assert "gamma was 0.3, now 9.0" in err
+    code, text, _ = foresighted("report", out)
+    assert code == 0
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_tensorboard_gets_the_rounds(foresighted, config_file, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    flags = ["--config", config_file, "--rounds", "2", "--report-to", "tensorboard"]
+    assert foresighted("train", "--out", out, *flags)[0] == 0
+    events = EventAccumulator(str(out / "foresighted")).Reload()
+    assert [e.step for e in events.Scalars("reward_chosen")] == [1, 2]
+
+
+def test_paper_preset_runs_with_tiny_models_of_its_architectures(
+    foresighted, tmp_path, tiny_llama, tiny_deberta, prompt_file
+):
+    """Every number of the published protocol, but two rounds, no 4-bit base and no 8-bit optimiser (no GPU here)."""
+    flags = ["--policy", tiny_llama, "--reward-model", tiny_deberta, "--prompts", prompt_file, "--rounds", "2"]
+    flags += ["--quantization", "none", "--optimizer", "adamw", "--heldout-prompts", "2", "--device", "cpu"]
+    code, _, err = foresighted("train", "--preset", "paper", "--out", tmp_path / "run", *flags)
+    assert (code, err) == (0, "")
+    rows = records.read(tmp_path / "run" / records.CANDIDATES, CandidateRow)
+    assert len(rows) == 2 * 4 * 8
+    assert all(row.label is not None and 5 <= row.tokens <= 32 for row in rows)
+    assert records.read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
+
+
+@pytest.fixture(scope="module")
+def comparison(tiny, tmp_path_factory):
+    """A comparison run by the real command in a process of its own: two arms, two seeds, two at a time."""
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=2)))
+    command = [
+        sys.executable,
+        "-m",
+        "foresighted",
+        "compare",
+        "--config",
+        str(folder / "tiny.yaml"),
+        "--out",
+        str(folder / "c"),
+    ]
+    command += ["--arms", "rlhf,relaxed:gamma=5", "--seeds", "0,1", "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "c", done.stdout
+
+
+def test_compare_holds_everything_but_the_arm_fixed(comparison):
+    out, printed = comparison
+    assert "report: " in printed
+    assert "labels" in printed
+    for seed in (0, 1):
+        first, second = (
+            [c for c in records.read(arm_directory(out, arm, seed) / records.CANDIDATES, CandidateRow) if c.round == 1]
+            for arm in ("rlhf", "relaxed:gamma=5")
+        )
+        assert [(c.prompt_id, c.text, c.reward) for c in first] == [(c.prompt_id, c.text, c.reward) for c in second]
+        a, b = (
+            records.read(arm_directory(out, arm, seed) / records.HELDOUT, HeldoutRow)[:3]
+            for arm in ("rlhf", "relaxed:gamma=5")
+        )
+        assert a == b
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["sentences"]
+    assert {arm["label"] for arm in summary["arms"]} == {"rlhf", "relaxed:gamma=5"}
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_compare_resumes_and_adds_an_arm_without_touching_the_others(comparison, foresighted):
+    out, _ = comparison
+    before = {p: p.stat().st_mtime_ns for p in out.glob("arms/*/*/candidates.jsonl")}
+    assert foresighted("compare", "--out", out)[0] == 2
+    code, text, err = foresighted("compare", "--out", out, "--resume", "--arms", "rlhf,relaxed:gamma=5,practical")
+    assert code == 0, err
+    assert "practical" in text
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert (arm_directory(out, "practical", 1) / "policy").is_dir()
+
+
+def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tmp_path):
+    """The same numbers come from `foresighted train` with the arm's own config file."""
+    out, _ = comparison
+    own = arm_directory(out, "relaxed:gamma=5", 1)
+    assert foresighted("train", "--config", own / "config.yaml", "--out", tmp_path / "alone")[0] == 0
+    assert (tmp_path / "alone" / records.CANDIDATES).read_bytes() == (own / records.CANDIDATES).read_bytes()
+
+
+def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path, tiny_llama):
+    flags = ["--config", config_file, "--reward-model", tiny_llama, "--arms", "rlhf", "--seeds", "0"]
+    code, _, err = foresighted("compare", "--out", tmp_path / "c", *flags)
+    assert code == 2
+    assert "arm rlhf, seed 0: reward_model:" in err
+    assert "is a LlamaForCausalLM" in err
+    assert err.count("\n") == 1
+    mended = ["--config", config_file, "--rounds", "1", "--arms", "rlhf", "--seeds", "0"]
+    assert foresighted("compare", "--out", tmp_path / "c", *mended)[0] == 0  # nothing had been done there yet
