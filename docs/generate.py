@@ -30,6 +30,7 @@ from foresighted.config import (
 )
 
 MARKER = re.compile(r"^\{\{ (\w+)(?: ([\w./ -]+))? \}\}$", re.MULTILINE)
+LONG_CODE = 36  # code in a cell may break after : and / from this length on
 SOURCE = Path(records.__file__).parent
 HERE = Path(__file__).parent
 
@@ -132,7 +133,14 @@ def on_page_markdown(markdown: str, page: Any, **_kwargs: Any) -> str:
 def cell(text: object) -> str:
     """Return text as a table cell: nothing in it is Markdown or HTML, but `code` in backticks stays code."""
     parts = re.split(r"(`[^`]+`)", str(text))
-    return "".join(part.replace("|", "\\|") if part.startswith("`") else _escaped(part) for part in parts)
+    return "".join(_code(part) if part.startswith("`") else _escaped(part) for part in parts)
+
+
+def _code(part: str) -> str:
+    if len(part) <= LONG_CODE:
+        return part.replace("|", "\\|")
+    escaped = html.escape(part.strip("`"), quote=False).replace("|", "&#124;")
+    return f"<code>{re.sub('([:/])', lambda found: found[0] + '<wbr>', escaped)}</code>"
 
 
 def _escaped(text: str) -> str:
@@ -276,14 +284,15 @@ def _row_classes() -> dict[str, tuple[str, list[tuple[str, str, str]]]]:
         columns = []
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
-                text = ast.literal_eval(after.value) if _is_text(after) else ""
+                text = _docstring_below(after)
                 columns.append((ast.unparse(field.target), ast.unparse(field.annotation), " ".join(text.split())))
         found[node.name] = (ast.get_docstring(node) or "", columns)
     return found
 
 
-def _is_text(node: ast.stmt | None) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def _docstring_below(node: ast.stmt | None) -> str:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
 
 def columns_table(name: str) -> str:

@@ -103,14 +103,17 @@ class TrainConfig:
         "relevance",
         "labels",
         "'relevance' (embedded encoder + fluency), 'likelihood' (frozen policy, the paper's oracle), reward:MODEL"
-        " (a gold reward model), or FILE.py:FUNCTION with function(prompt, first, second) -> [0, 1]",
+        " (a gold reward model), or FILE.py:NAME, a function(prompt, first, second) -> [0, 1] or a types.Labeller",
     )
     sampled_labels: bool = _setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
     steering: Steering = _setting("practical", "steering", "form of the penalty")
     gamma: float = _setting(0.3, "steering", "steering weight, in units of the reward model's step size")
+    kl_coefficient: float = _setting(
+        0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score"
+    )
     selection: Literal["reward", "labels"] = _setting(
-        "reward", "steering", "winner = best reward - penalty, or best label (the ceiling: N labels a prompt)"
+        "reward", "steering", "winner = best score (reward - penalty), or best label (the ceiling: N labels a prompt)"
     )
 
     heldout_every: int = _setting(5, "held-out", "rounds between held-out evaluations (also before the first)")
@@ -128,7 +131,7 @@ class TrainConfig:
             "seed": 0, "rounds": 1, "prompts_per_round": 1, "checkpoint_every": 1, "keep_checkpoints": 1,
             "lora_rank": 1, "lora_alpha": 1, "policy_steps": 1, "accumulation_steps": 1, "max_new_tokens": 1,
             "min_new_tokens": 1, "reward_model_steps": 1, "initial_pairs": 0, "initial_steps": 0,
-            "heldout_every": 1, "heldout_prompts": 1, "heldout_seed": 0, "gamma": 0,
+            "heldout_every": 1, "heldout_prompts": 1, "heldout_seed": 0, "gamma": 0, "kl_coefficient": 0,
         }  # fmt: skip
         positive = (
             "temperature", "policy_learning_rate", "reward_model_learning_rate", "feature_scale", "max_grad_norm",
@@ -212,8 +215,8 @@ class CompareConfig:
 
 
 OF_AN_ARM = (
-    "gamma", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps", "reward_model_learning_rate",
-    "reward_model_steps", "max_grad_norm",
+    "gamma", "kl_coefficient", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps",
+    "reward_model_learning_rate", "reward_model_steps", "max_grad_norm",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""
 

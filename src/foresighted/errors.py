@@ -30,7 +30,7 @@ class RunError(ForesightedError):
 
 
 class NumericalError(ForesightedError):
-    """A reward, a label or a loss that is not finite. The last finished round is saved."""
+    """A reward, a label or a loss that is not finite. The newest checkpoint is whole."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -41,8 +41,10 @@ class CandidateRow:
     influence: float
     """I(y), what training on y would do to its own reward: -penalty for scope `self`."""
     penalty: float
+    kl: float | None
+    """log pi(y | x) - log pi_ref(y | x) in nats, where `kl_coefficient` made it needed, else null."""
     score: float
-    """reward - penalty: what the choice was made by."""
+    """reward - penalty - kl_coefficient * kl: what the choice was made by."""
     chosen: bool
 
 

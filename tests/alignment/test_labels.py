@@ -15,7 +15,7 @@ from foresighted.alignment.labels import (
     load_labels,
     repetition,
 )  # fmt: skip
-from foresighted.errors import ConfigError, DataError
+from foresighted.errors import ConfigError, DataError, ModelError
 from foresighted.types import Labeller, Utility
 
 PROMPTS = ["Why is the sky blue?", "What is rain?"]
@@ -58,6 +58,8 @@ def test_only_what_an_answer_adds_is_relevant():
         == "the united kingdom"
     )
     assert added("What is rain?", "What is rain? Rain is what?") == ""
+    assert added("Why does ice float?", "Ice floats, it is floating.") == "it is"
+    assert added("Does a plant move?", "A plane moves on the planet") == "plane on the planet"
     assert repetition("it is it is it is") == pytest.approx(0.6)
     assert repetition("a plain answer") == 0.0
     assert repetition("") == 0.0
@@ -111,6 +113,16 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
     got = source.read(["p", "p"], ["a", "aaa"], ["bb", "bb"], [None, None])
     assert got.preference == [1.0, 0.0]
     assert got.utility == [None, None]
+    path.write_text(
+        "class Shorter:\n"
+        "    def utility(self, prompts, responses):\n        return [-len(r) for r in responses]\n"
+        "    def __call__(self, prompts, first, second):\n        return [float(len(a) < len(b)) for a, b in zip(first, second)]\n"
+        "shorter = Shorter()\n"
+    )
+    own = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))
+    assert own.read(["p"], ["a"], ["bb"], [-2.0]) == ([1.0], [-1.0])
+    with pytest.raises(ModelError, match="no trained head"):
+        load_labels(replace(tiny, labels="reward:embedded"), policy, torch.device("cpu"))
     for labels, words in [
         (f"{path}:longer", "no function 'longer'"),
         ("/no/file.py:f", "no file"),

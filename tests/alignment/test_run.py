@@ -220,6 +220,7 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
         {"sampled_labels": True, "steering": "relaxed", "reward_model_input": "response"},
         {"lora_dropout": 0.1, "policy_steps": 2, "reward_model_steps": 3, "lora_targets": ("all-linear",)},
         {"initial_pairs": 0, "dtype": "bfloat16"},
+        {"kl_coefficient": 0.1, "policy_learning_rate": 0.1},
     ],
 )
 def test_every_option_runs_and_repeats_bit_for_bit(tiny, tmp_path, changes):
@@ -260,7 +261,9 @@ def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_pa
         return value
 
     monkeypatch.setattr(RewardModel, "rewards", broken)
-    with pytest.raises(NumericalError, match=r"round 3: reward nan for candidate 2 of prompt '\w+'.*saved"):
+    with pytest.raises(
+        NumericalError, match=r"round 3: reward nan for candidate 2 of prompt '\w+'.*checkpoint in .* is whole"
+    ):
         train(tiny, tmp_path / "run")
     monkeypatch.undo()
     train(tiny, tmp_path / "run", resume=True)
@@ -272,7 +275,7 @@ def test_a_loss_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
     from foresighted.alignment.policy import Policy
 
     monkeypatch.setattr(Policy, "loss", lambda self, *_: next(iter(self.trainable().values())).sum() * torch.nan)
-    with pytest.raises(NumericalError, match=r"policy: loss nan.*round 1"):
+    with pytest.raises(NumericalError, match=r"round 1: policy: loss nan"):
         train(tiny, tmp_path / "run")
 
 
@@ -311,3 +314,11 @@ def test_config_file_runs_again_as_it_is(unbroken, tiny, tmp_path):
     again = from_mapping(yaml.safe_load((unbroken / "config.yaml").read_text()), compare=False)
     assert again == replace(tiny, rounds=6)
     assert json.loads((unbroken / "environment.json").read_text())["torch"] == torch.__version__
+
+
+def test_the_kl_term_is_taken_off_the_score(tiny, tmp_path):
+    train(replace(tiny, kl_coefficient=0.2), tmp_path / "run")
+    rows = records.read(tmp_path / "run" / records.CANDIDATES, records.CandidateRow)
+    assert all(row.score == pytest.approx(row.reward - row.penalty - 0.2 * row.kl, abs=1e-5) for row in rows)
+    assert all(abs(row.kl) < 1e-4 for row in rows if row.round == 1)
+    assert any(abs(row.kl) > 1e-3 for row in rows if row.round == 4)

@@ -7,6 +7,7 @@ functions of the seed alone. So two arms differ in nothing but what their names 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +75,7 @@ def _schedule(
     failed: list[str] = []
     stopping = False
     running: list[Run] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the runs
     try:
         while running or (waiting and not stopping and not failed):
             try:
@@ -90,6 +92,7 @@ def _schedule(
                     raise
                 stopping = True
     finally:
+        signal.signal(signal.SIGTERM, before)
         for run in running:
             if run.process is not None:
                 run.process.terminate()

@@ -12,12 +12,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from foresighted.alignment import embedded, noise
-from foresighted.alignment.loading import load_encoder, load_reward_model
+from foresighted.alignment.loading import load_encoder, load_gold_reward
 from foresighted.alignment.policy import Policy
 from foresighted.alignment.reward_model import RewardModel, mean_pooled
 from foresighted.config import TrainConfig
@@ -26,6 +26,8 @@ from foresighted.types import Labeller, Utility
 
 RELEVANCE_WEIGHT = 8.0
 REPETITION_WEIGHT = 4.0
+_STEM = 3  # letters
+_ENDINGS = ("", "s", "es", "d", "ed", "ing", "r", "er", "ly", "e", "y", "ies", "ied", "'s")
 
 
 class Labels(NamedTuple):
@@ -76,7 +78,8 @@ class RelevanceLabels(Utilities):
 
         U = 8 cos(e(x), e(y without the words of x)) + mean log pi_ref(y | x) - 4 share of repeated word pairs
 
-    An answer that echoes the question adds nothing and earns no relevance; one that stuffs keywords is not fluent.
+    An answer that echoes the question, inflected or not, adds nothing and earns no relevance; one that stuffs keywords
+    is not fluent.
     Ours; docs/concepts.md shows what it thinks of answers a person can judge.
     """
 
@@ -120,9 +123,15 @@ def words(text: str) -> list[str]:
 
 
 def added(prompt: str, response: str) -> str:
-    """Return the response's words that its prompt does not have, in order."""
+    """Return the response's words that its prompt does not have, in order; another inflection is the same word."""
     known = set(words(prompt))
-    return " ".join(word for word in words(response) if word not in known)
+    return " ".join(word for word in words(response) if not any(_same_word(word, other) for other in known))
+
+
+def _same_word(one: str, other: str) -> bool:
+    """Return whether two words are equal or differ by an English ending: float, floats, floating."""
+    stem = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one == other or (stem >= _STEM and one[stem:] in _ENDINGS and other[stem:] in _ENDINGS)
 
 
 def repetition(response: str) -> float:
@@ -180,7 +189,7 @@ class LabelSource:
             DataError: the wrong number of labels, or one outside [0, 1].
         """
         utility = self.utility(prompts, responses)
-        if isinstance(self._labeller, Utility):
+        if isinstance(self._labeller, Utilities):  # the same as calling it, with the reference read once a run
             pairs = zip(utility, reference_utility, strict=True)
             preference = [_sigmoid((u or 0.0) - (v or 0.0)) for u, v in pairs]
         else:
@@ -212,14 +221,18 @@ def _labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labe
     if name == "likelihood":
         return LikelihoodLabels(policy)
     if name.startswith("reward:"):
-        return GoldRewardLabels(load_reward_model(config, device, source=name.removeprefix("reward:")))
+        return GoldRewardLabels(load_gold_reward(config, device, name.removeprefix("reward:")))
     path, colon, function = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")
-    return CallableLabels(_from_file(Path(path), function))
+    own = _from_file(Path(path), function)
+    if hasattr(own, "utility"):  # a `Labeller` of its own
+        labeller: Labeller = own
+        return labeller
+    return CallableLabels(own)
 
 
-def _from_file(path: Path, name: str) -> Callable[[str, str, str], float]:
+def _from_file(path: Path, name: str) -> Any:
     spec = importlib.util.spec_from_file_location("foresighted_labels", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"labels: no file {path}")
@@ -228,7 +241,7 @@ def _from_file(path: Path, name: str) -> Callable[[str, str, str], float]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"labels: {path} has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _sigmoid(x: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,18 @@ def load_reward_model(config: TrainConfig, device: torch.device, source: str | N
         body = _with_adapter(body, config, None, 0.0, exclude=name)
     head.to(device).requires_grad_(True)
     return RewardModel(body, head, tokenizer, pooled=name is None, config=config)
+
+
+def load_gold_reward(config: TrainConfig, device: torch.device, source: str) -> RewardModel:
+    """Load a frozen reward model that labels: it reads prompt and response, whatever the trained one reads.
+
+    Raises:
+        ModelError: as `load_reward_model`, or a source whose head would be untrained.
+    """
+    if source == "embedded" or source.startswith("encoder:"):
+        raise ModelError(f"labels: reward:{source} has no trained head; give a sequence classifier with one label")
+    gold = replace(config, reward_model_input="pair", reward_model_train="head")
+    return load_reward_model(gold, device, source)
 
 
 def load_encoder(source: str, device: torch.device) -> tuple[Any, Any]:

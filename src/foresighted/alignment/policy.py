@@ -16,6 +16,8 @@ from foresighted.alignment.noise import NucleusSampler
 from foresighted.config import TrainConfig
 
 _log = logging.getLogger(__name__)
+TEMPLATE_DATE = "26 Jul 2024"
+"""Some chat templates write today's date; a run that goes on tomorrow must read the same prompts."""
 
 
 class Rollout(NamedTuple):
@@ -79,7 +81,9 @@ class Policy:
         system = self.config.system_prompt
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": prompt})
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+        )
         return text
 
     def _encode(self, prompts: Sequence[str]) -> _Prefix:

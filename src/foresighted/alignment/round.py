@@ -72,7 +72,9 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     everyone = range(len(candidates.texts))
     labels = _read(loop, everyone, references, candidates) if reads_all_labels(config) else None
     penalty = penalties(config, scores, labels)
-    winners = choose(config, scores.reward - penalty, labels, candidates, references)
+    kl = log_ratio(policy, references, candidates) if config.kl_coefficient else None
+    value = scores.reward - penalty - (0 if kl is None else config.kl_coefficient * kl)
+    winners = choose(config, value, labels, candidates, references)
     labels = labels or _read(loop, winners, references, candidates)
     loop.labels_total += len(labels.preference)
 
@@ -82,7 +84,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     reward_model_loss = _retrain(loop, pairs, labelled, references, candidates, scores, labels)
     policy_loss = _optimise(loop, number, winners, references, candidates)
 
-    rows = _candidate_rows(number, references, candidates, scores, penalty, winners, labelled, labels)
+    rows = _candidate_rows(number, references, candidates, scores, penalty, kl, value, winners, labelled, labels)
     return rows, _round_row(number, rows, references, labels, reward_model_loss, policy_loss, loop.labels_total)
 
 
@@ -120,6 +122,14 @@ def penalties(config: TrainConfig, scores: Scores, labels: Labels | None) -> Ten
     else:
         penalty = steering.proximal(gram, spread, scores.margin, label, gamma=config.gamma)
     return penalty
+
+
+def log_ratio(policy: Policy, references: list[ReferenceRow], candidates: Rollout) -> Tensor:
+    """Return log pi(y | x) - log pi_ref(y | x) of every candidate, shape B N, in nats."""
+    n = len(candidates.texts) // len(references)
+    prompts = [r.prompt for r in references for _ in range(n)]
+    own, frozen = (policy.log_likelihood(prompts, candidates, frozen=frozen) for frozen in (False, True))
+    return (own - frozen).view(len(references), n)
 
 
 def choose(
@@ -212,13 +222,16 @@ def _candidate_rows(
     candidates: Rollout,
     scores: Scores,
     penalty: Tensor,
+    kl: Tensor | None,
+    value: Tensor,
     winners: list[int],
     labelled: list[int],
     labels: Labels,
 ) -> list[CandidateRow]:
     n = penalty.shape[1]
     known = {row: (labels.preference[i], labels.utility[i]) for i, row in enumerate(labelled)}
-    columns = [t.flatten().tolist() for t in (scores.reward, scores.products.gram, penalty, scores.reward - penalty)]
+    columns = [t.flatten().tolist() for t in (scores.reward, scores.products.gram, penalty, value)]
+    ratios = [None] * len(candidates.texts) if kl is None else kl.flatten().tolist()
     rows = zip(candidates.texts, candidates.lengths(), *columns, strict=True)
     return [
         CandidateRow(
@@ -235,6 +248,7 @@ def _candidate_rows(
             label=known.get(i, (None, None))[0],
             influence=-cost,
             penalty=cost,
+            kl=ratios[i],
             score=total,
             chosen=i in winners,
         )

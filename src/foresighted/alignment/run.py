@@ -146,7 +146,8 @@ def _play(loop: Loop, out: Path, prompts: PromptSet, number: int) -> RoundRow:
     try:
         candidates, row = play_round(loop, number)
     except NumericalError as error:
-        raise NumericalError(f"{error} (round {number}; the rounds before it are saved in {out})") from None
+        where = "" if str(error).startswith("round") else f"round {number}: "
+        raise NumericalError(f"{where}{error}; the newest checkpoint in {out} is whole") from None
     seconds = time.perf_counter() - began
     records.append(out / records.CANDIDATES, candidates)
     records.append(out / records.ROUNDS, [row])

@@ -70,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
         groups[title].add_argument(
             "--" + name.replace("_", "-"),
             metavar=_metavar(hints[name]),
-            help=f"{item.metadata['help']} (default: {_shown(default(item))})".replace("%", "%%"),
+            help=_help(item.metadata["help"], default(item)),
         )
 
 
@@ -79,6 +79,11 @@ def _metavar(hint: Any) -> str:
         return "{" + ",".join(get_args(hint)) + "}"
     names = {int: "N", float: "X", bool: "{true,false}", str: "TEXT", tuple[str, ...]: "A,B", tuple[int, ...]: "A:B"}
     return names.get(hint) or next(names[part] for part in get_args(hint) if part in names)
+
+
+def _help(text: str, value: Any) -> str:
+    said = "default" in text  # a default that depends on the machine is told in words
+    return (text if said else f"{text} (default: {_shown(value)})").replace("%", "%%")
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,137 @@
+"""Candidates per second of our round against the published order of work, same models, same machine, in one run.
+
+The published order (github.com/GauthierE/fpo, described in its paper's appendix): for each prompt one reference is
+sampled from the frozen policy, then each candidate is sampled, scored by the oracle and scored by the reward model on
+its own, with transformers' own sampling; then the reward model and the policy are updated, prompt by prompt, the
+gradients accumulated. Both sides read a label of every candidate (`relaxed`), write as many tokens and take one
+optimiser step on each model a round; ours also pays for its share of the block of references.
+
+    python benchmarks/round_speed.py [--rounds 2] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from foresighted.alignment import run
+from foresighted.alignment.round import Loop, play_round
+from foresighted.config import PRESETS, TrainConfig, from_mapping, settings
+from foresighted.prompts import load_prompts
+from foresighted.steering import relaxed
+
+
+def published_round(loop: Loop, number: int) -> int:
+    """Play one round in the published order; return the number of candidates."""
+    policy, reward_model, config = loop.policy, loop.reward_model, loop.config
+    prompts = loop.start.prompts_of(number)
+    for prompt in prompts:
+        with policy.frozen() as frozen:
+            reference = sample_one(policy, frozen, prompt.text)
+        reference_utility = oracle(loop, prompt.text, reference)
+        reference_features = reward_model.features([prompt.text], [reference])
+        best, best_score, best_label = "", -float("inf"), torch.tensor(0.5)
+        for _ in range(config.candidates):
+            candidate = sample_one(policy, policy.model, prompt.text)
+            label = torch.sigmoid(torch.tensor(oracle(loop, prompt.text, candidate) - reference_utility))
+            features = reward_model.features([prompt.text], [candidate])
+            reward = reward_model.rewards(features)
+            margin = reward - reward_model.rewards(reference_features)
+            gram = (features * (features - reference_features)).sum(-1)
+            score = float((reward - relaxed(gram, margin, label, gamma=config.gamma)).detach())
+            if score > best_score:
+                best, best_score, best_label = candidate, score, label
+        labels = best_label[None]
+        (reward_model.loss([prompt.text], [best], [reference], labels) / len(prompts)).backward()
+        (policy.loss([prompt.text], policy.encode_responses([best])) / len(prompts)).backward()
+    for learner in (loop.reward_model_learner, loop.policy_learner):
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
+    return len(prompts) * config.candidates
+
+
+def sample_one(policy, model, prompt: str) -> str:
+    """Sample one response by transformers' own sampling, a batch of one."""
+    prefix = policy._encode([prompt])
+    config = policy.config
+    output = model.generate(
+        input_ids=prefix.tokens, attention_mask=prefix.mask, do_sample=True, top_k=0, top_p=config.top_p,
+        temperature=config.temperature, max_new_tokens=config.max_new_tokens, min_new_tokens=config.max_new_tokens,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )  # fmt: skip
+    return policy._cut(output[:, prefix.tokens.shape[1] :]).texts[0] or "."
+
+
+def oracle(loop: Loop, prompt: str, response: str) -> float:
+    """Return the utility of one response."""
+    return loop.labels.utility([prompt], [response])[0] or 0.0
+
+
+def our_round(loop: Loop, number: int) -> int:
+    """Play one of our rounds, its references made in it: a share of a block."""
+    return len(play_round(loop, number)[0])
+
+
+def timed(play, loop: Loop, rounds: range) -> dict[str, float]:
+    """Return the median over rounds of seconds and candidates per second."""
+    seconds, count = [], 0
+    for number in rounds:
+        began = time.perf_counter()
+        count = play(loop, number)
+        seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds)
+    return {"seconds_a_round": round(median, 3), "candidates_per_second": round(count / median, 3)}
+
+
+def measure(config: TrainConfig, rounds: int) -> dict[str, object]:
+    """Measure one setting; the seconds of the reference block are spread over the rounds that it serves."""
+    prompts = load_prompts(config.prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = run._loop(config, run._load(config), prompts, Path(folder))
+        began = time.perf_counter()
+        loop.start.references(1)
+        block = (time.perf_counter() - began) / (64 // config.prompts_per_round)
+        our_round(loop, 1)  # warm up
+        ours = timed(our_round, loop, range(2, 2 + rounds))
+        published = timed(published_round, loop, range(2, 2 + rounds))
+    total = ours["seconds_a_round"] + block
+    count = config.prompts_per_round * config.candidates
+    ours |= {"reference_seconds_a_round": round(block, 3), "candidates_per_second": round(count / total, 3)}
+    ratio = ours["candidates_per_second"] / published["candidates_per_second"]
+    shape = {"prompts": config.prompts_per_round, "candidates": config.candidates, "tokens": config.max_new_tokens}
+    return shape | {"ours": ours, "published_order": published, "ratio": round(ratio, 2)}
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    preset = {name: value for name, value in PRESETS["demo"].items() if name in settings(TrainConfig)}
+    base = from_mapping(preset | {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}, compare=False)
+    base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
+    shapes = [base, replace(base, candidates=8)]
+    result = {
+        "processor": run._processor(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "settings": [measure(config, args.rounds) for config in shapes],
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
