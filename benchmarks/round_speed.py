@@ -25,7 +25,7 @@ import torch
 
 from foresighted.alignment import run
 from foresighted.alignment.round import Loop, play_round
-from foresighted.config import PRESETS, TrainConfig, from_mapping, settings
+from foresighted.config import TrainConfig, from_mapping, preset
 from foresighted.prompts import load_prompts
 from foresighted.steering import relaxed
 
@@ -118,8 +118,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    preset = {name: value for name, value in PRESETS["demo"].items() if name in settings(TrainConfig)}
-    base = from_mapping(preset | {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}, compare=False)
+    base = from_mapping(
+        preset("demo", compare=False) | {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}, compare=False
+    )
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
     shapes = [base, replace(base, candidates=8)]
     result = {

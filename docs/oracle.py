@@ -4,7 +4,8 @@ Run by hand after a change to `RelevanceLabels`: `python docs/oracle.py`. Needs 
 models' wheels.
 
 How the answers were chosen: those to the first prompt were written and scored first, with two kinds more (a short
-sound answer, random words) that are left out here. Its inflected echo scored high, so that kind was kept on purpose.
+sound answer, random words) that are left out here. Its inflected echo scored high, so that kind was kept on purpose
+(and `RelevanceLabels` was mended because of it: inflections of a prompt's words are no longer new words).
 The answers to the other prompts were written after that and before any of them was scored; no text was exchanged.
 """
 
@@ -17,7 +18,7 @@ import torch
 
 from foresighted.alignment.labels import RelevanceLabels, added, fluency, repetition
 from foresighted.alignment.loading import load_policy
-from foresighted.config import PRESETS, TrainConfig, from_mapping
+from foresighted.config import TrainConfig, from_mapping, preset
 
 ANSWERS: dict[str, dict[str, str]] = {
     "Why does ice float on top of liquid water?": {
@@ -52,7 +53,7 @@ ANSWERS: dict[str, dict[str, str]] = {
 
 def main() -> None:
     """Write the table."""
-    config = from_mapping(dict(PRESETS["demo"]), compare=False)
+    config = from_mapping(preset("demo", compare=False), compare=False)
     assert isinstance(config, TrainConfig)
     device = torch.device("cpu")
     policy = load_policy(config, device)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -266,8 +266,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named starting points; `--preset NAME`, then the file of `--config`, then flags."""
 
-Config = TypeVar("Config", TrainConfig, CompareConfig)
-
 
 def settings(kind: type) -> dict[str, Field[Any]]:
     """Return the settings of a configuration class by name (not the nested configuration of a comparison)."""
@@ -276,6 +274,12 @@ def settings(kind: type) -> dict[str, Field[Any]]:
 
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def preset(name: str, *, compare: bool) -> dict[str, Any]:
+    """Return what a preset sets for `foresighted train`, or for `foresighted compare`."""
+    known = {*settings(TrainConfig), *(settings(CompareConfig) if compare else ())}
+    return {setting: value for setting, value in PRESETS[name].items() if setting in known}
 
 
 def _describe(hint: Any) -> str:

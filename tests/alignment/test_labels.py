@@ -116,7 +116,8 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
     path.write_text(
         "class Shorter:\n"
         "    def utility(self, prompts, responses):\n        return [-len(r) for r in responses]\n"
-        "    def __call__(self, prompts, first, second):\n        return [float(len(a) < len(b)) for a, b in zip(first, second)]\n"
+        "    def __call__(self, prompts, first, second):\n"
+        "        return [float(len(a) < len(b)) for a, b in zip(first, second)]\n"
         "shorter = Shorter()\n"
     )
     own = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))

@@ -226,9 +226,8 @@ def _labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labe
     if not colon or not path.endswith(".py"):
         raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")
     own = _from_file(Path(path), function)
-    if hasattr(own, "utility"):  # a `Labeller` of its own
-        labeller: Labeller = own
-        return labeller
+    if isinstance(own, Labeller) and isinstance(own, Utility):
+        return own
     return CallableLabels(own)
 
 

@@ -14,6 +14,7 @@ from foresighted.config import (
     default,
     from_mapping,
     from_text,
+    preset,
     read_yaml,
     settings,
 )
@@ -99,8 +100,7 @@ def merged(args: argparse.Namespace, *, compare: bool) -> TrainConfig | CompareC
         ConfigError: a setting that is unknown or out of range.
     """
     kinds = (CompareConfig, TrainConfig) if compare else (TrainConfig,)
-    preset = PRESETS[args.preset] if args.preset else {}
-    values: dict[str, Any] = {name: preset[name] for kind in kinds for name in settings(kind) if name in preset}
+    values: dict[str, Any] = preset(args.preset, compare=compare) if args.preset else {}
     own = args.out / "config.yaml"
     if args.resume and own.exists() and not (args.preset or args.config):
         values |= read_yaml(own)
