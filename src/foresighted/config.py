@@ -225,9 +225,8 @@ MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "repor
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
-        "arms": ("rlhf", "practical:gamma=0.3", "relaxed:gamma=1"),
+        "arms": ("rlhf:reward_model_pairs=all", "relaxed:gamma=1"),  # both read a label of every candidate
         "seeds": (0,),
-        "jobs": 3,
         "rounds": 30,
         "system_prompt": "",
         "max_new_tokens": 20,
