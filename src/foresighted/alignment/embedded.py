@@ -89,9 +89,7 @@ def converted(gguf: Path, cache: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     for stale in folder.parent.glob(f"{folder.name}.tmp-*"):  # left by a process that was killed; we hold the lock
         shutil.rmtree(stale)
     _log.warning("converting %s once (about half a minute)", gguf.name)

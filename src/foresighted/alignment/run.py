@@ -104,7 +104,8 @@ def finished(out: Path, rounds: int) -> bool:
 def _export(loop: Loop, out: Path) -> None:
     temporary = out / f"{POLICY}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    loop.policy.model.save_pretrained(temporary)
+    adapter = {} if loop.config.policy_train == "all" else {"save_embedding_layers": False}  # asks no hub
+    loop.policy.model.save_pretrained(temporary, **adapter)
     loop.policy.tokenizer.save_pretrained(temporary)
     shutil.rmtree(out / POLICY, ignore_errors=True)
     temporary.rename(out / POLICY)
