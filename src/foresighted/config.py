@@ -225,7 +225,7 @@ MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "repor
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
-        "arms": ("rlhf:reward_model_pairs=all", "relaxed:gamma=1"),  # both read a label of every candidate
+        "arms": ("rlhf", "practical:gamma=0.3"),  # both read one label a prompt
         "seeds": (0,),
         "rounds": 30,
         "system_prompt": "",
