@@ -13,6 +13,8 @@ from rich.table import Table
 from foresighted.evaluate.comparison import Arm, Comparison, summarise
 from foresighted.evaluate.intervals import Interval, interval_text
 
+_WIDTH = 132
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -35,10 +37,12 @@ def run(args: argparse.Namespace) -> None:
 
 def print_summary(comparison: Comparison) -> None:
     """Print what was seen: a table of arms, then the sentences."""
-    console = Console(soft_wrap=True) if not Console().is_terminal else Console()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
     table = Table(title=f"after round {comparison.last_round}", box=box.SIMPLE, title_justify="left")
     for name in ("arm", "labels a seed", "true utility", "against baseline", "proxy reward", "KL (nats)", "collapsed"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     for arm in comparison.arms:
         table.add_row(*_cells(arm))
     console.print(table)
