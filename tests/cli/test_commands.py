@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from foresighted import records
 from foresighted.config import to_yaml
@@ -149,3 +153,39 @@ def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path,
     assert err.count("\n") == 1
     mended = ["--config", config_file, "--rounds", "1", "--arms", "rlhf", "--seeds", "0"]
     assert foresighted("compare", "--out", tmp_path / "c", *mended)[0] == 0  # nothing had been done there yet
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path, sent, code):
+    """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""
+    (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=500, heldout_every=500)))
+    out = tmp_path / "c"
+    command = [
+        sys.executable,
+        "-m",
+        "foresighted",
+        "compare",
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+        "--out",
+        str(out),
+    ]
+    command += ["--arms", "rlhf,practical", "--seeds", "0", "--jobs", "2", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in records_of):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)
+    else:
+        process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    if sent == signal.SIGINT:
+        assert "which is saved; go on with --resume" in err
+    for path in records_of:
+        with FileLock(path.parent / ".lock", timeout=30):  # nobody writes there any more
+            assert len(records.read(path, RoundRow)) < 500
