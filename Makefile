@@ -37,7 +37,7 @@ types: $(VENV)/.made
 	@$(BIN)/mypy $(call STEP,mypy)
 
 docs: $(VENV)/.made
-	@$(BIN)/mkdocs build --strict --quiet $(call STEP,mkdocs build --strict)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(call STEP,mkdocs build --strict)
 
 ci: test lint types docs
 
