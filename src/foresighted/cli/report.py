@@ -13,7 +13,7 @@ from rich.table import Table
 from foresighted.evaluate.comparison import Arm, Comparison, summarise
 from foresighted.evaluate.intervals import Interval, interval_text
 
-_WIDTH = 132
+_WIDTH = 160
 
 
 def add(commands: Any) -> None:
