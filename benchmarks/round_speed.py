@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment import run
+from foresighted.alignment import run, start
 from foresighted.alignment.round import Loop, play_round
 from foresighted.config import TrainConfig, from_mapping, preset
 from foresighted.prompts import load_prompts
@@ -99,7 +99,7 @@ def measure(config: TrainConfig, rounds: int) -> dict[str, object]:
         loop = run._loop(config, run._load(config), prompts, Path(folder))
         began = time.perf_counter()
         loop.start.references(1)
-        block = (time.perf_counter() - began) / (64 // config.prompts_per_round)
+        block = (time.perf_counter() - began) / (start.BLOCK_ROWS // config.prompts_per_round)
         our_round(loop, 1)  # warm up
         ours = timed(our_round, loop, range(2, 2 + rounds))
         published = timed(published_round, loop, range(2, 2 + rounds))

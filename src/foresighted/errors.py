@@ -33,6 +33,14 @@ class NumericalError(ForesightedError):
     """A reward, a label or a loss that is not finite. The newest checkpoint is whole."""
 
 
+class Stopped(Exception):  # noqa: N818  # not an error
+    """The user asked to stop; everything up to `round` is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped after round {number}, which is saved; go on with --resume")
+        self.round = number
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -11,13 +11,11 @@ import transformers
 from foresighted.alignment import embedded
 
 
-def stand_in(tiny_llama: str) -> None:
+def stand_in(tiny_llama: str, set_attribute=setattr) -> None:
     """Let transformers read the tiny Llama whatever GGUF it is asked for: reading the real one takes half a minute."""
-    for name in ("AutoModelForCausalLM", "AutoTokenizer"):
-        original = getattr(transformers, name).from_pretrained
-        getattr(transformers, name).from_pretrained = lambda *_, gguf_file=None, _original=original: _original(
-            tiny_llama
-        )
+    for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+        own = kind.from_pretrained
+        set_attribute(kind, "from_pretrained", lambda *_, gguf_file=None, _own=own: _own(tiny_llama))
 
 
 def convert(tiny_llama: str, gguf: Path, cache: Path, kill: str | None) -> None:

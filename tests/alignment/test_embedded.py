@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 
 import pytest
-from converting import convert
+from converting import convert, stand_in
 
 from foresighted.alignment import embedded
 from foresighted.errors import ModelError
@@ -42,13 +42,7 @@ def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_
 
 
 def test_a_damaged_folder_is_made_again(tiny_llama, gguf, tmp_path, caplog, monkeypatch):
-    import transformers
-
-    for name in ("AutoModelForCausalLM", "AutoTokenizer"):
-        kind = getattr(transformers, name)
-        monkeypatch.setattr(
-            kind, "from_pretrained", lambda *_, gguf_file=None, _own=kind.from_pretrained: _own(str(tiny_llama))
-        )
+    stand_in(str(tiny_llama), monkeypatch.setattr)
     folder = embedded.converted(gguf, tmp_path / "cache")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-5] + b"wrong")

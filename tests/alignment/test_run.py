@@ -17,8 +17,8 @@ from dying import run_and_die
 
 from foresighted import records
 from foresighted.alignment import checkpoint
-from foresighted.alignment.run import Stopped, train
-from foresighted.errors import DataError, NumericalError, RunError
+from foresighted.alignment.run import train
+from foresighted.errors import DataError, NumericalError, RunError, Stopped
 
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",

@@ -83,22 +83,18 @@ def test_paper_preset_runs_with_tiny_models_of_its_architectures(
     assert records.read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
 
 
+def _compare(config, out, *flags: str) -> list[str]:
+    """Return the command of a comparison in a process of its own, two runs at a time."""
+    start = [sys.executable, "-m", "foresighted", "compare", "--config", str(config), "--out", str(out)]
+    return [*start, "--jobs", "2", *flags]
+
+
 @pytest.fixture(scope="module")
 def comparison(tiny, tmp_path_factory):
     """A comparison run by the real command in a process of its own: two arms, two seeds, two at a time."""
     folder = tmp_path_factory.mktemp("comparison")
     (folder / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=2)))
-    command = [
-        sys.executable,
-        "-m",
-        "foresighted",
-        "compare",
-        "--config",
-        str(folder / "tiny.yaml"),
-        "--out",
-        str(folder / "c"),
-    ]
-    command += ["--arms", "rlhf,relaxed:gamma=5", "--seeds", "0,1", "--jobs", "2"]
+    command = _compare(folder / "tiny.yaml", folder / "c", "--arms", "rlhf,relaxed:gamma=5", "--seeds", "0,1")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "c", done.stdout
@@ -160,17 +156,7 @@ def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path,
     """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""
     (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=500, heldout_every=500)))
     out = tmp_path / "c"
-    command = [
-        sys.executable,
-        "-m",
-        "foresighted",
-        "compare",
-        "--config",
-        str(tmp_path / "tiny.yaml"),
-        "--out",
-        str(out),
-    ]
-    command += ["--arms", "rlhf,practical", "--seeds", "0", "--jobs", "2", "--quiet"]
+    command = _compare(tmp_path / "tiny.yaml", out, "--arms", "rlhf,practical", "--seeds", "0", "--quiet")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
     deadline = time.monotonic() + 120

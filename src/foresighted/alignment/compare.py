@@ -17,9 +17,9 @@ from pathlib import Path
 
 from foresighted import records
 from foresighted.alignment import embedded
-from foresighted.alignment.run import LOG, Stopped, claim, find_device, finished, write_environment
+from foresighted.alignment.run import LOG, claim, find_device, finished, write_environment
 from foresighted.config import CompareConfig
-from foresighted.errors import RunError
+from foresighted.errors import RunError, Stopped
 from foresighted.prompts import load_prompts
 
 _POLL_SECONDS = 0.3

@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,9 +33,10 @@ from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.round import Loop, play_round
 from foresighted.alignment.start import Start
 from foresighted.config import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
-from foresighted.errors import NumericalError, RunError
+from foresighted.errors import NumericalError, RunError, Stopped
 from foresighted.prompts import PromptSet, load_prompts
 from foresighted.records import RoundRow
+from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
@@ -43,14 +44,6 @@ ENVIRONMENT = "environment.json"
 POLICY = "policy"
 LOG = "log.txt"
 _LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
-
-
-class Stopped(Exception):  # noqa: N818  # not an error
-    """The user asked to stop; everything up to `round` is saved."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped after round {number}, which is saved; go on with --resume")
-        self.round = number
 
 
 def train(
@@ -77,6 +70,7 @@ def train(
     prompts = load_prompts(config.prompts, limit=config.prompt_limit)
     check_claim(config, out, resume=resume)
     _check_tracker(config)
+    held = heldout.pick(prompts.heldout, config.heldout_prompts)
     players = _load(config)  # bad models are found before anything is written
     with _explained(out), _alone(out):
         claim(config, out, resume=resume)
@@ -85,7 +79,7 @@ def train(
         first = checkpoint.restore(out, loop) + 1
         with _tracker(config, out) as log, _interrupts() as stop:
             for number in range(first, config.rounds + 1):
-                row = _play(loop, out, prompts, number)
+                row = _play(loop, out, held, number)
                 log(row)
                 on_round(row)
                 if stop.is_set():
@@ -138,9 +132,8 @@ def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Pat
     return Loop(config, policy, reward_model, labels, shared, policy_learns, reward_model_learns, labels_total=spent)
 
 
-def _play(loop: Loop, out: Path, prompts: PromptSet, number: int) -> RoundRow:
+def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRow:
     config = loop.config
-    held = heldout.pick(prompts.heldout, config.heldout_prompts)
     if number == 1:
         records.append(out / records.HELDOUT, heldout.evaluate(loop, held, 0))
     began = time.perf_counter()

@@ -25,7 +25,8 @@ from foresighted.prompts import order
 from foresighted.records import PairRow, ReferenceRow
 from foresighted.types import Prompt
 
-_BLOCK_ROWS = 64  # references written in one generate call: fixed, since a batch's shape can change the last bit
+BLOCK_ROWS = 64
+"""References written in one generate call: fixed, since a batch's shape can change the last bit."""
 _INITIAL_EPOCH = 2**32  # an order of its own, that no epoch of training uses
 _FIT_BATCH = 16
 REWARD_MODEL = "reward_model.safetensors"
@@ -74,7 +75,7 @@ class Start:
         return self._rows[(number - 1) * size : number * size]
 
     def _block(self, first: int) -> list[ReferenceRow]:
-        rounds = range(first, first + max(1, _BLOCK_ROWS // self._config.prompts_per_round))
+        rounds = range(first, first + max(1, BLOCK_ROWS // self._config.prompts_per_round))
         places = [(number, prompt) for number in rounds for prompt in self.prompts_of(number)]
         texts = [prompt.text for _, prompt in places]
         keys = [noise.key(self._config.seed, "reference", number, prompt.id) for number, prompt in places]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from foresighted import __version__
 from foresighted.cli import compare, report, train
 from foresighted.cli.options import Parser
-from foresighted.errors import ForesightedError
+from foresighted.errors import ForesightedError, Stopped
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -40,12 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), BAD_INPUT)
     except ImportError as error:
         return _say(f"{args.command}: needs {error.name}; pip install 'foresighted[all]'", BAD_INPUT)
+    except Stopped as stop:
+        return _say(str(stop), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("stopped; finished rounds are saved, go on with --resume", INTERRUPTED)
-    except Exception as error:
-        if type(error).__name__ == "Stopped":  # imported by name only: its module loads torch
-            return _say(str(error), INTERRUPTED)
-        raise
     return 0
 
 
