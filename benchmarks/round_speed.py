@@ -27,7 +27,7 @@ from foresighted.alignment import run, start
 from foresighted.alignment.round import Loop, play_round
 from foresighted.config import TrainConfig, from_mapping, preset
 from foresighted.prompts import load_prompts
-from foresighted.steering import relaxed
+from foresighted.steering.pairwise import relaxed
 
 
 def published_round(loop: Loop, number: int) -> int:

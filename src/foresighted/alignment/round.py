@@ -113,14 +113,14 @@ def penalties(config: TrainConfig, scores: Scores, labels: Labels | None) -> Ten
         return torch.zeros_like(gram)
     penalty: Tensor
     if config.steering == "practical":
-        penalty = steering.practical(gram, gamma=config.gamma)
+        penalty = steering.pairwise.practical(gram, gamma=config.gamma)
         return penalty
     assert labels is not None
     label = torch.tensor(labels.preference, device=gram.device).view_as(gram)
     if config.steering == "relaxed":
-        penalty = steering.relaxed(gram, scores.margin, label, gamma=config.gamma)
+        penalty = steering.pairwise.relaxed(gram, scores.margin, label, gamma=config.gamma)
     else:
-        penalty = steering.proximal(gram, spread, scores.margin, label, gamma=config.gamma)
+        penalty = steering.pairwise.proximal(gram, spread, scores.margin, label, gamma=config.gamma)
     return penalty
 
 

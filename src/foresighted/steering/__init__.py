@@ -1,5 +1,10 @@
-"""The mathematics of the penalty: pure functions of numbers and Gram matrices, no model code."""
+"""The mathematics of the penalty: pure functions of numbers and Gram matrices, no model code.
 
-from foresighted.steering.forms import implicit_margin, practical, proximal, relaxed, sigmoid
+`pairwise` (Bradley-Terry) and `pointwise` (squared error) hold the forms; `kernels` turns a Gram matrix of
+reward-model gradients into what they read; `raw_gamma` turns a share of the reward's spread into gamma.
+"""
 
-__all__ = ["implicit_margin", "practical", "proximal", "relaxed", "sigmoid"]
+from foresighted.steering import pairwise, pointwise
+from foresighted.steering.kernels import Influence, Kernels, Products, Reference, kernels, raw_gamma
+
+__all__ = ["Influence", "Kernels", "Products", "Reference", "kernels", "pairwise", "pointwise", "raw_gamma"]

@@ -1,0 +1,84 @@
+"""What every form asks of its numbers, and the sentences for what it got instead.
+
+Shapes are always checked. Values are checked where they are known: under jax.jit or torch.func.vmap they are not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from foresighted.errors import ConfigError, DataError, NumericalError
+
+Array = Any
+"""A NumPy, JAX or torch array."""
+
+
+def holds(condition: Array) -> bool:
+    """Return whether a condition holds everywhere; True where that cannot be known yet (a traced array)."""
+    try:
+        return bool(condition if isinstance(condition, bool) else array_namespace(condition).all(condition))
+    except (TypeError, RuntimeError):  # what JAX and torch raise when a traced value is asked for its truth
+        return True
+
+
+def check_weight(name: str, value: Any, *, above: float | None = None) -> None:
+    """Check a number such as gamma or the damping.
+
+    Raises:
+        ConfigError: negative, or not above `above`, or not finite.
+    """
+    low, word = (0.0, "at least 0") if above is None else (above, f"above {above:g}")
+    if not holds((value >= low) & (value < float("inf")) & ((value > low) | (above is None))):
+        raise ConfigError(f"{name}: got {value}, must be {word} and finite")
+
+
+def check_finite(**arrays: Array) -> None:
+    """Check that arrays are free of NaN and infinity.
+
+    Raises:
+        NumericalError: names the array and the first index.
+    """
+    for name, value in arrays.items():
+        xp = array_namespace(value)
+        finite = xp.isfinite(value)
+        if not holds(finite):
+            bad = xp.nonzero(xp.reshape(~finite, (-1,)))[0]
+            raise NumericalError(
+                f"{name}: entry {int(bad[0])} of {value.shape} (flat) is not finite, and {bad.shape[0]} in all;"
+                " check the reward model's outputs and learning rate"
+            )
+
+
+def check_same_shape(**arrays: Array) -> None:
+    """Check that arrays have one shape; a Python number or an array without axes goes with any.
+
+    Raises:
+        DataError: names the arrays and their shapes.
+    """
+    shapes = {name: tuple(value.shape) for name, value in arrays.items() if getattr(value, "ndim", 0)}
+    if len(set(shapes.values())) > 1:
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise DataError(f"got {got}; expected one shape, for example (prompts, candidates)")
+
+
+def check_rank(name: str, value: Array, axes: tuple[str, ...]) -> None:
+    """Check that an array has the named axes.
+
+    Raises:
+        DataError: another number of axes.
+    """
+    if value.ndim != len(axes):
+        expected = ", ".join(axes) + ("," if len(axes) == 1 else "")
+        raise DataError(f"{name}: got shape {tuple(value.shape)}, expected ({expected})")
+
+
+def check_label(label: Array | float) -> None:
+    """Check that labels are preferences.
+
+    Raises:
+        DataError: a label outside [0, 1].
+    """
+    if not holds((label >= 0) & (label <= 1)):
+        raise DataError(f"label: got {label}, a preference p* lies in [0, 1]")

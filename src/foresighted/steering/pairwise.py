@@ -1,0 +1,236 @@
+"""Forms of the penalty for a pairwise (Bradley-Terry) reward model.
+
+A candidate y is chosen by `reward - penalty`. Its loss is l = -p* log s(m) - (1 - p*) log s(-m), m = r(y) - r(y') its
+margin over the reference and p* the label, so the residual is e = s(m) - p* and the direction d = g - g'.
+
+All functions are pure and written once for NumPy, JAX and torch arrays (array API). A label may be an array, or one
+number for all candidates: a baseline (such as the mean label of the data that the reward model learns from) makes a
+form that needs no label of any candidate.
+"""
+
+from __future__ import annotations
+
+from array_api_compat import array_namespace
+
+from foresighted.steering import forms
+from foresighted.steering.checks import Array, check_finite, check_label, check_same_shape, check_weight
+from foresighted.steering.forms import practical
+from foresighted.steering.kernels import Kernels
+
+__all__ = ["exact", "implicit_margin", "practical", "proximal", "relaxed", "sigmoid", "unrolled"]
+
+NEWTON_STEPS = 8
+"""Of `implicit_margin`; from its first guess, machine precision takes at most 6 (tests/steering)."""
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + exp(-x)), without overflow on either side.
+
+    Args:
+        x: any shape.
+
+    Returns:
+        Array of the same shape, in (0, 1).
+    """
+    xp = array_namespace(x)
+    small = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def relaxed(gram: Array, margin: Array, label: Array | float, *, gamma: float | Array) -> Array:
+    """Penalty of the relaxed form, one explicit step of the follower.
+
+        penalty = gamma S (s(m) - p*)
+
+    Args:
+        gram: S, any shape.
+        margin: m = r(y) - r(y'), the same shape.
+        label: p* in [0, 1], the same shape, or one number.
+        gamma: steering weight, in units of the reward model's step size.
+
+    Returns:
+        Penalty, the same shape: for S > 0 positive where the reward model believes in y more than the label does.
+
+    Raises:
+        ConfigError: a negative gamma.
+        DataError: shapes that do not match, or a label outside [0, 1].
+        NumericalError: an entry that is not finite.
+
+    References:
+        arXiv 2605.04266, relaxed FPO, pairwise reward model.
+    """
+    _check(gamma, label, gram=gram, margin=margin)
+    return gamma * gram * (sigmoid(margin) - label)
+
+
+def proximal(gram: Array, spread: Array, margin: Array, label: Array | float, *, gamma: float | Array) -> Array:
+    """Penalty of the proximal form, with m+ the margin after an implicit step of the follower.
+
+        penalty = gamma S (s(m+) - p*),      m+ = m - gamma G (s(m+) - p*)
+
+    `relaxed` predicts a reward model that overshoots the label once gamma G is large; the implicit step
+    argmin_phi gamma l(phi) + |phi - phi_t|^2 / 2 never does.
+
+    Args:
+        gram: S, any shape.
+        spread: G >= 0, the same shape.
+        margin: m = r(y) - r(y'), the same shape.
+        label: p* in [0, 1], the same shape, or one number (label-free: a baseline).
+        gamma: steering weight.
+
+    Returns:
+        Penalty, the same shape.
+
+    Raises:
+        ConfigError: a negative gamma.
+        DataError: shapes that do not match, a label outside [0, 1], a negative spread.
+        NumericalError: an entry that is not finite.
+
+    References:
+        Ours; derivation in docs/steering.md ("proximal").
+    """
+    _check(gamma, label, gram=gram, spread=spread, margin=margin)
+    return gamma * gram * (sigmoid(implicit_margin(margin, spread, label, gamma=gamma)) - label)
+
+
+def implicit_margin(margin: Array, spread: Array, label: Array | float, *, gamma: float | Array) -> Array:
+    """Return the margin after an implicit step of the follower: the root of m + c s(m) = margin + c p*, c = gamma G.
+
+    The left side rises in m, so the root is unique. Mirrored to the side m <= 0, where it is convex, Newton's method
+    starts near Lambert's W, which solves the equation with exp(m) for s(m), and is held inside a bracket.
+
+    Args:
+        margin: r(y) - r(y'), any shape.
+        spread: G >= 0, the same shape.
+        label: p* in [0, 1], the same shape, or one number.
+        gamma: steering weight.
+
+    Returns:
+        Margin after the step, the same shape; it never passes the label's own margin.
+
+    References:
+        Ours; derivation in docs/steering.md ("proximal").
+    """
+    xp = array_namespace(margin, spread)
+    reach = gamma * spread
+    level = margin + reach * label
+    mirrored = level > reach / 2
+    level = xp.where(mirrored, reach * (1 - label) - margin, level)  # now the root is at most min(0, level)
+    log_reach = xp.log(xp.where(reach > 0, reach, xp.ones_like(reach)))
+    root = xp.where(reach > 0, level - _lambert(log_reach + level), level)
+    high = xp.where(level < 0, level, xp.zeros_like(level))
+    low = xp.where(level - reach > high, high, level - reach)
+    root = xp.where(root > high, high, xp.where(root < low, low, root))
+    for _ in range(NEWTON_STEPS):
+        p = sigmoid(root)
+        excess = root + reach * p - level
+        low, high = xp.where(excess <= 0, root, low), xp.where(excess >= 0, root, high)
+        newton = root - excess / (1 + reach * p * (1 - p))
+        inside = (newton >= low) & (newton <= high)
+        root = xp.where(inside, newton, (low + high) / 2)
+    return xp.where(mirrored, -root, root)
+
+
+def _lambert(log_argument: Array) -> Array:
+    """Return Lambert's W(exp(log_argument)) to a few per cent: a first guess."""
+    xp = array_namespace(log_argument)
+    large = xp.where(log_argument > 0, log_argument, xp.zeros_like(log_argument))
+    w = large + xp.log1p(xp.exp(-xp.abs(log_argument)))  # log(1 + z)
+    return w * (1 - xp.log1p(w) / (2 + w))
+
+
+def exact(
+    kernels: Kernels,
+    margin: Array,
+    label: Array | float,
+    *,
+    damping: float,
+    gamma: float | Array = 1.0,
+    weights: Array | None = None,
+) -> Array:
+    """Penalty of the exact form, with the damped inverse Hessian of the reward model's own loss on the batch.
+
+        penalty = gamma <t, (H + damping I)^-1 d> (s(m) - p*),      H = sum_k w_k s(m_k) s(-m_k) d_k d_k^T
+
+    H is the Hessian for a linear head, the Gauss-Newton matrix otherwise.
+
+    Args:
+        kernels: of M candidates among n loss terms.
+        margin: of the n terms, shape n (the first M are the candidates').
+        label: p* of the M candidates, shape M, or one number.
+        damping: above 0, in units of the Hessian's eigenvalues.
+        gamma: 1 is the paper's term; without a unit.
+        weights: of the terms in the loss; default 1 / n.
+
+    Returns:
+        Penalty, shape M, in units of reward.
+
+    Raises:
+        ConfigError: a negative gamma, or a damping that is not above 0.
+        DataError: shapes that do not match, a label outside [0, 1].
+        NumericalError: a Hessian that is not positive after damping, or an entry that is not finite.
+
+    References:
+        arXiv 2605.04266, the parameter-steering term; closed form from a Gram matrix ours (docs/steering.md).
+    """
+    own = margin[: kernels.test.shape[0]]
+    _check(gamma, label, margin=own)
+    p = sigmoid(margin)
+    products = forms.inverse_products(kernels, p * (1 - p), damping=damping, weights=weights)
+    return gamma * products * (sigmoid(own) - label)
+
+
+def unrolled(
+    kernels: Kernels,
+    margin: Array,
+    label: Array,
+    *,
+    steps: int,
+    rate: float,
+    gamma: float | Array = 1.0,
+    damping: float = 0.0,
+    weights: Array | None = None,
+) -> Array:
+    """Penalty of the unrolled form: K gradient steps of a linear reward model, differentiated through.
+
+        penalty = -gamma d r(t_i; phi_K) / d w_i,    phi_{s+1} = phi_s - rate grad(sum_k w_k l_k)
+
+    w_i is the weight of candidate i in the loss. One step is `relaxed` with gamma = rate; many are `exact`. For a
+    reward model that is not linear in its parameters this is its linearisation; `foresighted.influence` has the form
+    that differentiates through real optimiser steps.
+
+    Args:
+        kernels: of M candidates among n loss terms.
+        margin: of the n terms before the first step, shape n.
+        label: p* of the n terms, shape n.
+        steps: K, at least 1.
+        rate: step size of the reward model.
+        gamma: 1 is the derivative itself.
+        damping: of a pull to the start, damping / 2 |phi - phi_0|^2 in the loss.
+        weights: of the terms; default 1 / n.
+
+    Returns:
+        Penalty, shape M, in units of reward.
+
+    Raises:
+        ConfigError: a negative gamma, no step, a step size that is not above 0.
+        DataError: shapes that do not match, a label outside [0, 1].
+        NumericalError: steps that diverge, or an entry that is not finite.
+
+    References:
+        Ours after bilevel optimisation by unrolling (docs/steering.md).
+    """
+    _check(gamma, label, margin=margin)
+
+    def slope(m: Array) -> tuple[Array, Array]:
+        p = sigmoid(m)
+        return p - label, p * (1 - p)
+
+    return gamma * forms.unrolled(kernels, margin, slope, steps=steps, rate=rate, damping=damping, weights=weights)
+
+
+def _check(gamma: float | Array, label: Array | float, **arrays: Array) -> None:
+    check_weight("gamma", gamma)
+    check_same_shape(**arrays, label=label)
+    check_label(label)
+    check_finite(**arrays)
