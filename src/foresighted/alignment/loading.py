@@ -13,9 +13,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from foresighted.alignment import embedded
 from foresighted.alignment.policy import Policy, frozen_copy
-from foresighted.alignment.reward_model import RewardModel, find_head
+from foresighted.alignment.reward_model import RewardModel
 from foresighted.config import TrainConfig
 from foresighted.errors import ModelError
+from foresighted.influence import find_head
 
 _SAFE = {"trust_remote_code": False}
 disable_progress_bar()  # a bar for every file of a two-second load says nothing

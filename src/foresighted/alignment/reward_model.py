@@ -13,23 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from foresighted.config import TrainConfig
-from foresighted.errors import ModelError
 
 _LONGEST = 512
-
-
-def find_head(model: nn.Module, source: str) -> tuple[str, nn.Linear]:
-    """Return name and module of a sequence classifier's last linear layer.
-
-    Raises:
-        ModelError: there is no linear layer with one output.
-    """
-    heads = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1]
-    if not heads:
-        raise ModelError(
-            f"reward_model: {source} has no linear layer with one output; give a classifier with one label"
-        )
-    return heads[-1]
 
 
 def mean_pooled(states: Tensor, mask: Tensor) -> Tensor:

@@ -9,20 +9,10 @@ For r = w . f + b the gradient over (w, b) is g = [f, 1], so with a reference of
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
 from foresighted.errors import DataError
-
-
-class Products(NamedTuple):
-    """What the penalty forms read of a reward model's gradients, one number a candidate (shape B N)."""
-
-    gram: Tensor
-    """S = <g, g - g'>."""
-    spread: Tensor
-    """G = |g - g'|^2."""
+from foresighted.steering import Products
 
 
 def head_products(features: Tensor, reference: Tensor) -> Products:

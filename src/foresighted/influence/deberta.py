@@ -1,0 +1,104 @@
+"""DeBERTa-v2 and v3 with relative positions computed row by row.
+
+In these models the embeddings of relative positions, and their projections in every layer, are computed once for the
+whole batch, so what comes back through them is a sum over rows: a row's own gradient cannot be told from it. Inside
+`row_by_row` the same function is computed with one copy of the embeddings a row, and only of the distances that occur
+(79 of 512 for 40 tokens), so that every layer sees rows and the copies stay cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def row_by_row(model: nn.Module, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let the DeBERTa-v2 encoders inside a model compute relative positions row by row, for as long as it lasts.
+
+    Args:
+        model: any model; one without such an encoder is left alone.
+        wanted: parameters whose gradients are asked for; only layers that hold some, or that lead to some, change.
+    """
+    ids = {id(parameter) for parameter in wanted}
+
+    def holds(module: nn.Module) -> bool:
+        return any(id(parameter) in ids for parameter in module.parameters())
+
+    patches: list[tuple[nn.Module, str, Any]] = []
+    for encoder in (m for m in model.modules() if type(m).__name__ == "DebertaV2Encoder" and m.relative_attention):
+        span = _Span(encoder)
+        own = [module for name, module in encoder.named_children() if name in ("rel_embeddings", "LayerNorm")]
+        copied = any(holds(module) for module in own)
+        patches.append((encoder, "get_rel_pos", span.positions))
+        if copied:
+            patches.append((encoder, "get_rel_embedding", span.embeddings))
+        for module in encoder.modules():
+            if type(module).__name__ == "DisentangledSelfAttention" and (copied or holds(module)):
+                patches.append((module, "disentangled_attention_bias", MethodType(_bias, _Attention(module, span))))
+    for module, name, method in patches:
+        object.__setattr__(module, name, method)
+    try:
+        yield
+    finally:
+        for module, name, _ in patches:
+            object.__delattr__(module, name)
+
+
+class _Span:
+    """The distances that occur in one forward pass of an encoder, and its number of rows."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self.size = encoder.rel_embeddings.num_embeddings // 2
+        self.low = self.high = 0
+
+    def positions(self, hidden: Tensor, query: Tensor | None = None, relative: Tensor | None = None) -> Tensor:
+        found: Tensor = type(self.encoder).get_rel_pos(self.encoder, hidden, query, relative)
+        index = torch.cat([found.flatten(), -found.flatten()]).add(self.size).clamp(0, 2 * self.size - 1)
+        self.low, self.high = int(index.min()), int(index.max())
+        self.ids = torch.arange(self.low, self.high + 1, device=hidden.device).expand(hidden.shape[0], -1)
+        return found
+
+    def embeddings(self) -> Tensor:
+        """Return the embeddings of the distances that occur, shape rows distances D."""
+        states: Tensor = self.encoder.rel_embeddings(self.ids)
+        return self.encoder.LayerNorm(states) if "layer_norm" in self.encoder.norm_rel_ebd else states
+
+
+class _Attention:
+    def __init__(self, module: Any, span: _Span) -> None:
+        self.module = module
+        self.span = span
+
+
+def _bias(self: _Attention, query: Tensor, key: Tensor, relative: Tensor, embeddings: Tensor, factor: int) -> Tensor:
+    """Return the attention scores between content and position, shape (rows heads) T T."""
+    attention = self.module
+    relative = relative.to(query.device).long().reshape(relative.shape[-2:])
+    names = ("key_proj", "query_proj") if attention.share_att_key else ("pos_key_proj", "pos_query_proj")
+    scale = float(torch.sqrt(torch.tensor(query.shape[-1] * factor, dtype=torch.float)))  # in single, as the model does
+    if embeddings.ndim == 2:  # of all distances, the same for every row
+        rows = query.shape[0] // attention.num_attention_heads
+        embeddings = embeddings[self.span.low : self.span.high + 1].expand(rows, -1, -1)
+
+    def scores(content: Tensor, projection: str, distance: Tensor) -> Tensor:
+        position = getattr(attention, projection)(embeddings)
+        position = attention.transpose_for_scores(position, attention.num_attention_heads)
+        index = (distance + self.span.size).clamp(0, 2 * self.span.size - 1) - self.span.low
+        every = torch.bmm(content, position.mT)
+        found: Tensor = every.gather(-1, index.expand(every.shape[0], *index.shape)) / scale
+        return found
+
+    total: Any = 0
+    if "c2p" in attention.pos_att_type:
+        total = total + scores(query, names[0], relative)
+    if "p2c" in attention.pos_att_type:
+        total = total + scores(key, names[1], -relative).mT
+    result: Tensor = total
+    return result
