@@ -7,6 +7,7 @@ in the docs; its help text stands beside its default, and `--help` and the refer
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import yaml
 
 from foresighted.errors import ConfigError, nearest
 
-Steering = Literal["rlhf", "practical", "relaxed", "proximal"]
+Steering = Literal["rlhf", "practical", "relaxed", "exact", "unrolled", "proximal"]
+
+_SCOPE = re.compile(r"head(:[1-9]\d*)?|last:[1-9]\d*|lora|all")
 
 
 def _setting(default: Any, group: str, text: str) -> Any:
@@ -108,7 +111,43 @@ class TrainConfig:
     sampled_labels: bool = _setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
     steering: Steering = _setting("practical", "steering", "form of the penalty")
-    gamma: float = _setting(0.3, "steering", "steering weight, in units of the reward model's step size")
+    gamma: float = _setting(
+        0.3,
+        "steering",
+        "steering weight, in gamma_unit; raw, it is in units of the reward model's step size (exact and unrolled:"
+        " 1 is the whole term)",
+    )
+    gamma_unit: Literal["raw", "share"] = _setting(
+        "raw",
+        "steering",
+        "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
+    )
+    scope: str = _setting(
+        "head",
+        "steering",
+        "parameters whose influence is counted: head, head:K (from the K-th last linear layer on), last:K (blocks),"
+        " lora or all",
+    )
+    influence: Literal["self", "batch"] = _setting(
+        "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
+    )
+    steering_labels: Literal["candidate", "baseline"] = _setting(
+        "candidate",
+        "steering",
+        "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
+        " mean label that the reward model was trained on so far (none)",
+    )
+    curvature: Literal["gauss-newton", "hessian", "adamw"] = _setting(
+        "gauss-newton",
+        "steering",
+        "of exact: Gauss-Newton matrix (the Hessian for scope head; closed form), full Hessian (conjugate gradients),"
+        " or the diagonal that AdamW divides by",
+    )
+    damping: float = _setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature")
+    unrolled_steps: int = _setting(5, "steering", "of unrolled: AdamW steps that are differentiated through")
+    influence_chunk: int = _setting(
+        64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory"
+    )
     kl_coefficient: float = _setting(
         0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score"
     )
@@ -132,9 +171,11 @@ class TrainConfig:
             "lora_rank": 1, "lora_alpha": 1, "policy_steps": 1, "accumulation_steps": 1, "max_new_tokens": 1,
             "min_new_tokens": 1, "reward_model_steps": 1, "initial_pairs": 0, "initial_steps": 0,
             "heldout_every": 1, "heldout_prompts": 1, "heldout_seed": 0, "gamma": 0, "kl_coefficient": 0,
+            "unrolled_steps": 1, "influence_chunk": 2,
         }  # fmt: skip
         positive = (
             "temperature", "policy_learning_rate", "reward_model_learning_rate", "feature_scale", "max_grad_norm",
+            "damping",
         )  # fmt: skip
         rules = [
             (math.isfinite(got := getattr(self, name)) and got >= low, f"{name}: got {got}, must be at least {low:g}")
@@ -149,6 +190,15 @@ class TrainConfig:
             (self.candidates >= 2, f"candidates: got {self.candidates}, best of N needs at least 2"),
             (0 < self.top_p <= 1, f"top_p: got {self.top_p}, must be above 0 and at most 1"),
             (0 <= self.lora_dropout < 1, f"lora_dropout: got {self.lora_dropout}, must be in [0, 1)"),
+            (
+                _SCOPE.fullmatch(self.scope) is not None,
+                f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
+            ),
+            (
+                self.scope != "lora" or self.reward_model_train == "lora",
+                f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
+                " --reward-model-train lora, or another scope",
+            ),
             (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
             (self.threads is None or self.threads >= 1, f"threads: got {self.threads}, must be at least 1"),
             (
@@ -215,7 +265,8 @@ class CompareConfig:
 
 
 OF_AN_ARM = (
-    "gamma", "kl_coefficient", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps",
+    "gamma", "gamma_unit", "scope", "influence", "steering_labels", "curvature", "damping", "unrolled_steps",
+    "kl_coefficient", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps",
     "reward_model_learning_rate", "reward_model_steps", "max_grad_norm",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""

@@ -33,13 +33,14 @@ class CandidateRow:
     reference_reward: float
     """Proxy reward of this prompt's reference response."""
     gram: float
-    """S = <g, g - g'>, g the reward model's gradient at the candidate, g' at the reference."""
+    """S = <t, g - g'>, g the reward model's gradient at the candidate (in the run's scope), g' at the reference; t is g
+    itself, or the mean over the round's candidates (influence `batch`)."""
     utility: float | None
     """True utility U(x, y) where it was read, else null."""
     label: float | None
     """Preference of the candidate over the reference, in [0, 1], where it was read, else null."""
     influence: float
-    """I(y), what training on y would do to its own reward: -penalty for scope `self`."""
+    """I(y), what training on y would do to its own reward, or to the round's mean: -penalty."""
     penalty: float
     kl: float | None
     """log pi(y | x) - log pi_ref(y | x) in nats, where `kl_coefficient` made it needed, else null."""
@@ -60,6 +61,10 @@ class RoundRow:
     utility_reference: float | None
     penalty: float
     penalty_chosen: float
+    gamma: float
+    """Steering weight in the form's own units; 0 without steering."""
+    gamma_share: float | None
+    """The same as a share of the spread of rewards within a prompt; null without steering or without spread."""
     overconfidence: float | None
     """Mean over winners of sigma(r(y) - r(y')) - label, before the update: above 0, the judge believes too much."""
     reward_model_loss: float

@@ -21,7 +21,7 @@ def _refused(result, *words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--steering", "foo"], ["steering: got 'foo'", "rlhf, practical, relaxed, proximal"]),
+        (["--steering", "foo"], ["steering: got 'foo'", "rlhf, practical, relaxed, exact, unrolled, proximal"]),
         (["--gamma", "-1"], ["gamma: got -1.0, must be at least 0"]),
         (["--gamma", "nan"], ["gamma: got nan"]),
         (["--gamma", "much"], ["gamma: got 'much', expected a number"]),

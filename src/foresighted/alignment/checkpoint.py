@@ -61,6 +61,8 @@ def save(out: Path, loop: Loop, number: int) -> None:
     state = {
         "round": number,
         "labels_total": loop.labels_total,
+        "labels_trained": loop.labels_trained,
+        "labels_sum": loop.labels_sum,
         "records": records.byte_counts(out),
         "optimizers": numbers,
         "sha256": hashes,
@@ -114,6 +116,7 @@ def restore(out: Path, loop: Loop) -> int:
     for name, learner in zip(_OPTIMIZERS, learners.values(), strict=True):
         learner.load_state((load_file(folder / f"{name}.safetensors"), state["optimizers"][name]))
     loop.labels_total = state["labels_total"]
+    loop.labels_trained, loop.labels_sum = state["labels_trained"], state["labels_sum"]
     _report_dropped(records.cut_back(out, state["records"]), state["round"])
     return int(state["round"])
 

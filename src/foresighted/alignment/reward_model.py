@@ -24,6 +24,33 @@ def mean_pooled(states: Tensor, mask: Tensor) -> Tensor:
     return nn.functional.normalize(pooled, dim=-1)
 
 
+class RewardNetwork(nn.Module):
+    """What a reward model computes, as one module: encoded responses to rewards.
+
+    Args:
+        body: the encoder, or the whole sequence classifier.
+        head: the head on an encoder's pooled states; None where the body has its own.
+        feature_scale: length of the pooled states.
+    """
+
+    def __init__(self, body: Any, head: nn.Linear | None, feature_scale: float) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self._feature_scale = feature_scale
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the reward of each row, shape rows."""
+        if self.head is None:
+            logits: Tensor = self.body(**inputs).logits
+            return logits[:, 0]
+        return self.head(self.pooled(**inputs))[:, 0]  # type: ignore[no-any-return]
+
+    def pooled(self, **inputs: Tensor) -> Tensor:
+        """Return an encoder's mean-pooled states, scaled: the inputs of its head, shape rows D."""
+        return mean_pooled(self.body(**inputs).last_hidden_state, inputs["attention_mask"]) * self._feature_scale
+
+
 class RewardModel:
     """Rewards and features of (prompt, response) rows.
 
@@ -40,6 +67,7 @@ class RewardModel:
         self.head = head
         self.tokenizer = tokenizer
         self.config = config
+        self.network = RewardNetwork(body, head if pooled else None, config.feature_scale)
         self._pooled = pooled
 
     @property
@@ -54,7 +82,8 @@ class RewardModel:
         body = {f"body.{name}": p for name, p in self.body.named_parameters() if p.requires_grad and id(p) not in own}
         return head | body
 
-    def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, Tensor]:
+        """Return (prompt, response) rows as the network's inputs, on its device."""
         tokenizer = self.tokenizer
         both: tuple[list[str], ...]
         if self.config.reward_model_input == "response":
@@ -81,10 +110,9 @@ class RewardModel:
 
     def features_with_gradient(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return the inputs of the head, shape rows D, differentiable where the body is trained."""
-        batch = self._encode(prompts, responses)
+        batch = self.encode(prompts, responses)
         if self._pooled:
-            states = self.body(**batch).last_hidden_state
-            return mean_pooled(states, batch["attention_mask"]) * self.config.feature_scale
+            return self.network.pooled(**batch)
         caught: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
         try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from foresighted import steering
 from foresighted.alignment import noise
+from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.labels import Labels, LabelSource
 from foresighted.alignment.learner import Learner
 from foresighted.alignment.policy import Policy, Rollout
@@ -18,7 +17,6 @@ from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.start import Start
 from foresighted.config import TrainConfig
 from foresighted.errors import DataError, NumericalError
-from foresighted.influence import Products, head_products
 from foresighted.records import CandidateRow, ReferenceRow, RoundRow, mean
 
 _log = logging.getLogger(__name__)
@@ -26,31 +24,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Loop:
-    """The players of a run. Only `labels_total` and the weights inside change from round to round."""
+    """The players of a run. Only the counts of labels and the weights inside change from round to round."""
 
     config: TrainConfig
     policy: Policy
     reward_model: RewardModel
+    foresight: Foresight
     labels: LabelSource
     start: Start
     policy_learner: Learner
     reward_model_learner: Learner
     labels_total: int = 0
-
-
-class Scores(NamedTuple):
-    """What the reward model says of a round's responses."""
-
-    features: Tensor  # B N D
-    reference_features: Tensor  # B D
-    reward: Tensor  # B N
-    reference_reward: Tensor  # B
-    products: Products  # B N each
+    """Preferences read so far."""
+    labels_trained: int = 0
+    labels_sum: float = 0.0
+    """Of those that the reward model was trained on: how many, and their sum."""
 
     @property
-    def margin(self) -> Tensor:
-        """r(y) - r(y'), shape B N."""
-        return self.reward - self.reference_reward[:, None]
+    def baseline(self) -> float:
+        """Mean label that the reward model was trained on so far; one half before there is any."""
+        return self.labels_sum / self.labels_trained if self.labels_trained else 0.5
 
 
 def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
@@ -60,20 +53,20 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
         NumericalError: a reward or a loss that is not finite; names the round and the candidate.
         DataError: labels that cannot be used, or no candidate with any text.
     """
-    config, policy, reward_model = loop.config, loop.policy, loop.reward_model
+    config, policy = loop.config, loop.policy
 
     # The policy writes N candidates; y' was written by the frozen initial policy.
     references = loop.start.references(number)
     candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, number, references))
 
     # Best of N by reward - penalty. Forms that need labels of all candidates read them now.
-    scores = score(reward_model, references, candidates)
+    scores = loop.foresight.score(references, candidates)
     _check_finite(scores.reward, number, references)
     everyone = range(len(candidates.texts))
     labels = _read(loop, everyone, references, candidates) if reads_all_labels(config) else None
-    penalty = penalties(config, scores, labels)
+    penalty = loop.foresight.penalty(scores, _steering_label(loop, labels, scores.reward))
     kl = log_ratio(policy, references, candidates) if config.kl_coefficient else None
-    value = scores.reward - penalty - (0 if kl is None else config.kl_coefficient * kl)
+    value = scores.reward - penalty.value - (0 if kl is None else config.kl_coefficient * kl)
     winners = choose(config, value, labels, candidates, references)
     labels = labels or _read(loop, winners, references, candidates)
     loop.labels_total += len(labels.preference)
@@ -84,44 +77,15 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     reward_model_loss = _retrain(loop, pairs, labelled, references, candidates, scores, labels)
     policy_loss = _optimise(loop, number, winners, references, candidates)
 
-    rows = _candidate_rows(number, references, candidates, scores, penalty, kl, value, winners, labelled, labels)
-    return rows, _round_row(number, rows, references, labels, reward_model_loss, policy_loss, loop.labels_total)
+    rows = _candidate_rows(number, references, candidates, scores, penalty.value, kl, value, winners, labelled, labels)
+    counts = len(labels.preference), loop.labels_total
+    return rows, _round_row(number, rows, references, penalty, reward_model_loss, policy_loss, counts)
 
 
 def reads_all_labels(config: TrainConfig) -> bool:
     """Return whether a run reads a label of every candidate (N a prompt) or of winners alone (one a prompt)."""
-    needs = config.steering in ("relaxed", "proximal") and config.gamma > 0
+    needs = config.steering not in ("rlhf", "practical") and config.gamma > 0 and config.steering_labels == "candidate"
     return needs or config.selection == "labels" or config.reward_model_pairs == "all"
-
-
-def score(reward_model: RewardModel, references: list[ReferenceRow], candidates: Rollout) -> Scores:
-    """Return rewards and gradient products of all responses of a round, from one pass of the reward model."""
-    b = len(references)
-    n = len(candidates.texts) // b
-    prompts = [r.prompt for r in references for _ in range(n)] + [r.prompt for r in references]
-    features = reward_model.features(prompts, candidates.texts + [r.text for r in references])
-    own, reference = features[: b * n].view(b, n, -1), features[b * n :]
-    with torch.no_grad():
-        reward, reference_reward = reward_model.rewards(own), reward_model.rewards(reference)
-    return Scores(own, reference, reward, reference_reward, head_products(own, reference))
-
-
-def penalties(config: TrainConfig, scores: Scores, labels: Labels | None) -> Tensor:
-    """Return the steering penalty of every candidate, shape B N, in units of reward."""
-    gram, spread = scores.products
-    if config.steering == "rlhf" or config.gamma == 0:
-        return torch.zeros_like(gram)
-    penalty: Tensor
-    if config.steering == "practical":
-        penalty = steering.pairwise.practical(gram, gamma=config.gamma)
-        return penalty
-    assert labels is not None
-    label = torch.tensor(labels.preference, device=gram.device).view_as(gram)
-    if config.steering == "relaxed":
-        penalty = steering.pairwise.relaxed(gram, scores.margin, label, gamma=config.gamma)
-    else:
-        penalty = steering.pairwise.proximal(gram, spread, scores.margin, label, gamma=config.gamma)
-    return penalty
 
 
 def log_ratio(policy: Policy, references: list[ReferenceRow], candidates: Rollout) -> Tensor:
@@ -162,6 +126,13 @@ def _keys(config: TrainConfig, number: int, references: list[ReferenceRow]) -> l
     return [noise.key(config.seed, "candidate", number, *name) for name in names]
 
 
+def _steering_label(loop: Loop, labels: Labels | None, reward: Tensor) -> Tensor:
+    """Return p* of every candidate, shape B N, or the baseline in its place."""
+    if labels is None or loop.config.steering_labels == "baseline":
+        return torch.full_like(reward, loop.baseline)
+    return torch.tensor(labels.preference, device=reward.device, dtype=reward.dtype).view_as(reward)
+
+
 def _check_finite(reward: Tensor, number: int, references: list[ReferenceRow]) -> None:
     for b, n in (~reward.isfinite()).nonzero().tolist():
         raise NumericalError(
@@ -187,15 +158,18 @@ def _retrain(
 ) -> float:
     against = [references[i // loop.config.candidates] for i in pairs]
     label = torch.tensor([labels.preference[labelled.index(i)] for i in pairs], device=scores.reward.device)
-    features = scores.features.flatten(0, 1)[pairs]
-    reference_features = scores.reference_features[[i // loop.config.candidates for i in pairs]]
+    known: tuple[Tensor, Tensor] | None = None
+    if scores.features is not None and scores.reference_features is not None:
+        of = [i // loop.config.candidates for i in pairs]
+        known = scores.features.flatten(0, 1)[pairs], scores.reference_features[of]
+    loop.labels_trained += len(pairs)
+    loop.labels_sum += float(label.double().sum())
 
     def loss(index: list[int]) -> Tensor:
         prompts, second = [against[i].prompt for i in index], [against[i].text for i in index]
         first = [candidates.texts[pairs[i]] for i in index]
-        return loop.reward_model.loss(
-            prompts, first, second, label[index], (features[index], reference_features[index])
-        )
+        features = None if known is None else (known[0][index], known[1][index])
+        return loop.reward_model.loss(prompts, first, second, label[index], features)
 
     return loop.reward_model_learner.learn(len(pairs), loss, steps=loop.config.reward_model_steps)
 
@@ -260,10 +234,10 @@ def _round_row(
     number: int,
     rows: list[CandidateRow],
     references: list[ReferenceRow],
-    labels: Labels,
+    penalty: Penalty,
     reward_model_loss: float,
     policy_loss: float,
-    labels_total: int,
+    labels: tuple[int, int],
 ) -> RoundRow:
     winners = [row for row in rows if row.chosen]
     judged = [(row.reward - row.reference_reward, row.label) for row in winners if row.label is not None]
@@ -278,12 +252,14 @@ def _round_row(
         utility_reference=mean(row.utility for row in references),
         penalty=mean(row.penalty for row in rows) or 0.0,
         penalty_chosen=mean(row.penalty for row in winners) or 0.0,
+        gamma=penalty.gamma,
+        gamma_share=penalty.share,
         overconfidence=mean(over),
         reward_model_loss=reward_model_loss,
         reward_model_accuracy=mean(right) or 0.0,
         policy_loss=policy_loss,
         tokens=mean(float(row.tokens) for row in rows) or 0.0,
         empty=sum(not row.text for row in rows),
-        labels=len(labels.preference),
-        labels_total=labels_total,
+        labels=labels[0],
+        labels_total=labels[1],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from foresighted import records
 from foresighted.alignment import checkpoint, heldout
+from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.labels import LabelSource, load_labels
 from foresighted.alignment.learner import Learner, policy_learner, reward_model_learner
 from foresighted.alignment.loading import load_policy, load_reward_model
@@ -127,9 +129,13 @@ def _load(config: TrainConfig) -> _Players:
 
 def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Path) -> Loop:
     shared = Start(start, config, players.policy, players.labels, prompts.train)
-    spent = shared.fit(players.reward_model)
+    first = shared.fit(players.reward_model)
     _, policy, reward_model, labels, policy_learns, reward_model_learns = players
-    return Loop(config, policy, reward_model, labels, shared, policy_learns, reward_model_learns, labels_total=spent)
+    foresight = Foresight(config, reward_model, reward_model_learns.optimizer)
+    loop = Loop(config, policy, reward_model, foresight, labels, shared, policy_learns, reward_model_learns)
+    loop.labels_total = loop.labels_trained = len(first)
+    loop.labels_sum = math.fsum(first)
+    return loop
 
 
 def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRow:

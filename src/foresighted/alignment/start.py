@@ -84,8 +84,8 @@ class Start:
         rows = zip(places, rollout.texts, rollout.lengths(), utility, strict=True)
         return [ReferenceRow(n, p.id, p.text, text, length, u) for (n, p), text, length, u in rows]
 
-    def fit(self, reward_model: RewardModel) -> int:
-        """Bring a reward model to its state before the first round; return how many labels that took.
+    def fit(self, reward_model: RewardModel) -> list[float]:
+        """Bring a reward model to its state before the first round; return the labels that took.
 
         K pairs of frozen-policy responses are labelled and the trainable part is fitted to them once; later calls
         read the fitted weights.
@@ -103,7 +103,9 @@ class Start:
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(saved[name])
-        return self._config.initial_pairs
+        if not self._config.initial_pairs:
+            return []
+        return [row.label for row in records.read(self._directory / records.INITIAL_PAIRS, PairRow)]
 
     def _fit(self, reward_model: RewardModel) -> None:
         rows = self._pairs()

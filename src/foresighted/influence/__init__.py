@@ -1,14 +1,16 @@
 """From a torch reward model to the gradient products that steering reads."""
 
 from foresighted.influence.head import head_products
-from foresighted.influence.naive import naive_gradients
+from foresighted.influence.naive import Forward, Inputs, naive_gradients
 from foresighted.influence.products import GradientProducts, Scored
 from foresighted.influence.scopes import check_scope, find_head, select
-from foresighted.steering import Products
+from foresighted.influence.unrolled import Parameters
 
 __all__ = [
+    "Forward",
     "GradientProducts",
-    "Products",
+    "Inputs",
+    "Parameters",
     "Scored",
     "check_scope",
     "find_head",

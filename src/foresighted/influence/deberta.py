@@ -1,9 +1,10 @@
-"""DeBERTa-v2 and v3 with relative positions computed row by row.
+"""DeBERTa-v2 and v3 with relative positions computed row by row, and only those that occur.
 
 In these models the embeddings of relative positions, and their projections in every layer, are computed once for the
 whole batch, so what comes back through them is a sum over rows: a row's own gradient cannot be told from it. Inside
-`row_by_row` the same function is computed with one copy of the embeddings a row, and only of the distances that occur
-(79 of 512 for 40 tokens), so that every layer sees rows and the copies stay cheap.
+`row_by_row` the same function is computed with one copy of the embeddings a row in the layers whose gradients are
+asked for. Distances that do not occur are left out (for 40 tokens, 433 of 512), which makes up for the copies and
+speeds up the other layers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def row_by_row(model: nn.Module, wanted: Iterable[nn.Parameter]) -> Iterator[Non
 
     Args:
         model: any model; one without such an encoder is left alone.
-        wanted: parameters whose gradients are asked for; only layers that hold some, or that lead to some, change.
+        wanted: parameters whose gradients are asked for.
     """
     ids = {id(parameter) for parameter in wanted}
 
@@ -39,8 +40,9 @@ def row_by_row(model: nn.Module, wanted: Iterable[nn.Parameter]) -> Iterator[Non
         if copied:
             patches.append((encoder, "get_rel_embedding", span.embeddings))
         for module in encoder.modules():
-            if type(module).__name__ == "DisentangledSelfAttention" and (copied or holds(module)):
-                patches.append((module, "disentangled_attention_bias", MethodType(_bias, _Attention(module, span))))
+            if type(module).__name__ == "DisentangledSelfAttention":
+                own_copy = _Attention(module, span, copied or holds(module))
+                patches.append((module, "disentangled_attention_bias", MethodType(_bias, own_copy)))
     for module, name, method in patches:
         object.__setattr__(module, name, method)
     try:
@@ -71,10 +73,10 @@ class _Span:
         return self.encoder.LayerNorm(states) if "layer_norm" in self.encoder.norm_rel_ebd else states
 
 
-class _Attention:
-    def __init__(self, module: Any, span: _Span) -> None:
-        self.module = module
-        self.span = span
+class _Attention(NamedTuple):
+    module: Any
+    span: _Span
+    by_row: bool
 
 
 def _bias(self: _Attention, query: Tensor, key: Tensor, relative: Tensor, embeddings: Tensor, factor: int) -> Tensor:
@@ -82,14 +84,15 @@ def _bias(self: _Attention, query: Tensor, key: Tensor, relative: Tensor, embedd
     attention = self.module
     relative = relative.to(query.device).long().reshape(relative.shape[-2:])
     names = ("key_proj", "query_proj") if attention.share_att_key else ("pos_key_proj", "pos_query_proj")
-    scale = float(torch.sqrt(torch.tensor(query.shape[-1] * factor, dtype=torch.float)))  # in single, as the model does
+    scale = torch.sqrt(torch.tensor(query.shape[-1] * factor, dtype=torch.float)).to(query)  # rounded as the model does
+    rows = query.shape[0] // attention.num_attention_heads
     if embeddings.ndim == 2:  # of all distances, the same for every row
-        rows = query.shape[0] // attention.num_attention_heads
-        embeddings = embeddings[self.span.low : self.span.high + 1].expand(rows, -1, -1)
+        embeddings = embeddings[None, self.span.low : self.span.high + 1].expand(rows if self.by_row else 1, -1, -1)
 
     def scores(content: Tensor, projection: str, distance: Tensor) -> Tensor:
         position = getattr(attention, projection)(embeddings)
         position = attention.transpose_for_scores(position, attention.num_attention_heads)
+        position = position if self.by_row else position.repeat(rows, 1, 1)
         index = (distance + self.span.size).clamp(0, 2 * self.span.size - 1) - self.span.low
         every = torch.bmm(content, position.mT)
         found: Tensor = every.gather(-1, index.expand(every.shape[0], *index.shape)) / scale

@@ -27,6 +27,12 @@ class Outer(NamedTuple):
 
     a: Tensor
     b: Tensor
+    scale: Tensor | None = None
+    """Factor of each entry, shape O I; None is 1."""
+
+    def scaled(self, scale: Tensor) -> Outer:
+        """Return the same gradients with each entry times a factor of the parameter's shape."""
+        return self._replace(scale=scale)
 
     def pair_cost(self, rows: int, pairs: int) -> tuple[int, int]:
         """Return multiplications of `pairs` inner products: as ghost products, and written out for `rows` rows."""
@@ -37,12 +43,13 @@ class Outer(NamedTuple):
         """Return |g_r|^2 and <g_r, g_ref> of rows that stand prompt by prompt, reference last: shape B K each."""
         rows = self.a.shape[0]
         ghost, written = self.pair_cost(rows, 2 * rows)
-        return self._star_ghost(prompts) if ghost <= written else self._star_written(prompts)
+        cheap = ghost <= written and self.scale is None
+        return self._star_ghost(prompts) if cheap else self._star_written(prompts)
 
     def _star_ghost(self, prompts: int) -> tuple[Tensor, Tensor]:
         rows, t, _ = self.a.shape
         norms = (torch.bmm(self.a, self.a.mT) * torch.bmm(self.b, self.b.mT)).sum((1, 2))
-        across = [torch.bmm(side.reshape(prompts, -1, side.shape[2]), _last_row(side, prompts).mT) for side in self]
+        across = [torch.bmm(side.reshape(prompts, -1, side.shape[2]), _last_row(side, prompts).mT) for side in self[:2]]
         cross = (across[0] * across[1]).view(prompts, rows // prompts, t * t).sum(2)
         return norms.view(prompts, -1), cross
 
@@ -52,7 +59,7 @@ class Outer(NamedTuple):
         norms, cross = self.a.new_zeros(rows), self.a.new_zeros(rows)
         step = max(1, BLOCK // (rows * self.b.shape[2]))
         for start in range(0, o, step):
-            block = torch.bmm(self.a[:, :, start : start + step].mT, self.b).flatten(1)
+            block = self._written(start, start + step)
             norms += block.square().sum(1)
             grouped = block.view(prompts, per, -1)
             cross += torch.bmm(grouped, grouped[:, -1, :, None]).flatten()
@@ -62,7 +69,7 @@ class Outer(NamedTuple):
         """Return all inner products, shape R R."""
         rows = self.a.shape[0]
         ghost, written = self.pair_cost(rows, rows * rows)
-        return self._gram_ghost() if ghost <= written else self._gram_written()
+        return self._gram_ghost() if ghost <= written and self.scale is None else self._gram_written()
 
     def _gram_ghost(self) -> Tensor:
         rows, t, _ = self.a.shape
@@ -80,9 +87,13 @@ class Outer(NamedTuple):
         gram = self.a.new_zeros(rows, rows)
         step = max(1, BLOCK // (rows * self.b.shape[2]))
         for start in range(0, o, step):
-            block = torch.bmm(self.a[:, :, start : start + step].mT, self.b).flatten(1)
+            block = self._written(start, start + step)
             gram += block @ block.mT
         return gram
+
+    def _written(self, start: int, stop: int) -> Tensor:
+        block = torch.bmm(self.a[:, :, start:stop].mT, self.b)
+        return (block if self.scale is None else block * self.scale[start:stop]).flatten(1)
 
     def difference(self, row: int, gradient: Tensor) -> float:
         """Return |g_row - gradient|^2, `gradient` in the parameter's own shape O I."""
@@ -94,6 +105,10 @@ class Lookup(NamedTuple):
 
     ids: Tensor
     d: Tensor
+
+    def scaled(self, scale: Tensor) -> Lookup:
+        """Return the same gradients with each entry times a factor of the parameter's shape."""
+        return Lookup(self.ids, self.d * scale[self.ids])
 
     def star(self, prompts: int) -> tuple[Tensor, Tensor]:
         """Return |g_r|^2 and <g_r, g_ref>, shape B K each."""
@@ -131,6 +146,10 @@ class Dense(NamedTuple):
 
     g: Tensor
 
+    def scaled(self, scale: Tensor) -> Dense:
+        """Return the same gradients with each entry times a factor of the parameter's shape."""
+        return Dense(self.g * scale.flatten())
+
     def star(self, prompts: int) -> tuple[Tensor, Tensor]:
         """Return |g_r|^2 and <g_r, g_ref>, shape B K each."""
         grouped = self.g.view(prompts, -1, self.g.shape[1])
@@ -152,12 +171,15 @@ def combine(forms: list[Form]) -> Form | None:
     """Return the form of the sum over several uses of one parameter; None where the uses are of different kinds."""
     if len(forms) == 1:
         return forms[0]
-    if all(isinstance(form, Outer) for form in forms):
-        return Outer(*(torch.cat(side, 1) for side in zip(*forms, strict=True)))
-    if all(isinstance(form, Lookup) for form in forms):
-        return Lookup(*(torch.cat(side, 1) for side in zip(*forms, strict=True)))
-    if all(isinstance(form, Dense) for form in forms):
-        return Dense(torch.stack([form[0] for form in forms]).sum(0))
+    outers = [form for form in forms if isinstance(form, Outer)]
+    lookups = [form for form in forms if isinstance(form, Lookup)]
+    denses = [form for form in forms if isinstance(form, Dense)]
+    if len(outers) == len(forms):
+        return Outer(torch.cat([form.a for form in outers], 1), torch.cat([form.b for form in outers], 1))
+    if len(lookups) == len(forms):
+        return Lookup(torch.cat([form.ids for form in lookups], 1), torch.cat([form.d for form in lookups], 1))
+    if len(denses) == len(forms):
+        return Dense(torch.stack([form.g for form in denses]).sum(0))
     return None
 
 
@@ -175,6 +197,8 @@ def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:
         ids = x.reshape(rows, -1)
         if module.padding_idx is not None:
             out = out * (ids != module.padding_idx)[..., None]
+        if (factor := getattr(module, "embed_scale", None)) is not None:  # Gemma and others multiply what they look up
+            out = out * factor
         return {"weight": Lookup(ids, out)}
     entered = _wide(x).reshape(rows, -1, x.shape[-1])
     bias: dict[str, Form] = {"bias": Dense(out.sum(1))}
@@ -207,15 +231,15 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
     less what it gives for zeros, with whatever epsilon and precision it has inside."""
     if isinstance(module, nn.LayerNorm):
         return nn.functional.layer_norm(x, module.normalized_shape, eps=module.eps)
-    weight = module._parameters["weight"]
-    assert weight is not None
+    own: dict[str, Tensor] = module._parameters  # type: ignore[assignment]
+    weight = own["weight"]
     try:
-        module._parameters["weight"] = torch.ones_like(weight)
+        own["weight"] = torch.ones_like(weight)
         ones = module.forward(x)
-        module._parameters["weight"] = torch.zeros_like(weight)
+        own["weight"] = torch.zeros_like(weight)
         return _wide(ones - module.forward(x))
     finally:
-        module._parameters["weight"] = weight
+        own["weight"] = weight
 
 
 def _wide(x: Tensor) -> Tensor:

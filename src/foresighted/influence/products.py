@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from foresighted.influence.capture import Capture, NotByRow, frozen_except
 from foresighted.influence.deberta import row_by_row
 from foresighted.influence.layers import Dense, Form
 from foresighted.influence.naive import Forward, Inputs, classifier
-from foresighted.influence.scopes import check_scope, select
+from foresighted.influence.scopes import select
 from foresighted.steering import Products
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _TOLERANCE = {
 gradient's (some gradients, as that of an attention key's bias, are nothing but rounding)."""
 
 Read = Callable[[Form], Tensor]
+Metric = Mapping[str, Tensor]
 
 
 class Scored(NamedTuple):
@@ -70,15 +71,21 @@ class GradientProducts:
         self._forward = forward or classifier(model)
         self._capture: Capture | None = None
         self._slow: dict[str, nn.Parameter] = {}
-        self._by_row = check_scope(scope)[0] != "head"
+        self._by_row = True
 
-    def against_reference(self, inputs: Inputs, *, prompts: int) -> Scored:
+    @property
+    def slow(self) -> set[str]:
+        """Names of the parameters that take one backward pass a row, known after the first call."""
+        return set(self._slow)
+
+    def against_reference(self, inputs: Inputs, *, prompts: int, metric: Metric | None = None) -> Scored:
         """Return rewards, S and G of each candidate against its prompt's reference response.
 
         Args:
             inputs: keyword arguments of the model, R = B (N + 1) rows each: a prompt's N candidates, then its
                 reference.
             prompts: B.
+            metric: as in `gram`.
 
         Raises:
             DataError: rows that are no multiple of `prompts`, or no candidate.
@@ -97,7 +104,7 @@ class GradientProducts:
             def star(form: Form, groups: int = groups) -> Tensor:
                 return torch.stack(form.star(groups))
 
-            found, sums = self._run(_take(inputs, index), star)
+            found, sums = self._run(_take(inputs, index), star, metric)
             reward = reward.to(found.dtype)
             reward[index], norms[index], cross[index] = found, sums[0].flatten(), sums[1].flatten()
         gram = norms - cross
@@ -108,13 +115,15 @@ class GradientProducts:
         reward, gram, spread = (column.to(device) for column in columns)
         return Scored(reward[:, :-1], reward[:, -1], Products(gram[:, :-1], spread[:, :-1]))
 
-    def gram(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def gram(self, inputs: Inputs, *, metric: Metric | None = None) -> tuple[Tensor, Tensor]:
         """Return rewards and all inner products of their gradients.
 
         With more rows than a chunk, passes are made over pairs of half chunks: their number grows with the square.
 
         Args:
             inputs: keyword arguments of the model, R rows each.
+            metric: weight of each parameter's entries in the inner product, by name and of the parameter's shape; a
+                diagonal inverse curvature, say. Default 1. Linear layers then cost a written-out gradient a row.
 
         Returns:
             Rewards of shape R, and the Gram matrix of shape R R.
@@ -125,7 +134,7 @@ class GradientProducts:
         rows = _rows(inputs)
         reward, gram = torch.zeros(rows), torch.zeros(rows, rows, dtype=torch.float64)
         for index in _pairs_of_blocks(rows, self.chunk):
-            found, own = self._run(_take(inputs, index), lambda form: form.gram())
+            found, own = self._run(_take(inputs, index), lambda form: form.gram(), metric)
             reward = reward.to(found.dtype)
             reward[index] = found
             gram[index[:, None], index[None, :]] = own
@@ -134,21 +143,21 @@ class GradientProducts:
         device = next(iter(inputs.values())).device
         return reward.to(device), gram.to(device)
 
-    def _run(self, inputs: Inputs, read: Read) -> tuple[Tensor, Tensor]:
+    def _run(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
         """Make one pass over some rows; return their rewards and the sum over layers of what `read` reads of them."""
         if self._capture is None:
             self._capture = self._checked(inputs)
         try:
-            return self._pass(self._capture, inputs, read)
+            return self._pass(self._capture, inputs, read, metric)
         except NotByRow as error:
             self._give_up(error.names)
-            return self._run(inputs, read)
+            return self._run(inputs, read, metric)
 
-    def _pass(self, capture: Capture, inputs: Inputs, read: Read) -> tuple[Tensor, Tensor]:
+    def _pass(self, capture: Capture, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
         parts: list[Tensor] = []
 
-        def add(form: Form) -> None:
-            part = read(form).double()
+        def add(name: str, form: Form) -> None:
+            part = read(form if metric is None else form.scaled(metric[name].sqrt())).double()
             parts[:] = [parts[0] + part if parts else part]
 
         rows = _rows(inputs)
@@ -156,7 +165,7 @@ class GradientProducts:
         with (
             frozen_except(self.model, self._slow),
             self._patched(),
-            capture.taps(rows, lambda _name, form: add(form)) as root,
+            capture.taps(rows, add) as root,
         ):
             rewards = self._rewards(inputs)
             if slow:
@@ -165,7 +174,8 @@ class GradientProducts:
                     written = [_one_row(rewards[row], slow) for row in range(rows)]
                 finally:
                     capture.listening = True
-                add(Dense(torch.stack(written)))
+                for name, gradients in zip(self._slow, zip(*written, strict=True), strict=True):
+                    add(name, Dense(torch.stack(gradients)))
             if capture.wanted:
                 torch.autograd.grad(rewards.sum(), root, allow_unused=True)
         if not parts:
@@ -233,8 +243,7 @@ class GradientProducts:
         def compare(name: str, form: Form) -> None:
             size = float(truth[name].double().norm()) if name in truth else 0.0
             allowed = (relative * size + floor * total) ** 2
-            own = truth[name].to(form[-1].dtype) if name in truth else None
-            off = form.difference(0, own) if own is not None else 0.0
+            off = form.difference(0, truth[name]) if name in truth else 0.0
             if off + float(form.star(1)[0][0, 1:].sum()) <= allowed:
                 right.add(name)
 
@@ -291,10 +300,10 @@ def _probe_rows(inputs: Inputs) -> Tensor:
     return torch.arange(count) % rows
 
 
-def _one_row(reward: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+def _one_row(reward: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     found = torch.autograd.grad(reward, parameters, retain_graph=True, allow_unused=True)
     pairs = zip(found, parameters, strict=True)
-    return torch.cat([_at_least_single(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+    return [_at_least_single(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:

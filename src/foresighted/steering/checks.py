@@ -30,8 +30,9 @@ def check_weight(name: str, value: Any, *, above: float | None = None) -> None:
         ConfigError: negative, or not above `above`, or not finite.
     """
     low, word = (0.0, "at least 0") if above is None else (above, f"above {above:g}")
-    if not holds((value >= low) & (value < float("inf")) & ((value > low) | (above is None))):
-        raise ConfigError(f"{name}: got {value}, must be {word} and finite")
+    right = (value >= low) & (value < float("inf")) & ((value > low) | (above is None))
+    if not holds(right):
+        raise ConfigError(f"{name}: got {_first_wrong(value, right)}, must be {word} and finite")
 
 
 def check_finite(**arrays: Array) -> None:
@@ -46,8 +47,8 @@ def check_finite(**arrays: Array) -> None:
         if not holds(finite):
             bad = xp.nonzero(xp.reshape(~finite, (-1,)))[0]
             raise NumericalError(
-                f"{name}: entry {int(bad[0])} of {value.shape} (flat) is not finite, and {bad.shape[0]} in all;"
-                " check the reward model's outputs and learning rate"
+                f"{name}: entry {int(bad[0])} (flat) of shape {tuple(value.shape)} is not finite, and {bad.shape[0]} in"
+                " all; check the reward model's outputs and learning rate"
             )
 
 
@@ -80,5 +81,27 @@ def check_label(label: Array | float) -> None:
     Raises:
         DataError: a label outside [0, 1].
     """
-    if not holds((label >= 0) & (label <= 1)):
-        raise DataError(f"label: got {label}, a preference p* lies in [0, 1]")
+    right = (label >= 0) & (label <= 1)
+    if not holds(right):
+        raise DataError(f"label: got {_first_wrong(label, right)}; a preference p* lies in [0, 1]")
+
+
+def check_loss_weights(weights: Array) -> None:
+    """Check the weights of loss terms.
+
+    Raises:
+        DataError: a negative weight, or one that is not finite.
+    """
+    right = (weights >= 0) & (weights < float("inf"))
+    if not holds(right):
+        raise DataError(f"weights: got {_first_wrong(weights, right)}; a term's weight is at least 0 and finite")
+
+
+def _first_wrong(value: Any, right: Any) -> str:
+    """Return the first wrong entry and where it stands."""
+    if not getattr(right, "ndim", 0):
+        return str(value)
+    xp = array_namespace(right)
+    bad = xp.nonzero(xp.reshape(~right, (-1,)))[0]
+    entries = xp.reshape(xp.broadcast_to(xp.asarray(value), right.shape), (-1,))
+    return f"{float(entries[int(bad[0])]):g} at entry {int(bad[0])} (flat), {bad.shape[0]} wrong in all"

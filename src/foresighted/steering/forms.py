@@ -11,7 +11,7 @@ from typing import Any, cast
 from array_api_compat import array_namespace, device
 
 from foresighted.errors import ConfigError, DataError, NumericalError
-from foresighted.steering.checks import Array, check_finite, check_rank, check_weight, holds
+from foresighted.steering.checks import Array, check_finite, check_loss_weights, check_rank, check_weight, holds
 from foresighted.steering.kernels import Kernels
 
 
@@ -39,6 +39,12 @@ def practical(gram: Array, *, gamma: float | Array) -> Array:
     return gamma * gram
 
 
+def squared_length(spread: Array) -> Array:
+    """Return G with what rounding leaves below 0 (two equal responses, from a Gram matrix) as 0."""
+    xp = array_namespace(spread)
+    return xp.where(spread < 0, xp.zeros_like(spread), spread)
+
+
 def inverse_products(kernels: Kernels, curvature: Array, *, damping: float, weights: Array | None = None) -> Array:
     """Return <t_i, C^-1 d_i> for C = H + damping I, H = sum_k w_k curvature_k d_k d_k^T.
 
@@ -57,7 +63,7 @@ def inverse_products(kernels: Kernels, curvature: Array, *, damping: float, weig
 
     Raises:
         ConfigError: a damping that is not above 0.
-        DataError: shapes that do not match.
+        DataError: shapes that do not match, or a negative weight.
         NumericalError: C is not positive (the kernel is no Gram matrix), or an entry is not finite.
 
     References:
@@ -142,4 +148,6 @@ def _loss_terms(kernels: Kernels, value: Array, weights: Array | None) -> tuple[
         weights = xp.ones((terms,), **kind) / terms
     elif tuple(weights.shape) != (terms,):
         raise DataError(f"weights: got shape {tuple(weights.shape)}, expected ({terms},)")
+    else:
+        check_loss_weights(weights)
     return xp, kind, weights

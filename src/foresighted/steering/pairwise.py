@@ -13,14 +13,20 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from foresighted.steering import forms
-from foresighted.steering.checks import Array, check_finite, check_label, check_same_shape, check_weight
+from foresighted.steering.checks import (
+    Array,
+    check_finite,
+    check_label,
+    check_same_shape,
+    check_weight,
+)
 from foresighted.steering.forms import practical
 from foresighted.steering.kernels import Kernels
 
 __all__ = ["exact", "implicit_margin", "practical", "proximal", "relaxed", "sigmoid", "unrolled"]
 
-NEWTON_STEPS = 8
-"""Of `implicit_margin`; from its first guess, machine precision takes at most 6 (tests/steering)."""
+NEWTON_STEPS = 5
+"""Of `implicit_margin`; machine precision takes 4 from its first guess (tests/steering), derivatives one more."""
 
 
 def sigmoid(x: Array) -> Array:
@@ -33,7 +39,7 @@ def sigmoid(x: Array) -> Array:
         Array of the same shape, in (0, 1).
     """
     xp = array_namespace(x)
-    small = xp.exp(-xp.abs(x))
+    small = xp.exp(xp.where(x >= 0, -x, x))  # not of -|x|, whose derivative at 0 is 0
     return xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
@@ -73,7 +79,7 @@ def proximal(gram: Array, spread: Array, margin: Array, label: Array | float, *,
 
     Args:
         gram: S, any shape.
-        spread: G >= 0, the same shape.
+        spread: G >= 0, the same shape; what rounding leaves below 0 counts as 0.
         margin: m = r(y) - r(y'), the same shape.
         label: p* in [0, 1], the same shape, or one number (label-free: a baseline).
         gamma: steering weight.
@@ -83,21 +89,26 @@ def proximal(gram: Array, spread: Array, margin: Array, label: Array | float, *,
 
     Raises:
         ConfigError: a negative gamma.
-        DataError: shapes that do not match, a label outside [0, 1], a negative spread.
+        DataError: shapes that do not match, or a label outside [0, 1].
         NumericalError: an entry that is not finite.
 
     References:
         Ours; derivation in docs/steering.md ("proximal").
     """
     _check(gamma, label, gram=gram, spread=spread, margin=margin)
-    return gamma * gram * (sigmoid(implicit_margin(margin, spread, label, gamma=gamma)) - label)
+    xp = array_namespace(margin, spread)
+    settled = implicit_margin(margin, spread, label, gamma=gamma)
+    reach = gamma * spread
+    far = reach > 1 + xp.abs(margin)  # s(m+) - p* would cancel; by its equation it is (m - m+) / reach
+    residual = xp.where(far, (margin - settled) / xp.where(far, reach, xp.ones_like(reach)), sigmoid(settled) - label)
+    return gamma * gram * residual
 
 
 def implicit_margin(margin: Array, spread: Array, label: Array | float, *, gamma: float | Array) -> Array:
     """Return the margin after an implicit step of the follower: the root of m + c s(m) = margin + c p*, c = gamma G.
 
     The left side rises in m, so the root is unique. Mirrored to the side m <= 0, where it is convex, Newton's method
-    starts near Lambert's W, which solves the equation with exp(m) for s(m), and is held inside a bracket.
+    starts from the root with exp(m) in place of s(m), which Lambert's W gives, and is held inside a bracket.
 
     Args:
         margin: r(y) - r(y'), any shape.
@@ -112,27 +123,36 @@ def implicit_margin(margin: Array, spread: Array, label: Array | float, *, gamma
         Ours; derivation in docs/steering.md ("proximal").
     """
     xp = array_namespace(margin, spread)
-    reach = gamma * spread
+    reach = forms.squared_length(spread) * gamma
     level = margin + reach * label
     mirrored = level > reach / 2
     level = xp.where(mirrored, reach * (1 - label) - margin, level)  # now the root is at most min(0, level)
-    log_reach = xp.log(xp.where(reach > 0, reach, xp.ones_like(reach)))
-    root = xp.where(reach > 0, level - _lambert(log_reach + level), level)
     high = xp.where(level < 0, level, xp.zeros_like(level))
     low = xp.where(level - reach > high, high, level - reach)
-    root = xp.where(root > high, high, xp.where(root < low, low, root))
-    for _ in range(NEWTON_STEPS):
+    root = _first_guess(reach, level)
+    for _ in range(NEWTON_STEPS):  # held before each step, not after the last, so that it carries the derivative
+        root = xp.where(root > high, high, xp.where(root < low, low, root))
         p = sigmoid(root)
-        excess = root + reach * p - level
-        low, high = xp.where(excess <= 0, root, low), xp.where(excess >= 0, root, high)
-        newton = root - excess / (1 + reach * p * (1 - p))
-        inside = (newton >= low) & (newton <= high)
-        root = xp.where(inside, newton, (low + high) / 2)
+        root = root - (root + reach * p - level) / (1 + reach * p * (1 - p))
     return xp.where(mirrored, -root, root)
 
 
+def _first_guess(reach: Array, level: Array) -> Array:
+    """Return the root of m + c exp(m) = level to a few per cent: level - W or, the same, log W - log c.
+
+    W is Lambert's W at c exp(level). The first of the two cancels where W is large, the second fails where it vanishes.
+    """
+    xp = array_namespace(level)
+    moves = reach > 0
+    log_reach = xp.log(xp.where(moves, reach, xp.ones_like(level)))
+    w = _lambert(log_reach + level)
+    large = w > 1
+    root = xp.where(large, xp.log(xp.where(large, w, xp.ones_like(w))) - log_reach, level - w)
+    return xp.where(moves, root, level)
+
+
 def _lambert(log_argument: Array) -> Array:
-    """Return Lambert's W(exp(log_argument)) to a few per cent: a first guess."""
+    """Return Lambert's W(exp(log_argument)) to a few per cent."""
     xp = array_namespace(log_argument)
     large = xp.where(log_argument > 0, log_argument, xp.zeros_like(log_argument))
     w = large + xp.log1p(xp.exp(-xp.abs(log_argument)))  # log(1 + z)
@@ -175,6 +195,7 @@ def exact(
     """
     own = margin[: kernels.test.shape[0]]
     _check(gamma, label, margin=own)
+    check_finite(margin=margin)
     p = sigmoid(margin)
     products = forms.inverse_products(kernels, p * (1 - p), damping=damping, weights=weights)
     return gamma * products * (sigmoid(own) - label)

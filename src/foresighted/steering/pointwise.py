@@ -53,7 +53,7 @@ def proximal(gram: Array, spread: Array, reward: Array, utility: Array | float, 
 
     Args:
         gram: S, any shape.
-        spread: G >= 0, the same shape.
+        spread: G >= 0, the same shape; what rounding leaves below 0 counts as 0.
         reward: r(y), the same shape.
         utility: U(y), the same shape, or one number (label-free: a baseline).
         gamma: steering weight.
@@ -70,7 +70,7 @@ def proximal(gram: Array, spread: Array, reward: Array, utility: Array | float, 
         Ours; derivation in docs/steering.md ("proximal").
     """
     _check(gamma, utility, gram=gram, spread=spread, reward=reward)
-    return gamma * gram * (reward - utility) / (1 + gamma * spread)
+    return gamma * gram * (reward - utility) / (1 + gamma * forms.squared_length(spread))
 
 
 def exact(

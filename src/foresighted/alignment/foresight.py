@@ -1,0 +1,228 @@
+"""From a round's responses to rewards and steering penalties: which products a form needs, and how they are got."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from foresighted import influence, steering
+from foresighted.alignment.policy import Rollout
+from foresighted.alignment.reward_model import RewardModel
+from foresighted.config import TrainConfig
+from foresighted.influence.capture import frozen_except
+from foresighted.influence.curvature import adamw_metric, solved_products
+from foresighted.influence.unrolled import adamw_state, unrolled_penalties
+from foresighted.records import ReferenceRow
+from foresighted.steering import Kernels, Products, pairwise
+
+_log = logging.getLogger(__name__)
+
+
+class Scores(NamedTuple):
+    """What the reward model says of a round's responses."""
+
+    reward: Tensor  # B N
+    reference_reward: Tensor  # B
+    products: Products  # B N each: S and G in the run's scope and influence
+    kernels: Kernels | None  # where the form looks at the whole batch
+    features: Tensor | None  # B N D, where the body is frozen
+    reference_features: Tensor | None  # B D
+    inputs: dict[str, Tensor] | None  # the reward model's own, a prompt's reference last; None where features do
+
+    @property
+    def margin(self) -> Tensor:
+        """r(y) - r(y'), shape B N."""
+        return self.reward - self.reference_reward[:, None]
+
+
+class Penalty(NamedTuple):
+    """The steering penalty of a round's candidates."""
+
+    value: Tensor
+    """Shape B N, in units of reward."""
+    gamma: float
+    """In the form's own units."""
+    share: float | None
+    """The same gamma as a share of the reward's spread; None where rewards or products do not differ."""
+
+
+class Foresight:
+    """Scores responses and prices their influence on the reward model.
+
+    Args:
+        config: form, scope, influence, gamma and what they need.
+        reward_model: read, never changed.
+        optimizer: the reward model's, for the forms that follow its real steps.
+    """
+
+    def __init__(self, config: TrainConfig, reward_model: RewardModel, optimizer: torch.optim.Optimizer) -> None:
+        self.config = config
+        self._reward_model = reward_model
+        self._optimizer = optimizer
+        self._from_features = config.scope == "head"
+        self._products: influence.GradientProducts | None = None
+        if not self._from_features:
+            self._products = influence.GradientProducts(
+                reward_model.network, scope=config.scope, forward=self._rewards, chunk=config.influence_chunk
+            )
+            trained = {id(parameter) for parameter in reward_model.trainable().values()}
+            idle = sum(id(parameter) not in trained for parameter in self._products.parameters.values())
+            if idle:
+                _log.warning(
+                    "scope %s holds %d parameters that reward_model_train=%s does not train",
+                    config.scope, idle, config.reward_model_train,
+                )  # fmt: skip
+
+    def _rewards(self, inputs: influence.Inputs) -> Tensor:
+        return self._reward_model.network(**inputs)  # type: ignore[no-any-return]
+
+    @property
+    def steers(self) -> bool:
+        """Whether there is a penalty at all."""
+        return self.config.steering != "rlhf" and self.config.gamma > 0
+
+    def _whole_batch(self) -> bool:
+        config = self.config
+        return self.steers and (config.steering == "exact" or config.influence == "batch")
+
+    def score(self, references: list[ReferenceRow], candidates: Rollout) -> Scores:
+        """Return rewards and gradient products of all responses of a round, from one pass of the reward model."""
+        b = len(references)
+        n = len(candidates.texts) // b
+        prompts = [r.prompt for r in references for _ in range(n + 1)]
+        texts = [t for i, r in enumerate(references) for t in (*candidates.texts[i * n : (i + 1) * n], r.text)]
+        return self._score_features(prompts, texts, b) if self._from_features else self._score_inputs(prompts, texts, b)
+
+    def _score_features(self, prompts: list[str], texts: list[str], b: int) -> Scores:
+        features = self._reward_model.features(prompts, texts)
+        with torch.no_grad():
+            reward = self._reward_model.rewards(features).view(b, -1)
+        metric = self._metric(self._reward_model.head)
+        rows = features if metric is None else features * metric["weight"].flatten().sqrt()
+        grouped = features.view(b, -1, features.shape[1])
+        kernels = None
+        if self._whole_batch():  # the bias adds 1 to every product, and leaves no trace in a difference
+            kernels = steering.kernels(rows @ rows.T + 1, prompts=b, influence=self.config.influence)
+            products = Products(*(column.view(b, -1) for column in kernels.products()))
+        else:
+            rows = rows.view_as(grouped)
+            products = influence.head_products(rows[:, :-1], rows[:, -1])
+        return Scores(reward[:, :-1], reward[:, -1], products, kernels, grouped[:, :-1], grouped[:, -1], None)
+
+    def _score_inputs(self, prompts: list[str], texts: list[str], b: int) -> Scores:
+        assert self._products is not None
+        inputs = self._reward_model.encode(prompts, texts)
+        metric = self._metric(self._reward_model.network)
+        if not self._whole_batch():
+            reward, reference, products = self._products.against_reference(inputs, prompts=b, metric=metric)
+            return Scores(reward, reference, products, None, None, None, inputs)
+        flat, gram = self._products.gram(inputs, metric=metric)
+        kernels = steering.kernels(gram, prompts=b, influence=self.config.influence)
+        products = Products(*(column.view(b, -1) for column in kernels.products()))
+        rewards = flat.view(b, -1)
+        return Scores(rewards[:, :-1], rewards[:, -1], products, kernels, None, None, inputs)
+
+    def _metric(self, module: nn.Module) -> dict[str, Tensor] | None:
+        """Return AdamW's diagonal for the scope's parameters, if the exact form asks for it."""
+        if self.config.steering != "exact" or self.config.curvature != "adamw":
+            return None
+        scope = self._products.parameters if self._products else dict(module.named_parameters())
+        metric = adamw_metric(self._optimizer, scope)
+        return {name: torch.zeros_like(m) if self._is_bias(scope[name]) else m for name, m in metric.items()}
+
+    def _is_bias(self, parameter: nn.Parameter) -> bool:
+        """The head's bias moves all rewards alike. Its gradient is rounding, which AdamW would make a step of."""
+        return parameter is self._reward_model.head.bias
+
+    def penalty(self, scores: Scores, label: Tensor | None) -> Penalty:
+        """Return the steering penalty of every candidate.
+
+        Args:
+            scores: of the round.
+            label: p* of every candidate, or a baseline for each, shape B N; None for the forms that read none.
+
+        Raises:
+            NumericalError: a Hessian that is not positive after damping, a solve or an unrolling that fails.
+        """
+        gram, spread = scores.products
+        if not self.steers:
+            return Penalty(torch.zeros_like(gram), 0.0, None)
+        config = self.config
+        if config.steering == "unrolled":
+            assert label is not None
+            base = self._unrolled(scores, label)
+            gamma, share = self._gamma(scores.reward, base)
+            return Penalty(gamma * base, gamma, share)
+        base = self._inverse_products(scores, label) if config.steering == "exact" else gram
+        gamma, share = self._gamma(scores.reward, base)
+        if config.steering == "practical":
+            return Penalty(pairwise.practical(base, gamma=gamma), gamma, share)
+        assert label is not None
+        if config.steering == "proximal":
+            value = pairwise.proximal(gram, spread, scores.margin, label, gamma=gamma)
+        else:  # `exact` is `relaxed` with the inverse curvature inside the product
+            value = pairwise.relaxed(base, scores.margin, label, gamma=gamma)
+        return Penalty(value, gamma, share)
+
+    def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
+        one = float(steering.raw_gamma(1.0, reward, base))
+        given = self.config.gamma
+        if self.config.gamma_unit == "share":
+            return given * one, given
+        return given, given / one if one > 0 else None
+
+    def _inverse_products(self, scores: Scores, label: Tensor | None) -> Tensor:
+        config = self.config
+        if config.curvature == "adamw":
+            gram: Tensor = scores.products.gram
+            return gram  # the metric is in it already
+        if config.curvature == "gauss-newton" or self._from_features:
+            assert scores.kernels is not None
+            p = scores.margin.flatten().sigmoid()
+            found: Tensor = steering.inverse_products(scores.kernels, p * (1 - p), damping=config.damping)
+            return found.view_as(scores.reward)
+        assert self._products is not None
+        assert label is not None
+        assert scores.inputs is not None
+        products, iterations = solved_products(
+            self._reward_model.network, scores.inputs, label, prompts=len(label), scope=config.scope,
+            damping=config.damping, influence=config.influence, forward=self._rewards,
+        )  # fmt: skip
+        _log.info("conjugate gradients: %d iterations", iterations)
+        return products
+
+    def _unrolled(self, scores: Scores, label: Tensor) -> Tensor:
+        if self._from_features:
+            assert scores.features is not None
+            assert scores.reference_features is not None
+            features = torch.cat([scores.features, scores.reference_features[:, None]], 1)
+            head = {name: p for name, p in self._reward_model.head.named_parameters() if not self._is_bias(p)}
+
+            def linear(parameters: influence.Parameters) -> Tensor:
+                return features @ parameters["weight"][0].float()
+
+            return self._through_steps(linear, head, label)
+        assert self._products is not None
+        assert scores.inputs is not None
+        network, inputs = self._reward_model.network, scores.inputs
+        scope = {name: p for name, p in self._products.parameters.items() if not self._is_bias(p)}
+
+        def whole(parameters: influence.Parameters) -> Tensor:
+            rewards: Tensor = functional_call(network, dict(parameters), kwargs=inputs)
+            return rewards.view(len(label), -1)
+
+        return self._through_steps(whole, scope, label)
+
+    def _through_steps(
+        self, rewards: Callable[[influence.Parameters], Tensor], scope: Mapping[str, nn.Parameter], label: Tensor
+    ) -> Tensor:
+        state = adamw_state(self._optimizer, scope)
+        with frozen_except(self._reward_model.network, {}):
+            return unrolled_penalties(
+                rewards, scope, label, state, steps=self.config.unrolled_steps, influence=self.config.influence
+            )

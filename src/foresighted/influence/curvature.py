@@ -1,0 +1,183 @@
+"""The inverse curvature of the reward model's own loss, applied to gradients: what the exact form needs beyond a head.
+
+For a linear head, and for the Gauss-Newton matrix of any reward model, `steering.inverse_products` gives the answer
+from a Gram matrix, without iterations. Here are the ways around that: conjugate gradients on products with the full
+Hessian (its second-derivative part included) or with the Gauss-Newton matrix, and the diagonal that AdamW divides by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from foresighted.errors import NumericalError
+from foresighted.influence.capture import frozen_except
+from foresighted.influence.naive import Forward, Inputs, classifier
+from foresighted.influence.scopes import select
+
+TOLERANCE = 1e-5
+"""Residual of conjugate gradients, relative to the right side."""
+ITERATIONS = 200
+"""Most iterations of conjugate gradients."""
+
+
+class Solution(NamedTuple):
+    """Of a linear system."""
+
+    value: Tensor
+    iterations: int
+    residual: float
+    """|A x - b| / |b|."""
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, *, tolerance: float = TOLERANCE, iterations: int = ITERATIONS
+) -> Solution:
+    """Solve A x = b for a symmetric positive A that is known by its products.
+
+    Args:
+        product: x to A x, shape P.
+        right: b, shape P.
+        tolerance: largest residual relative to b.
+        iterations: most products.
+
+    Returns:
+        `Solution`.
+
+    Raises:
+        NumericalError: A is not positive along some direction, or the tolerance is not met in time.
+
+    References:
+        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
+    """
+    size = float(right.norm())
+    value, residual = torch.zeros_like(right), right.clone()
+    if size == 0:
+        return Solution(value, 0, 0.0)
+    direction, square = residual.clone(), float(residual @ residual)
+    for iteration in range(1, iterations + 1):
+        image = product(direction)
+        bend = float(direction @ image)
+        if not bend > 0:
+            raise NumericalError(
+                f"Hessian: curvature {bend / float(direction @ direction):.3g} along a direction after damping, must"
+                " be above 0; raise the damping, or use curvature gauss-newton"
+            )
+        value += square / bend * direction
+        residual -= square / bend * image
+        before, square = square, float(residual @ residual)
+        if square**0.5 <= tolerance * size:
+            return Solution(value, iteration, square**0.5 / size)
+        direction = residual + square / before * direction
+    raise NumericalError(
+        f"conjugate gradients: residual {square**0.5 / size:.3g} after {iterations} iterations, wanted {tolerance:g};"
+        " raise the damping or the number of iterations"
+    )
+
+
+def solved_products(
+    model: nn.Module,
+    inputs: Inputs,
+    labels: Tensor,
+    *,
+    prompts: int,
+    scope: str,
+    damping: float,
+    influence: Literal["self", "batch"] = "self",
+    curvature: Literal["hessian", "gauss-newton"] = "hessian",
+    forward: Forward | None = None,
+    tolerance: float = TOLERANCE,
+    iterations: int = ITERATIONS,
+) -> tuple[Tensor, int]:
+    """Return <t_i, (H + damping I)^-1 d_i> by conjugate gradients, H of the mean Bradley-Terry loss of all candidates.
+
+    One system is solved for the test point of `batch`, one a candidate for `self`. Each product costs two forward and
+    backward passes over all rows.
+
+    Args:
+        model: the reward model.
+        inputs: its keyword arguments, R = B (N + 1) rows: a prompt's N candidates, then its reference.
+        labels: p* of the candidates, shape B N.
+        prompts: B.
+        scope: whose parameters, as `select` takes it.
+        damping: above 0, in units of the Hessian's eigenvalues.
+        influence: test point.
+        curvature: the full Hessian, or its Gauss-Newton part.
+        forward: inputs to rewards; default: the one logit of a sequence classifier.
+        tolerance: largest relative residual.
+        iterations: most products a system.
+
+    Returns:
+        Shape B N, and the most iterations that a system took.
+
+    Raises:
+        NumericalError: H is not positive after damping, or conjugate gradients do not converge.
+    """
+    run = forward or classifier(model)
+    parameters = select(model, scope)
+    own = list(parameters.values())
+    with frozen_except(model, parameters), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
+        rewards = run(inputs).view(prompts, -1)
+        margin = rewards[:, :-1] - rewards[:, -1:]
+        loss = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin))
+
+        def gradient(value: Tensor, graph: bool = False) -> Tensor:
+            found = torch.autograd.grad(value, own, retain_graph=True, create_graph=graph, allow_unused=True)
+            return torch.cat(
+                [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, own, strict=True)]
+            )
+
+        slope = gradient(loss, graph=True)
+        weight = torch.ones_like(margin, requires_grad=True)  # whose derivative turns a gradient into products
+        weighted = gradient((margin * weight).sum(), graph=True)
+        bend = (margin.sigmoid() * (1 - margin.sigmoid()) / margin.numel()).detach()
+
+        def along(vector: Tensor) -> Tensor:
+            """Return <d_i, vector> of every candidate."""
+            return torch.autograd.grad(weighted @ vector, weight, retain_graph=True)[0]
+
+        def product(vector: Tensor) -> Tensor:
+            if curvature == "hessian":
+                return gradient(slope @ vector) + damping * vector
+            return gradient((margin * (bend * along(vector))).sum()) + damping * vector
+
+        def solve(vector: Tensor) -> Solution:
+            return conjugate_gradients(product, vector, tolerance=tolerance, iterations=iterations)
+
+        if influence == "batch":
+            solution = solve(gradient(rewards[:, :-1].mean()))
+            return along(solution.value).detach(), solution.iterations
+        answers = [(solve(gradient(reward)), i) for i, reward in enumerate(rewards[:, :-1].flatten())]
+        products = torch.stack([along(solution.value).flatten()[i] for solution, i in answers])
+        return products.view_as(margin).detach(), max(solution.iterations for solution, _ in answers)
+
+
+def adamw_metric(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return what AdamW multiplies a gradient by, less its learning rate: 1 / (sqrt(v / (1 - b2^t)) + eps).
+
+    With this for the inverse curvature and gamma = learning rate, `relaxed` is the step that the optimiser would take
+    on a candidate alone (without momentum).
+
+    Args:
+        optimizer: torch.optim.AdamW or Adam over these parameters, among others.
+        parameters: by name.
+
+    Returns:
+        By name, of each parameter's shape. A parameter that the optimiser does not train, or that had no gradient so
+        far, has 0: it does not move.
+    """
+    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    metric = {}
+    for name, parameter in parameters.items():
+        state = optimizer.state.get(parameter, {})
+        if "exp_avg_sq" not in state:
+            metric[name] = torch.zeros_like(parameter)
+            continue
+        group = settings[id(parameter)]
+        square = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+        metric[name] = torch.where(square > 0, 1 / (square.sqrt() + group["eps"]), 0.0).to(parameter.dtype)
+    return metric

@@ -1,0 +1,251 @@
+"""Every fast path against the naive twin: one autograd call a response, gradients written out."""
+
+from __future__ import annotations
+
+import logging
+
+import models
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
+from foresighted.influence import GradientProducts, naive_gradients, select
+from foresighted.influence.layers import Dense, Lookup, Outer
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+PROMPTS = models.ROWS // models.PER_PROMPT
+
+
+def _agree(model, inputs, scope, *, tolerance, forward=None, chunk=64):
+    """Assert that rewards, S, G and the Gram matrix equal the twin's, relative to the largest gradient norm."""
+    rewards, gradients = naive_gradients(model, inputs, scope=scope, forward=forward)
+    gram = gradients.double() @ gradients.double().T
+    size = gram.diagonal().max()
+    engine = GradientProducts(model, scope=scope, forward=forward, chunk=chunk)
+    scored = engine.against_reference(inputs, prompts=PROMPTS)
+    want = models.star(gram, PROMPTS)
+    for got, expected in zip(scored.products, want, strict=True):
+        assert float((got - expected).abs().max() / size) <= tolerance
+    found, whole = engine.gram(inputs)
+    assert float((whole - gram).abs().max() / size) <= tolerance
+    both = torch.cat([scored.reward, scored.reference_reward[:, None]], 1).flatten()
+    torch.testing.assert_close(both, rewards.to(both), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found, both, rtol=tolerance, atol=tolerance)
+    return engine
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("scope", ["head", "head:2", "last:1", "all"])
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_every_family_and_scope_equals_the_naive_twin(family, scope, dtype):
+    if (family, scope) == ("GPT-2", "head:2"):
+        pytest.skip("GPT-2 has Conv1D layers, and one linear layer")
+    engine = _agree(models.build(family, dtype), models.batch(), scope, tolerance=TOLERANCE[dtype])
+    if family != "DeBERTa-v1":
+        assert not engine.slow
+
+
+@pytest.mark.parametrize("family", ["Llama", "DeBERTa-v3", "BERT"])
+@pytest.mark.parametrize("chunk", [2, 3, 5, 8])
+def test_the_result_does_not_depend_on_the_chunk(family, chunk):
+    _agree(models.build(family), models.batch(), "all", tolerance=1e-8, chunk=chunk)
+
+
+@pytest.mark.parametrize("family", ["Llama", "DeBERTa-v3", "GPT-2"])
+def test_lora_adapters_equal_the_naive_twin(family):
+    from peft import LoraConfig, get_peft_model
+
+    targets = "all-linear" if family != "GPT-2" else ["c_attn", "c_proj"]
+    lora = LoraConfig(
+        r=2, target_modules=targets, task_type="SEQ_CLS", lora_dropout=0.1, fan_in_fan_out=family == "GPT-2"
+    )
+    model = get_peft_model(models.build(family), lora).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # 0 at first, which would hide errors in A
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
+    chosen = select(model, "lora")
+    assert all(".lora_" in name or ".modules_to_save." in name for name in chosen)
+    engine = _agree(model, models.batch(), "lora", tolerance=1e-8)
+    assert not engine.slow
+    _agree(model, models.batch(), "lora", tolerance=1e-8, chunk=3)
+
+
+def test_the_model_is_left_as_it_was():
+    model = models.build("BERT").train()
+    before = {name: (p.requires_grad, p.clone()) for name, p in model.named_parameters()}
+    model.bert.embeddings.requires_grad_(False)
+    GradientProducts(model, scope="all").gram(models.batch())
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert not model.bert.embeddings.word_embeddings.weight.requires_grad
+    assert all(torch.equal(p, before[name][1]) and p.grad is None for name, p in model.named_parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_half_precision_agrees_with_the_twin_as_far_as_its_rounding():
+    _agree(models.build("Llama", torch.bfloat16), models.batch(), "all", tolerance=5e-2)
+
+
+def test_one_row_a_prompt_and_as_many_rows_as_positions():
+    _agree(models.build("BERT"), models.batch(rows=8, length=8), "all", tolerance=1e-8)
+    _agree(models.build("DeBERTa-v3"), models.batch(rows=2 * PROMPTS, length=2 * PROMPTS), "all", tolerance=1e-8)
+
+
+class _Odd(nn.Module):
+    """A reward model with what the fast path does not read: a bare parameter, a convolution, a weight used twice in
+    two ways, and a weight used outside its layer."""
+
+    def __init__(self, reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(models.VOCABULARY, 12)
+        self.conv = nn.Conv1d(12, 12, 3, padding=1)
+        self.mix = nn.Linear(12, 12)
+        self.tied = nn.Linear(12, 12)
+        self.tied.weight = self.mix.weight
+        self.outside = nn.Linear(12, 12, bias=False)
+        self.out = nn.Linear(12, models.VOCABULARY, bias=False)
+        self.out.weight = self.embed.weight
+        self.gain = nn.Parameter(torch.ones(12))
+        self.score = nn.Linear(12, 1)
+        self.reentrant = reentrant
+
+    def body(self, x):
+        return torch.tanh(self.tied(torch.tanh(self.mix(x)))) * self.gain
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embed(input_ids)
+        x = x + self.conv(x.mT).mT
+        x = checkpoint(self.body, x, use_reentrant=self.reentrant) if self.reentrant is not None else self.body(x)
+        x = x + self.outside(x) @ self.outside.weight
+        x = x + self.out(x).softmax(-1)[..., :12]
+        weight = attention_mask[..., None].to(x)
+        return self.score((x * weight).sum(1) / weight.sum(1))
+
+
+def _odd_forward(model):
+    return lambda inputs: model(**inputs)[:, 0]
+
+
+def test_what_is_not_known_takes_the_slow_path_rightly_and_says_so_once(caplog):
+    torch.manual_seed(0)
+    model = _Odd().double()
+    with caplog.at_level(logging.WARNING):
+        engine = _agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
+        engine.gram(models.batch())
+    assert engine.slow == {"embed.weight", "conv.weight", "conv.bias", "outside.weight", "gain"}
+    assert [record.message.startswith("influence: 5 of 10 parameters") for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_models_are_read_rightly(reentrant):
+    torch.manual_seed(0)
+    model = _Odd(reentrant).double()
+    _agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
+
+
+def test_rows_that_meet_are_noticed(caplog):
+    """A model that normalises over the batch has no per-row gradient that a batched pass could tell."""
+
+    class Meeting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.score = nn.Linear(6, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            x = self.mix(x)
+            return self.score(x - x.mean(0))[:, 0]
+
+    model = Meeting().double()
+    engine = GradientProducts(model, scope="all", forward=lambda inputs: model(inputs["x"]))
+    engine.gram({"x": torch.randn(4, 6, dtype=torch.float64)})
+    assert "mix.weight" in engine.slow
+
+
+def test_a_metric_weighs_each_parameter():
+    model, inputs = models.build("GPT-2"), models.batch()
+    engine = GradientProducts(model, scope="all")
+    generator = torch.Generator().manual_seed(5)
+    metric = {n: torch.rand(p.shape, generator=generator, dtype=p.dtype) for n, p in engine.parameters.items()}
+    _, gradients = naive_gradients(model, inputs)
+    weight = torch.cat([m.flatten() for m in metric.values()])
+    want = (gradients * weight) @ gradients.T
+    _, gram = engine.gram(inputs, metric=metric)
+    torch.testing.assert_close(gram, want, rtol=1e-9, atol=1e-9)
+    products = engine.against_reference(inputs, prompts=PROMPTS, metric=metric).products
+    torch.testing.assert_close(products.gram, models.star(want, PROMPTS)[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 50, 1 << 24])
+def test_both_ways_through_a_layer_agree(monkeypatch, block):
+    monkeypatch.setattr("foresighted.influence.layers.BLOCK", block)
+    generator = torch.Generator().manual_seed(3)
+    form = Outer(*(torch.randn(6, 5, width, generator=generator, dtype=torch.float64) for width in (7, 3)))
+    torch.testing.assert_close(form._gram_ghost(), form._gram_written())
+    for ghost, written in zip(form._star_ghost(2), form._star_written(2), strict=True):
+        torch.testing.assert_close(ghost, written)
+    lookup = Lookup(torch.randint(0, 4, (6, 5), generator=generator), torch.randn(6, 5, 3, dtype=torch.float64))
+    written = torch.zeros(6, 4, 3, dtype=torch.float64)
+    for row in range(6):
+        written[row].index_add_(0, lookup.ids[row], lookup.d[row])
+    torch.testing.assert_close(lookup.gram(), Dense(written.flatten(1)).gram())
+    for ghost, plain in zip(lookup.star(3), Dense(written.flatten(1)).star(3), strict=True):
+        torch.testing.assert_close(ghost, plain)
+
+
+def test_scopes_select_what_they_say():
+    llama, deberta = models.build("Llama"), models.build("DeBERTa-v3")
+    assert list(select(llama, "head")) == ["score.weight"]
+    assert set(select(deberta, "head:2")) == {
+        "pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    last = select(llama, "last:1")
+    assert "model.norm.weight" in last
+    assert {name.split(".")[2] for name in last if ".layers." in name} == {"1"}
+    assert len(select(llama, "all")) == len(list(llama.parameters()))
+    assert len(select(llama, "last:2")) == len(list(llama.parameters())) - 1  # all but the embeddings
+
+
+@pytest.mark.parametrize(
+    ("scope", "message"),
+    [
+        ("body", "got 'body', expected head, head:K"),
+        ("last", "got 'last', expected"),
+        ("head:0", "expected head, head:K"),
+        ("lora", "lora selects no parameters, the reward model has no adapter"),
+        ("last:3", "more than the model's 2 blocks"),
+        ("head:99", "more than the model's"),
+    ],
+)
+def test_scopes_that_cannot_be_are_named(scope, message):
+    with pytest.raises(ConfigError, match=message):
+        select(models.build("Llama"), scope)
+
+
+def test_bad_input_is_named():
+    model, inputs = models.build("Llama"), models.batch()
+    with pytest.raises(ConfigError, match="chunk: got 1"):
+        GradientProducts(model, chunk=1)
+    with pytest.raises(DataError, match="8 rows for 3 prompts"):
+        GradientProducts(model).against_reference(inputs, prompts=3)
+    with pytest.raises(DataError, match=r"rewards of shape \(8, 1\) for 8 rows"):
+        GradientProducts(model, forward=lambda i: model(**i).logits).gram(inputs)
+    with pytest.raises(ModelError, match="no linear layer with one output"):
+        GradientProducts(nn.Linear(3, 2))
+    frozen = GradientProducts(model, forward=lambda i: torch.zeros(8) + model(**i).logits[:, 0].detach())
+    with pytest.raises(ModelError, match="no parameter that the reward depends on"):
+        frozen.gram(inputs)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(NumericalError, match="reward: entry"):
+        GradientProducts(model).gram(inputs)
+
+
+def test_quantised_weights_in_the_scope_are_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    model[0].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ModelError, match=r"scope: all holds 1 quantised weights \(0.weight\)"):
+        select(model, "all")
+    assert list(select(model, "head")) == ["1.weight", "1.bias"]
