@@ -139,11 +139,16 @@ def test_what_is_not_known_takes_the_slow_path_rightly_and_says_so_once(caplog):
     assert [record.message.startswith("influence: 5 of 10 parameters") for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointed_models_are_read_rightly(reentrant):
+def test_checkpointed_models_are_read_rightly():
     torch.manual_seed(0)
-    model = _Odd(reentrant).double()
+    model = _Odd(reentrant=False).double()
     _agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
+
+
+def test_the_old_kind_of_checkpointing_is_refused_by_torch():
+    model = _Odd(reentrant=True).double()
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        GradientProducts(model, scope="all", forward=_odd_forward(model)).gram(models.batch())
 
 
 def test_rows_that_meet_are_noticed(caplog):

@@ -22,6 +22,11 @@ BLOCK = 1 << 24
 """Most numbers held at a time while gradients of a layer are written out (64 MB in float32)."""
 
 
+def squared_norm(tensor: Tensor) -> float:
+    """Return |tensor|^2, summed in double, without a copy of a large tensor."""
+    return sum(float(part.double().square().sum()) for part in torch.split(tensor.detach().flatten(), BLOCK // 16))
+
+
 class Outer(NamedTuple):
     """sum_t a_rt b_rt^T: shape R T O and R T I."""
 
@@ -137,8 +142,8 @@ class Lookup(NamedTuple):
         used, position = torch.unique(self.ids[row], return_inverse=True)
         own = self.d.new_zeros(used.shape[0], self.d.shape[2]).index_add_(0, position, self.d[row])
         there = gradient[used]
-        elsewhere = max(0.0, float(gradient.square().sum() - there.square().sum()))
-        return float((own - there).square().sum()) + elsewhere
+        elsewhere = max(0.0, squared_norm(gradient) - squared_norm(there))
+        return squared_norm(own - there) + elsewhere
 
 
 class Dense(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
 from foresighted.influence.capture import Capture, NotByRow, frozen_except
 from foresighted.influence.deberta import row_by_row
-from foresighted.influence.layers import Dense, Form
+from foresighted.influence.layers import Dense, Form, squared_norm
 from foresighted.influence.naive import Forward, Inputs, classifier
 from foresighted.influence.scopes import select
 from foresighted.steering import Products
@@ -214,13 +215,13 @@ class GradientProducts:
             plain = self._rewards(few)
             found = torch.autograd.grad(plain[0], list(self.parameters.values()), allow_unused=True)
         truth = {name: g for name, g in zip(self.parameters, found, strict=True) if g is not None}
-        total = float(torch.stack([g.double().square().sum() for g in truth.values()]).sum()) if truth else 0.0
+        sizes = {name: squared_norm(g) ** 0.5 for name, g in truth.items()}
         slow: set[str] = set()
         while True:
             wanted = {name: parameter for name, parameter in self.parameters.items() if name not in slow}
             capture = Capture(self.model, wanted)
             try:
-                wrong = self._misread(capture, few, plain.detach(), truth, total**0.5)
+                wrong = self._misread(capture, few, plain.detach(), truth, sizes)
             except NotByRow as error:
                 wrong = error.names
             if not wrong:
@@ -233,16 +234,16 @@ class GradientProducts:
         return capture
 
     def _misread(
-        self, capture: Capture, few: Inputs, plain: Tensor, truth: dict[str, Tensor], total: float
+        self, capture: Capture, few: Inputs, plain: Tensor, truth: dict[str, Tensor], sizes: dict[str, float]
     ) -> set[str]:
         """Return the parameters whose captured gradient of the first row's reward is not autograd's."""
         relative, floor = _TOLERANCE[plain.dtype]
+        total = math.hypot(*sizes.values())
         uses: dict[str, int] = {}
         right: set[str] = set()
 
         def compare(name: str, form: Form) -> None:
-            size = float(truth[name].double().norm()) if name in truth else 0.0
-            allowed = (relative * size + floor * total) ** 2
+            allowed = (relative * sizes.get(name, 0.0) + floor * total) ** 2
             off = form.difference(0, truth[name]) if name in truth else 0.0
             if off + float(form.star(1)[0][0, 1:].sum()) <= allowed:
                 right.add(name)
@@ -251,7 +252,7 @@ class GradientProducts:
             rewards = self._rewards(few)
             if self._by_row and not torch.allclose(rewards, plain, rtol=relative, atol=relative):
                 self._by_row = False
-                return self._misread(capture, few, plain, truth, total)
+                return self._misread(capture, few, plain, truth, sizes)
             if capture.wanted:
                 torch.autograd.grad(rewards[0], root, allow_unused=True)
         capture.uses = uses
