@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -221,6 +222,13 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
         {"lora_dropout": 0.1, "policy_steps": 2, "reward_model_steps": 3, "lora_targets": ("all-linear",)},
         {"initial_pairs": 0, "dtype": "bfloat16"},
         {"kl_coefficient": 0.1, "policy_learning_rate": 0.1},
+        {"steering": "exact", "influence": "batch", "gamma": 1.0},
+        {"steering": "exact", "curvature": "adamw", "gamma": 5e-3},
+        {"steering": "unrolled", "gamma": 1.0, "unrolled_steps": 2},
+        {"steering": "proximal", "scope": "all", "reward_model_train": "all", "gamma": 0.1, "gamma_unit": "share"},
+        {"steering": "relaxed", "scope": "lora", "reward_model_train": "lora", "influence": "batch"},
+        {"steering": "exact", "scope": "last:1", "reward_model_train": "all", "curvature": "hessian", "damping": 50.0},
+        {"steering": "unrolled", "scope": "head:2", "reward_model_train": "all", "unrolled_steps": 2},
     ],
 )
 def test_every_option_runs_and_repeats_bit_for_bit(tiny, tmp_path, changes):
@@ -228,6 +236,25 @@ def test_every_option_runs_and_repeats_bit_for_bit(tiny, tmp_path, changes):
     for name in "ab":
         train(config, tmp_path / name)
     assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+
+
+def test_a_baseline_in_place_of_labels_reads_none_and_resumes_exactly(tiny, tmp_path):
+    config = replace(tiny, steering="proximal", steering_labels="baseline", gamma=0.3, rounds=4)
+    train(config, tmp_path / "whole")
+    train(replace(config, rounds=2), tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
+    whole, parts = ((tmp_path / name / records.CANDIDATES).read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    rounds = records.read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)
+    assert rounds[-1].labels_total == 3 + 4 * 2  # as plain RLHF: initial pairs, and winners
+    pairs = records.read(records.start_directory(tmp_path / "whole", 0) / records.INITIAL_PAIRS, records.PairRow)
+    labels = [pair.label for pair in pairs]
+    candidates = records.read(tmp_path / "whole" / records.CANDIDATES, records.CandidateRow)
+    for row in (row for row in candidates if row.round == 1):
+        margin = row.reward - row.reference_reward
+        sign = 1 / (1 + math.exp(-margin)) - sum(labels) / len(labels)
+        assert row.penalty * row.gram * sign >= 0
+    assert all(row.gamma == 0.3 and row.gamma_share is not None for row in rounds)
 
 
 def test_resume_with_dropout_and_a_lora_judge_is_exact(tiny, tmp_path):

@@ -235,11 +235,11 @@ def test_bad_input_is_named():
         GradientProducts(model, chunk=1)
     with pytest.raises(DataError, match="8 rows for 3 prompts"):
         GradientProducts(model).against_reference(inputs, prompts=3)
-    with pytest.raises(DataError, match=r"rewards of shape \(8, 1\) for 8 rows"):
+    with pytest.raises(DataError, match=r"rewards of shape \(2, 1\) for 2 rows"):
         GradientProducts(model, forward=lambda i: model(**i).logits).gram(inputs)
     with pytest.raises(ModelError, match="no linear layer with one output"):
         GradientProducts(nn.Linear(3, 2))
-    frozen = GradientProducts(model, forward=lambda i: torch.zeros(8) + model(**i).logits[:, 0].detach())
+    frozen = GradientProducts(model, forward=lambda i: model(**i).logits[:, 0].detach())
     with pytest.raises(ModelError, match="no parameter that the reward depends on"):
         frozen.gram(inputs)
     with torch.no_grad():

@@ -213,6 +213,8 @@ class GradientProducts:
         few = _take(inputs, _probe_rows(inputs))
         with frozen_except(self.model, self.parameters):
             plain = self._rewards(few)
+            if not plain.requires_grad:
+                raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
             found = torch.autograd.grad(plain[0], list(self.parameters.values()), allow_unused=True)
         truth = {name: g for name, g in zip(self.parameters, found, strict=True) if g is not None}
         sizes = {name: squared_norm(g) ** 0.5 for name, g in truth.items()}
