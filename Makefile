@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test lint types docs ci bench clean
+.PHONY: help demo test lint types docs ci bench bench-influence bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
 	@echo "make ci      all of the above but the demo"
 	@echo "make bench   speed of our round against the published order of work"
+	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
+	@echo "make bench-games   seconds of the controlled games, process start to exit"
 	@echo "make clean   remove .venv, the site and caches (runs/ is kept)"
 
 $(VENV)/.made: constraints.txt pyproject.toml Makefile
@@ -41,8 +43,14 @@ docs: $(VENV)/.made
 
 ci: test lint types docs
 
+bench-games: $(VENV)/.made
+	@$(BIN)/python benchmarks/games_speed.py $(call STEP,benchmarks/games_speed.py)
+
 bench: $(VENV)/.made
 	@$(BIN)/python benchmarks/round_speed.py $(call STEP,benchmarks/round_speed.py)
+
+bench-influence: $(VENV)/.made
+	@$(BIN)/python benchmarks/influence_speed.py $(call STEP,benchmarks/influence_speed.py)
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -34,7 +34,7 @@ from foresighted.alignment.run import _processor
 from foresighted.influence import GradientProducts, select
 
 TOKENS = 40
-LOOP_TURNS = 2  # of the slowest side
+LOOP_TURNS = {8: 2, 32: 1}  # of the slowest side; it grows in proportion, and is not run beyond
 Inputs = dict[str, Tensor]
 
 
@@ -114,8 +114,7 @@ def measure(model: nn.Module, scope: str, candidates: int, turns: int) -> dict[s
         "forward_backward": lambda: forward_backward(model, scope, inputs),
         "row_by_row": lambda: row_by_row(model, scope, inputs),
     }
-    if scope == "head":
-        del sides["forward_backward"]
+    del sides["forward_backward" if scope == "head" else "forward"]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     first_call = timed(sides["ours"])  # checks the layers against autograd
     for name in sides:
@@ -123,19 +122,20 @@ def measure(model: nn.Module, scope: str, candidates: int, turns: int) -> dict[s
             sides[name]()
     for turn in range(turns):
         for name, work in sides.items():
-            if name != "row_by_row" or turn < (LOOP_TURNS if candidates <= 8 else 1):
+            if name != "row_by_row" or turn < LOOP_TURNS.get(candidates, 0):
                 seconds[name].append(timed(work))
 
-    def ratio(over: str, under: str) -> float:
-        pairs = zip(seconds[over], seconds[under], strict=False)
-        return round(statistics.median(a / b for a, b in pairs), 3)
+    def ratio(over: str, under: str) -> float | None:
+        pairs = list(zip(seconds[over], seconds[under], strict=False))
+        return round(statistics.median(a / b for a, b in pairs), 3) if pairs else None
 
     against = "forward" if scope == "head" else "forward_backward"
+    print(f"{scope}, {candidates} candidates: done", file=sys.stderr)
     return {
         "candidates": candidates,
         f"ours / {against}": ratio("ours", against),
         "row_by_row / ours": ratio("row_by_row", "ours"),
-        "seconds": {name: round(statistics.median(values), 3) for name, values in seconds.items()},
+        "seconds": {name: round(statistics.median(values), 3) for name, values in seconds.items() if values},
         "first_call_seconds": round(first_call, 3),
         "layers_read_row_by_row": len(engine.slow),
     }
@@ -180,7 +180,7 @@ def main() -> None:
     }  # fmt: skip
     for scope in ("head", "lora", "all"):
         model = reward_model(scope)
-        result[scope] = [measure(model, scope, count, args.turns if count <= 8 else 2) for count in counts]
+        result[scope] = [measure(model, scope, count, args.turns if count <= 8 else 1) for count in counts]
         del model
     sides = {side: peak(side, "all", counts[0], args.threads) for side in ("model", "forward_backward", "ours")}
     result["peak_memory_all"] = {

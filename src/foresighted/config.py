@@ -19,7 +19,8 @@ from foresighted.errors import ConfigError, nearest
 
 Steering = Literal["rlhf", "practical", "relaxed", "exact", "unrolled", "proximal"]
 
-_SCOPE = re.compile(r"head(:[1-9]\d*)?|last:[1-9]\d*|lora|all")
+SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
+"""How a scope is written: head, head:K, last:K, lora or all."""
 
 
 def _setting(default: Any, group: str, text: str) -> Any:
@@ -131,6 +132,9 @@ class TrainConfig:
     influence: Literal["self", "batch"] = _setting(
         "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
     )
+    paid: Literal["reward", "margin"] = _setting(
+        "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
+    )
     steering_labels: Literal["candidate", "baseline"] = _setting(
         "candidate",
         "steering",
@@ -191,7 +195,7 @@ class TrainConfig:
             (0 < self.top_p <= 1, f"top_p: got {self.top_p}, must be above 0 and at most 1"),
             (0 <= self.lora_dropout < 1, f"lora_dropout: got {self.lora_dropout}, must be in [0, 1)"),
             (
-                _SCOPE.fullmatch(self.scope) is not None,
+                SCOPE.fullmatch(self.scope) is not None,
                 f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
             ),
             (
@@ -265,7 +269,7 @@ class CompareConfig:
 
 
 OF_AN_ARM = (
-    "gamma", "gamma_unit", "scope", "influence", "steering_labels", "curvature", "damping", "unrolled_steps",
+    "gamma", "gamma_unit", "scope", "influence", "paid", "steering_labels", "curvature", "damping", "unrolled_steps",
     "kl_coefficient", "selection", "reward_model_pairs", "policy_learning_rate", "policy_steps",
     "reward_model_learning_rate", "reward_model_steps", "max_grad_norm",
 )  # fmt: skip

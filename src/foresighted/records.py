@@ -34,7 +34,7 @@ class CandidateRow:
     """Proxy reward of this prompt's reference response."""
     gram: float
     """S = <t, g - g'>, g the reward model's gradient at the candidate (in the run's scope), g' at the reference; t is g
-    itself, or the mean over the round's candidates (influence `batch`)."""
+    itself (g - g' if the margin is paid), or the mean over the round's candidates (influence `batch`)."""
     utility: float | None
     """True utility U(x, y) where it was read, else null."""
     label: float | None

@@ -61,8 +61,9 @@ def _twin(model, scope):
     )  # fmt: skip
 
 
-def _want(form, gamma, influence, margin, g, d, damping):
-    test = g if influence == "self" else g.mean((0, 1)).expand_as(g)
+def _want(form, gamma, influence, margin, g, d, damping, paid="reward"):
+    test = d if paid == "margin" else g
+    test = test if influence == "self" else test.mean((0, 1)).expand_as(g)
     label = LABELS.double()
     s, spread = (test * d).sum(-1), d.square().sum(-1)
     if form == "practical":
@@ -107,6 +108,18 @@ def test_penalty_in_larger_scopes_equals_the_naive_twin(tiny, tiny_deberta, scop
     _, margin, g, d = _twin(model, scope)
     penalty = foresight.penalty(_score(foresight), LABELS)
     want = _want(form, 0.3, influence, margin, g, d, 0.0)
+    torch.testing.assert_close(penalty.value.double(), want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("influence", ["self", "batch"])
+@pytest.mark.parametrize(("form", "scope"), [("relaxed", "head"), ("exact", "head"), ("proximal", "all")])
+def test_a_policy_that_is_paid_the_margin(tiny, tiny_deberta, form, scope, influence):
+    changes = {"steering": form, "gamma": 0.3, "influence": influence, "paid": "margin", "damping": 0.05}
+    train = {"scope": scope, "reward_model_train": "all" if scope == "all" else "head"}
+    _, model, foresight, _, _ = _players(tiny, str(tiny_deberta), **changes, **train)
+    _, margin, g, d = _twin(model, scope)
+    penalty = foresight.penalty(_score(foresight), LABELS)
+    want = _want(form, 0.3, influence, margin, g, d, 0.05, "margin")
     torch.testing.assert_close(penalty.value.double(), want, rtol=1e-3, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import models
 import pytest
 import torch
@@ -62,6 +64,13 @@ def test_solved_products_equal_dense_algebra(family, scope, curvature, influence
     assert iterations >= 1
     if scope == "head":  # a linear head: the Hessian is the Gauss-Newton matrix, and the kernel form is the same
         margin = _margins(rewards)
+        paid, _ = solved_products(
+            model, inputs, LABELS, prompts=B, scope=scope, damping=damping, influence=influence, curvature=curvature,
+            tolerance=1e-10, paid="margin",
+        )  # fmt: skip
+        inside = d if influence == "self" else d.mean(0).expand_as(d)
+        want = (inside * torch.linalg.solve(matrix + damping * torch.eye(d.shape[1]), d.T).T).sum(1)
+        torch.testing.assert_close(paid.flatten(), want, rtol=1e-6, atol=1e-8)
         closed = pairwise.exact(
             kernels(g.flatten(0, 1) @ g.flatten(0, 1).T, prompts=B, influence=influence), margin, LABELS.flatten(),
             damping=damping,
@@ -112,9 +121,9 @@ def test_one_plain_step_is_relaxed_and_many_are_exact():
     one = unrolled_penalties(rewards, start, LABELS, Descent(0.3), steps=1)
     relaxed = pairwise.relaxed(batch.products().gram, margin, LABELS.flatten().numpy(), gamma=0.3)
     torch.testing.assert_close(one.flatten(), torch.tensor(relaxed))
-    for influence in ("self", "batch"):
-        batch = kernels((flat @ flat.T).numpy(), prompts=B, influence=influence)
-        ours = unrolled_penalties(rewards, start, LABELS, Descent(0.3), steps=7, influence=influence)
+    for influence, paid in itertools.product(("self", "batch"), ("reward", "margin")):
+        batch = kernels((flat @ flat.T).numpy(), prompts=B, influence=influence, paid=paid)
+        ours = unrolled_penalties(rewards, start, LABELS, Descent(0.3), steps=7, influence=influence, paid=paid)
         theirs = pairwise.unrolled(batch, margin, LABELS.flatten().numpy(), steps=7, rate=0.3)
         torch.testing.assert_close(ours.flatten(), torch.tensor(theirs))
 

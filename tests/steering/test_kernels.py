@@ -17,7 +17,7 @@ def _gradients(reference: str, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(PROMPTS, rows, PARAMETERS))
 
 
-def _naive(gradients: np.ndarray, reference: str, influence: str) -> tuple[np.ndarray, np.ndarray]:
+def _naive(gradients: np.ndarray, reference: str, influence: str, paid: str) -> tuple[np.ndarray, np.ndarray]:
     """Return test points and directions, one candidate at a time."""
     test, directions = [], []
     for prompt in gradients:
@@ -26,6 +26,8 @@ def _naive(gradients: np.ndarray, reference: str, influence: str) -> tuple[np.nd
             compared = {"response": prompt[-1], "leave-one-out": np.mean(others, axis=0), "none": 0 * prompt[i]}
             test.append(prompt[i])
             directions.append(prompt[i] - compared[reference])
+    if paid == "margin":
+        test = directions
     if influence == "batch":
         test = [np.mean(test, axis=0)] * len(test)
     return np.array(test), np.array(directions)
@@ -33,11 +35,13 @@ def _naive(gradients: np.ndarray, reference: str, influence: str) -> tuple[np.nd
 
 @pytest.mark.parametrize("reference", ["response", "leave-one-out", "none"])
 @pytest.mark.parametrize("influence", ["self", "batch"])
-def test_kernels_are_products_of_written_out_gradients(library, reference, influence):
+@pytest.mark.parametrize("paid", ["reward", "margin"])
+def test_kernels_are_products_of_written_out_gradients(library, reference, influence, paid):
     gradients = _gradients(reference)
-    test, directions = _naive(gradients, reference, influence)
+    test, directions = _naive(gradients, reference, influence, paid)
     flat = gradients.reshape(-1, PARAMETERS)
-    found = kernels(library.array(flat @ flat.T), prompts=PROMPTS, reference=reference, influence=influence)
+    gram = library.array(flat @ flat.T)
+    found = kernels(gram, prompts=PROMPTS, reference=reference, influence=influence, paid=paid)
     close = {"rtol": library.tolerance, "atol": 20 * library.tolerance}
     np.testing.assert_allclose(np.asarray(found.test), test @ directions.T, **close)
     np.testing.assert_allclose(np.asarray(found.loss), directions @ directions.T, **close)

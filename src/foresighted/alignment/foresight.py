@@ -107,11 +107,13 @@ class Foresight:
         grouped = features.view(b, -1, features.shape[1])
         kernels = None
         if self._whole_batch():  # the bias adds 1 to every product, and leaves no trace in a difference
-            kernels = steering.kernels(rows @ rows.T + 1, prompts=b, influence=self.config.influence)
+            kernels = steering.kernels(
+                rows @ rows.T + 1, prompts=b, influence=self.config.influence, paid=self.config.paid
+            )
             products = Products(*(column.view(b, -1) for column in kernels.products()))
         else:
             rows = rows.view_as(grouped)
-            products = influence.head_products(rows[:, :-1], rows[:, -1])
+            products = self._paid(influence.head_products(rows[:, :-1], rows[:, -1]))
         return Scores(reward[:, :-1], reward[:, -1], products, kernels, grouped[:, :-1], grouped[:, -1], None)
 
     def _score_inputs(self, prompts: list[str], texts: list[str], b: int) -> Scores:
@@ -120,12 +122,16 @@ class Foresight:
         metric = self._metric(self._reward_model.network)
         if not self._whole_batch():
             reward, reference, products = self._products.against_reference(inputs, prompts=b, metric=metric)
-            return Scores(reward, reference, products, None, None, None, inputs)
+            return Scores(reward, reference, self._paid(products), None, None, None, inputs)
         flat, gram = self._products.gram(inputs, metric=metric)
-        kernels = steering.kernels(gram, prompts=b, influence=self.config.influence)
+        kernels = steering.kernels(gram, prompts=b, influence=self.config.influence, paid=self.config.paid)
         products = Products(*(column.view(b, -1) for column in kernels.products()))
         rewards = flat.view(b, -1)
         return Scores(rewards[:, :-1], rewards[:, -1], products, kernels, None, None, inputs)
+
+    def _paid(self, products: Products) -> Products:
+        """Return the products with the margin at the test point, where that is what the policy is paid: <d, d>."""
+        return products._replace(gram=products.spread) if self.config.paid == "margin" else products
 
     def _metric(self, module: nn.Module) -> dict[str, Tensor] | None:
         """Return AdamW's diagonal for the scope's parameters, if the exact form asks for it."""
@@ -191,7 +197,8 @@ class Foresight:
         assert scores.inputs is not None
         products, iterations = solved_products(
             self._reward_model.network, scores.inputs, label, prompts=len(label), scope=config.scope,
-            damping=config.damping, influence=config.influence, forward=self._rewards,
+            damping=config.damping, influence=config.influence, paid=config.paid, curvature="hessian",
+            forward=self._rewards,
         )  # fmt: skip
         _log.info("conjugate gradients: %d iterations", iterations)
         return products
@@ -222,7 +229,8 @@ class Foresight:
         self, rewards: Callable[[influence.Parameters], Tensor], scope: Mapping[str, nn.Parameter], label: Tensor
     ) -> Tensor:
         state = adamw_state(self._optimizer, scope)
+        config = self.config
         with frozen_except(self._reward_model.network, {}):
             return unrolled_penalties(
-                rewards, scope, label, state, steps=self.config.unrolled_steps, influence=self.config.influence
+                rewards, scope, label, state, steps=config.unrolled_steps, influence=config.influence, paid=config.paid
             )

@@ -3,7 +3,7 @@
 from foresighted.influence.head import head_products
 from foresighted.influence.naive import Forward, Inputs, naive_gradients
 from foresighted.influence.products import GradientProducts, Scored
-from foresighted.influence.scopes import check_scope, find_head, select
+from foresighted.influence.scopes import find_head, select
 from foresighted.influence.unrolled import Parameters
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Inputs",
     "Parameters",
     "Scored",
-    "check_scope",
     "find_head",
     "head_products",
     "naive_gradients",

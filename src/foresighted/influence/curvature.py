@@ -18,6 +18,7 @@ from foresighted.errors import NumericalError
 from foresighted.influence.capture import frozen_except
 from foresighted.influence.naive import Forward, Inputs, classifier
 from foresighted.influence.scopes import select
+from foresighted.steering import Influence, Paid
 
 TOLERANCE = 1e-5
 """Residual of conjugate gradients, relative to the right side."""
@@ -87,7 +88,8 @@ def solved_products(
     prompts: int,
     scope: str,
     damping: float,
-    influence: Literal["self", "batch"] = "self",
+    influence: Influence = "self",
+    paid: Paid = "reward",
     curvature: Literal["hessian", "gauss-newton"] = "hessian",
     forward: Forward | None = None,
     tolerance: float = TOLERANCE,
@@ -106,6 +108,7 @@ def solved_products(
         scope: whose parameters, as `select` takes it.
         damping: above 0, in units of the Hessian's eigenvalues.
         influence: test point.
+        paid: by reward or margin.
         curvature: the full Hessian, or its Gauss-Newton part.
         forward: inputs to rewards; default: the one logit of a sequence classifier.
         tolerance: largest relative residual.
@@ -148,10 +151,11 @@ def solved_products(
         def solve(vector: Tensor) -> Solution:
             return conjugate_gradients(product, vector, tolerance=tolerance, iterations=iterations)
 
+        payment = margin if paid == "margin" else rewards[:, :-1]
         if influence == "batch":
-            solution = solve(gradient(rewards[:, :-1].mean()))
+            solution = solve(gradient(payment.mean()))
             return along(solution.value).detach(), solution.iterations
-        answers = [(solve(gradient(reward)), i) for i, reward in enumerate(rewards[:, :-1].flatten())]
+        answers = [(solve(gradient(reward)), i) for i, reward in enumerate(payment.flatten())]
         products = torch.stack([along(solution.value).flatten()[i] for solution, i in answers])
         return products.view_as(margin).detach(), max(solution.iterations for solution, _ in answers)
 

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 
+from foresighted.config import SCOPE
 from foresighted.errors import ConfigError, ModelError
 
-SCOPE = re.compile(r"(?P<kind>head|lora|last|all)(?::(?P<count>[1-9]\d*))?")
 _FINAL_NORMS = ("norm", "final_norm", "final_layernorm", "final_layer_norm", "ln_f")
-
-
-def check_scope(scope: str) -> tuple[str, int]:
-    """Return kind and count of a scope written as text.
-
-    Raises:
-        ConfigError: not `head`, `head:K`, `last:K`, `lora` or `all`.
-    """
-    match = SCOPE.fullmatch(scope)
-    kind, count = (match["kind"], match["count"]) if match else ("", None)
-    if not match or (kind in ("lora", "all") and count) or (kind == "last" and not count):
-        raise ConfigError(f"scope: got {scope!r}, expected head, head:K, last:K, lora or all")
-    return kind, int(count or 1)
 
 
 def find_head(model: nn.Module, source: str) -> tuple[str, nn.Linear]:
@@ -52,7 +37,10 @@ def select(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
         ConfigError: no such scope, or one that selects no parameters.
         ModelError: the model has no head, or the scope holds quantised weights, which have no gradient.
     """
-    kind, count = check_scope(scope)
+    match = SCOPE.fullmatch(scope)
+    if not match:
+        raise ConfigError(f"scope: got {scope!r}, expected head, head:K, last:K, lora or all")
+    kind, count = match["kind"], int(match["count"] or 1)
     head, _ = find_head(model, type(model).__name__)
     every = dict(model.named_parameters())
     if kind == "all":

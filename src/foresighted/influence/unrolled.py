@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import ConfigError, NumericalError
+from foresighted.steering import Influence, Paid
 
 Parameters = Mapping[str, Tensor]
 
@@ -74,7 +75,8 @@ def unrolled_penalties(
     optimizer: AdamW | Descent,
     *,
     steps: int,
-    influence: Literal["self", "batch"] = "self",
+    influence: Influence = "self",
+    paid: Paid = "reward",
 ) -> Tensor:
     """Return -d r(t_i; phi_K) / d w_i, phi_K after K steps on the weighted Bradley-Terry loss of all candidates.
 
@@ -89,6 +91,7 @@ def unrolled_penalties(
         optimizer: the steps; its state is not changed.
         steps: K, at least 1. Memory grows with it.
         influence: test point: each candidate itself (one backward pass a candidate), or their mean (one in all).
+        paid: by reward or margin.
 
     Returns:
         Penalty at gamma 1, shape B N, in units of reward.
@@ -112,7 +115,8 @@ def unrolled_penalties(
                 n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(current.items(), found, strict=True)
             }
             current, optimizer = optimizer.update(current, gradients)
-        final = rewards(current)[:, :-1]
+        scored = rewards(current)
+        final = scored[:, :-1] - (scored[:, -1:] if paid == "margin" else 0)
         if influence == "batch":
             (result,) = torch.autograd.grad(final.mean(), weights)
         else:

@@ -6,11 +6,12 @@ reward-model gradients into what they read; `raw_gamma` turns a share of the rew
 
 from foresighted.steering import pairwise, pointwise
 from foresighted.steering.forms import inverse_products
-from foresighted.steering.kernels import Influence, Kernels, Products, Reference, kernels, raw_gamma
+from foresighted.steering.kernels import Influence, Kernels, Paid, Products, Reference, kernels, raw_gamma
 
 __all__ = [
     "Influence",
     "Kernels",
+    "Paid",
     "Products",
     "Reference",
     "inverse_products",

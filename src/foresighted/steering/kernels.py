@@ -24,6 +24,9 @@ candidates (pairwise, group methods), or nothing (pointwise)."""
 Influence = Literal["self", "batch"]
 """Test point of the steering term: the candidate itself (the paper), or the mean over the batch of candidates."""
 
+Paid = Literal["reward", "margin"]
+"""What the leader is paid at the test point: r(y) (the paper), or r(y) less the reward of what y is compared with."""
+
 
 class Products(NamedTuple):
     """What the elementwise forms read of a reward model's gradients, one number a candidate."""
@@ -49,7 +52,14 @@ class Kernels(NamedTuple):
         return Products(xp.linalg.diagonal(self.test[:, :count]), xp.linalg.diagonal(self.loss[:count, :count]))
 
 
-def kernels(gram: Array, *, prompts: int, reference: Reference = "response", influence: Influence = "self") -> Kernels:
+def kernels(
+    gram: Array,
+    *,
+    prompts: int,
+    reference: Reference = "response",
+    influence: Influence = "self",
+    paid: Paid = "reward",
+) -> Kernels:
     """Return the kernels of B prompts with N candidates each.
 
     Args:
@@ -58,6 +68,7 @@ def kernels(gram: Array, *, prompts: int, reference: Reference = "response", inf
         prompts: B.
         reference: what a candidate is compared with.
         influence: test point.
+        paid: by reward or by margin; the same without a reference.
 
     Returns:
         `Kernels` with M = n = B N, prompt-major.
@@ -89,6 +100,8 @@ def kernels(gram: Array, *, prompts: int, reference: Reference = "response", inf
         )
     check_finite(gram=gram)
     select, directions = _maps(gram, prompts, candidates, reference)
+    if paid == "margin":
+        select = directions
     if influence == "batch":
         xp = array_namespace(gram)
         select = xp.broadcast_to(xp.mean(select, axis=0, keepdims=True), select.shape)
