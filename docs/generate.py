@@ -224,7 +224,13 @@ def _subcommands() -> dict[str, tuple[argparse.ArgumentParser, str]]:
     for action in parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            found |= {name: (sub, helps[name]) for name, sub in action.choices.items()}
+            for name, sub in action.choices.items():
+                kinds = [one for one in sub._actions if isinstance(one, argparse._SubParsersAction)]
+                if not kinds:
+                    found[name] = (sub, helps[name])
+                for kind in kinds:  # a command with kinds of its own: each has its flags
+                    texts = {choice.dest: choice.help or "" for choice in kind._choices_actions}
+                    found |= {f"{name} {each}": (one, texts[each]) for each, one in kind.choices.items()}
     return found
 
 
@@ -269,7 +275,8 @@ def commands_reference(_argument: str) -> str:
             parts.append(f"### {name}: {title}\n\n" + table(("flag", "meaning"), rows))
         for earlier, titles in repeated.items():
             parts.append(
-                f"Flags for *{'*, *'.join(titles)}* are those of [foresighted {earlier}](#foresighted-{earlier}).\n"
+                f"Flags for *{'*, *'.join(titles)}* are those of"
+                f" [foresighted {earlier}](#foresighted-{earlier.replace(' ', '-')}).\n"
             )
     return "\n".join(parts)
 

@@ -58,7 +58,8 @@ def write_run(
         row = records.RoundRow(
             round=done, reward=reward(done), reward_chosen=reward(done) + 0.5, reward_reference=0.0,
             utility_chosen=None if utility is None else utility(done), utility_reference=None, penalty=0.1,
-            penalty_chosen=0.05 + 0.01 * done, overconfidence=0.2 + 0.001 * done + 0.01 * seed, reward_model_loss=0.6,
+            penalty_chosen=0.05 + 0.01 * done, gamma=0.3, gamma_share=0.1,
+            overconfidence=0.2 + 0.001 * done + 0.01 * seed, reward_model_loss=0.6,
             reward_model_accuracy=0.7, policy_loss=2.0, tokens=15.0, empty=0, labels=labels_a_round,
             labels_total=initial + labels_a_round * done,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from foresighted import __version__
-from foresighted.cli import compare, report, train
+from foresighted.cli import compare, report, simulate, train
 from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped
 
@@ -25,7 +25,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"foresighted {__version__}")
     commands = top.add_subparsers(title="commands", dest="command", required=True, parser_class=Parser)
-    for module in (train, compare, report):
+    for module in (train, compare, report, simulate):
         module.add(commands)
     return top
 

@@ -31,7 +31,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and exit with code 2."""
         wrong = next((word for word in message.split() if word.startswith("--")), "")
-        hint = nearest(wrong, _flags(self)) if message.startswith("unrecognized") else ""
+        hint = ""
+        if message.startswith("unrecognized"):
+            known = _flags(self)
+            hint = " (a flag of another command)" if wrong in known else nearest(wrong, known)
         self.exit(2, f"foresighted: {message}{hint}; see {self.prog} --help\n")
 
 

@@ -1,0 +1,42 @@
+"""The controlled games (JAX): where claims about collapse are settled, thousands of runs at a time."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foresighted.games.game import Follower, Game, Observation
+    from foresighted.games.linear import LINEAR
+    from foresighted.games.loop import Trajectories, simulate
+    from foresighted.games.network import NETWORK
+    from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings
+
+_HOMES = {
+    "game": ("Follower", "Game", "Observation"),
+    "linear": ("LINEAR",),
+    "network": ("NETWORK",),
+    "settings": ("GameSettings", "LinearSettings", "NetworkSettings"),
+    "loop": ("Trajectories", "simulate"),
+}
+
+__all__ = [
+    "LINEAR",
+    "NETWORK",
+    "Follower",
+    "Game",
+    "GameSettings",
+    "LinearSettings",
+    "NetworkSettings",
+    "Observation",
+    "Trajectories",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is asked for: the command line reads settings without loading JAX."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"foresighted.games.{home}"), name)
+    raise AttributeError(f"module 'foresighted.games' has no attribute {name!r}")

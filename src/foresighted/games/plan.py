@@ -1,0 +1,180 @@
+"""What is to be played: arms and sweeps in text to cells, and which cells share a compiled program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from foresighted.config import default, from_text, settings
+from foresighted.errors import ConfigError, nearest
+from foresighted.games.settings import ELEMENTWISE, FORMS, READS_LABELS, GameSettings, is_traced
+
+if TYPE_CHECKING:
+    from foresighted.games.game import Game
+
+MOST_CELLS = 10_000
+NOT_OF_AN_ARM = ("iterations", "float64")
+"""What arms and points of a sweep must share, so that their records fit together."""
+
+
+class Cell(NamedTuple):
+    """One arm at one point of a sweep."""
+
+    arm: str
+    """As it was named, settings of its own included."""
+    form: str
+    settings: GameSettings
+    swept: tuple[tuple[str, Any], ...]
+    """Swept settings and their values here."""
+
+
+class Sweep(NamedTuple):
+    """Values of one setting to go through."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Sequence[Sweep] = ()) -> list[Cell]:
+    """Return the cells of arms at every point of the sweeps; what an arm sets itself is not swept in it.
+
+    A form that does not read gamma (`rlhf`) is played once, not once a gamma.
+
+    Args:
+        game: the game.
+        arms: "rlhf", "proximal:gamma=0.05:action_cost=0".
+        base: settings that the arms share.
+        sweeps: settings and values.
+
+    Returns:
+        Cells in the order of arms, then of the sweeps.
+
+    Raises:
+        ConfigError: an arm, a setting or a value that is unknown or out of range.
+    """
+    if not arms:
+        raise ConfigError("arms: got none, name at least one, for example rlhf,proximal")
+    if len(set(arms)) < len(arms):
+        raise ConfigError(f"arms: {','.join(arms)} names one twice; name each once")
+    if math.prod(len(sweep.values) for sweep in sweeps) * len(arms) > MOST_CELLS:
+        raise ConfigError(f"sweep: more than {MOST_CELLS} points; sweep fewer values")
+    cells: dict[Cell, None] = {}
+    for arm in arms:
+        form, own = _arm(game, arm)
+        for point in product(*(sweep.values for sweep in sweeps)):
+            values = dict(zip((sweep.name for sweep in sweeps), point, strict=True)) | own
+            values.setdefault("gamma", base.gamma if base.gamma is not None else game.gammas.get(form, 1.0))
+            if form == "rlhf":
+                values["gamma"] = 0.0
+            made = replace(base, **values)
+            swept = tuple((sweep.name, getattr(made, sweep.name)) for sweep in sweeps)
+            cells[Cell(arm, form, made, swept)] = None
+    return list(cells)
+
+
+def _arm(game: Game, arm: str) -> tuple[str, dict[str, Any]]:
+    form, *texts = arm.split(":")
+    if form not in FORMS:
+        raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, FORMS)}; known are {', '.join(FORMS)}")
+    known = [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
+    own = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise ConfigError(
+                f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME a setting of the"
+                f" {game.name} game{nearest(name, known)}"
+            )
+        own[name] = from_text(game.settings, name, value)
+    return form, own
+
+
+def sweep_from_text(game: Game, text: str) -> Sweep:
+    """Return a sweep: NAME=a,b,c or NAME=FIRST:LAST:logN or NAME=FIRST:LAST:linN.
+
+    Args:
+        game: has the settings.
+        text: as on the command line.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        ConfigError: a name that does not exist, with the nearest that does; values that are no list and no range.
+
+    Example:
+        >>> from foresighted.games import LINEAR
+        >>> sweep_from_text(LINEAR, "gamma=0.01:1:log3").values
+        (0.01, 0.1, 1.0)
+    """
+    name, equals, written = text.partition("=")
+    known = [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
+    if name not in known:
+        raise ConfigError(f"sweep: the {game.name} game has no setting {name!r} to sweep{nearest(name, known)}")
+    if not equals or not written:
+        raise ConfigError(f"sweep: got {text!r}, expected {name}=a,b,c or {name}=FIRST:LAST:log12 (or lin12)")
+    values = _range(name, written) if ":" in written else written.split(",")
+    shown = [from_text(game.settings, name, str(value)) for value in values]
+    if len(set(shown)) < len(shown):
+        raise ConfigError(f"sweep: {text!r} holds a value twice")
+    return Sweep(name, tuple(shown))
+
+
+def _range(name: str, written: str) -> list[float]:
+    wrong = ConfigError(
+        f"sweep: got {name}={written!r}, expected FIRST:LAST:log12 or FIRST:LAST:lin12, 2 or more values"
+    )
+    try:
+        low, high, how = written.split(":")
+        first, last, scale, count = float(low), float(high), how[:3], int(how[3:])
+    except ValueError:
+        raise wrong from None
+    if count < 2 or scale not in ("log", "lin") or not math.isfinite(first) or not math.isfinite(last):
+        raise wrong
+    if scale == "lin":
+        return [float(f"{first + (last - first) * k / (count - 1):.12g}") for k in range(count)]
+    if first <= 0 or last <= 0:
+        raise ConfigError(f"sweep: got {name}={written!r}; a range in log steps needs ends above 0")
+    return [float(f"{first * (last / first) ** (k / (count - 1)):.4g}") for k in range(count)]
+
+
+def seeds_from_text(text: str) -> tuple[int, ...]:
+    """Return seeds written as a range `0:256` or a list `0,3,5`.
+
+    Raises:
+        ConfigError: neither; an empty range; a seed that is negative, too large or named twice.
+    """
+    first, colon, stop = text.partition(":")
+    try:
+        seeds = tuple(range(int(first), int(stop))) if colon else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"seeds: got {text!r}, expected a range such as 0:256 or a list such as 0,3,5") from None
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds: got {text!r}, expected one or more whole numbers from 0 to 2**32 - 1, each once")
+    return seeds
+
+
+def program_key(cell: Cell) -> tuple[tuple[str, ...], GameSettings]:
+    """Return what cells must share to be played by one program: known forms, and all settings that are not traced."""
+    forms = ELEMENTWISE if cell.form in ELEMENTWISE else (cell.form,)
+    return forms, _template(cell.settings)
+
+
+@lru_cache(maxsize=4096)
+def _template(config: GameSettings) -> GameSettings:
+    kind = type(config)
+    numbers = {name: default(item) for name, item in settings(kind).items() if is_traced(kind, name)}
+    numbers["gradient_regularisation"] = float(config.gradient_regularisation > 0)
+    numbers["gamma"] = 1.0
+    return replace(config, **{**numbers, "confidence": 0.0})
+
+
+def labels_read(game: Game, cell: Cell) -> int:
+    """Return how many labels a run reads: those of the reward model, and those in the penalty."""
+    s = cell.settings
+    penalty = cell.form in READS_LABELS and s.steering_label == "candidate" and (s.gamma or 0) > 0
+    return s.iterations * (s.labels_per_round + (game.actions_scored(s) if penalty else 0))

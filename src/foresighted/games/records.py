@@ -1,0 +1,174 @@
+"""Files of a sweep: parts that are written whole or not at all, and the tables that are put together from them.
+
+A part is a folder `parts/NAME` with the runs (cell and seed) of one call of the program:
+
+    trajectories.parquet   a row an iteration
+    actions.parquet        the action itself, of the first seeds and at fewer iterations
+    runs.parquet           a row a run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foresighted.errors import RunError
+from foresighted.games.loop import Trajectories
+from foresighted.games.plan import Cell, labels_read
+from foresighted.games.summary import run_statistics
+
+PARTS = "parts"
+TRAJECTORIES, ACTIONS, RUNS = "trajectories", "actions", "runs"
+TABLES = (TRAJECTORIES, ACTIONS, RUNS)
+WRITING: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["env", "arm"]}
+"""Numbers are not worth a dictionary."""
+ACTION_SEEDS = 16
+"""Seeds of which actions are kept: the lowest ones."""
+ACTION_POINTS = 400
+"""Actions that are kept of a run, about."""
+
+Run = tuple[str, int]
+"""Name of a cell and seed: what makes a run the same run."""
+Place = tuple[int, int]
+"""Index of a run's cell and of its seed in `Trajectories`."""
+
+
+def cell_name(cell: Cell) -> str:
+    """Return a cell's name: arm and swept values."""
+    return json.dumps([cell.arm, [list(pair) for pair in cell.swept]])
+
+
+def write_part(
+    out: Path, name: str, played: Trajectories, wanted: set[Run], *, game: Any, every: int, kept: set[int],
+    drop_threshold: float,
+) -> None:  # fmt: skip
+    """Write the wanted runs of one call of the program, all files or none.
+
+    Args:
+        out: directory of the sweep.
+        name: of the part.
+        played: what the program made; padding and runs that are on disk already are in it.
+        wanted: runs to write.
+        game: the game.
+        every: record each K-th iteration, and the last.
+        kept: seeds of which actions are kept.
+        drop_threshold: fall of utility that counts, in its units.
+    """
+    places = {
+        (cell_name(cell), seed): (i, j) for i, cell in enumerate(played.cells) for j, seed in enumerate(played.seeds)
+    }
+    runs = [place for run, place in places.items() if run in wanted]
+    last = played.utility.shape[2] - 1
+    coarse = _iterations(last, max(1, last // ACTION_POINTS))
+    tables = {
+        TRAJECTORIES: _trajectories(game.name, played, runs, _iterations(last, every)),
+        ACTIONS: _actions(game.name, played, [run for run in runs if played.seeds[run[1]] in kept], coarse),
+        RUNS: _runs(game, played, runs, drop_threshold),
+    }
+    folder, temporary = out / PARTS / name, out / PARTS / f".{name}.{os.getpid()}"
+    temporary.mkdir(parents=True)
+    for table, content in tables.items():
+        pq.write_table(content, temporary / f"{table}.parquet", **WRITING)
+    (temporary / "runs.json").write_text(json.dumps(sorted(wanted)))
+    if folder.exists():  # another process was quicker; its runs are ours
+        shutil.rmtree(temporary)
+    else:
+        os.rename(temporary, folder)
+
+
+def _iterations(last: int, every: int) -> Any:
+    return np.unique(np.append(np.arange(0, last + 1, every), last))
+
+
+def _keys(env: str, played: Trajectories, runs: Sequence[Place], rows: int) -> dict[str, Any]:
+    """Return the columns that name a run, `rows` rows for each; a swept gamma is the gamma column."""
+    cells = [played.cells[i] for i, _ in runs]
+    arms = list(dict.fromkeys(cell.arm for cell in played.cells))
+
+    def column(values: Sequence[Any]) -> Any:
+        return np.repeat(np.asarray(values), rows)
+
+    def names(known: list[str], values: Sequence[str]) -> Any:
+        index = column([known.index(value) for value in values]).astype(np.int32)
+        return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(known)).dictionary_decode()
+
+    swept = [name for name, _ in played.cells[0].swept if name != "gamma"]
+    return {
+        "env": names([env], [env] * len(runs)),
+        "arm": names(arms, [cell.arm for cell in cells]),
+        "gamma": column([cell.settings.gamma for cell in cells]).astype(np.float64),
+        "seed": column([played.seeds[j] for _, j in runs]).astype(np.int64),
+        **{name: pa.array(column([getattr(cell.settings, name) for cell in cells])) for name in swept},
+    }
+
+
+def _picked(values: Any, runs: Sequence[Place], at: Any) -> Any:
+    """Return the values of runs at iterations, run after run."""
+    cells, seeds = np.asarray(runs, int).reshape(-1, 2).T
+    return np.ascontiguousarray(values[cells, seeds][:, at]).ravel()
+
+
+def _trajectories(env: str, played: Trajectories, runs: Sequence[Place], at: Any) -> pa.Table:
+    measured = ("utility", "proxy_reward", "signal", "noise")
+    columns = {name: _picked(getattr(played, name), runs, at) for name in measured}
+    iteration = np.tile(at.astype(np.int32), len(runs))
+    return pa.table({**_keys(env, played, runs, len(at)), "iteration": iteration, **columns})
+
+
+def _actions(env: str, played: Trajectories, runs: Sequence[Place], at: Any) -> pa.Table:
+    values = pa.array(_picked(played.action, runs, at))
+    action = pa.FixedSizeListArray.from_arrays(values, played.action[0, 0, 0].size)
+    iteration = np.tile(at.astype(np.int32), len(runs))
+    return pa.table({**_keys(env, played, runs, len(at)), "iteration": iteration, "action": action})
+
+
+def _runs(game: Any, played: Trajectories, runs: Sequence[Place], drop_threshold: float) -> pa.Table:
+    rows = [
+        run_statistics(played.utility[run], played.proxy_reward[run], drop_threshold=drop_threshold) for run in runs
+    ]
+    labels = [labels_read(game, played.cells[i]) for i, _ in runs]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return pa.table({**_keys(game.name, played, runs, 1), **columns, "labels": labels})
+
+
+def finished_runs(out: Path) -> dict[Run, str]:
+    """Return which runs are on disk, and in which part. Remains of a part that was not finished are removed."""
+    found: dict[Run, str] = {}
+    for folder in sorted((out / PARTS).glob("*")):
+        if folder.name.startswith("."):
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        try:
+            listed = json.loads((folder / "runs.json").read_text())
+        except (OSError, ValueError):
+            raise RunError(f"out: {folder} is damaged; remove that folder, and its runs are played again") from None
+        for name, seed in listed:
+            found[name, seed] = folder.name
+    return found
+
+
+def put_together(out: Path) -> None:
+    """Write each table of the sweep from all parts on disk, whole or not at all.
+
+    Args:
+        out: directory of the sweep.
+    """
+    parts = sorted(set(finished_runs(out).values()))
+    for table in TABLES:
+        path, temporary = out / f"{table}.parquet", out / f".{table}.part"
+        writer = None
+        for part in parts:
+            content = pq.read_table(out / PARTS / part / f"{table}.parquet")
+            writer = writer or pq.ParquetWriter(temporary, content.schema, **WRITING)
+            writer.write_table(content)
+        if writer is not None:
+            writer.close()
+            os.replace(temporary, path)

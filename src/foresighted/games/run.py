@@ -1,0 +1,208 @@
+"""A sweep on disk: what is asked for, what is there already, and the rest played in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foresighted.config import settings
+from foresighted.errors import ConfigError, RunError
+from foresighted.games.game import Game
+from foresighted.games.loop import play
+from foresighted.games.plan import Cell, Sweep, arm_cells, program_key
+from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
+from foresighted.games.settings import GameSettings
+
+ROWS_A_PART = 2**17
+"""Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Raises:
+        ConfigError: an arm or setting that is unknown, or a number out of range.
+    """
+
+    game: Game
+    base: GameSettings
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    record_every: int = 1
+    drop_threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = [sweep.name for sweep in self.sweeps]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"sweep: {', '.join(names)} names one twice; give all values in one --sweep")
+        if self.record_every < 1:
+            raise ConfigError(f"record_every: got {self.record_every}, must be at least 1")
+        if self.drop_threshold < 0:
+            raise ConfigError(f"drop_threshold: got {self.drop_threshold}, must be at least 0")
+        arm_cells(self.game, self.arms, self.base, self.sweeps)
+
+    def mapping(self) -> dict[str, Any]:
+        """Return the request as the flat mapping of `config.yaml`."""
+        return {
+            "game": self.game.name,
+            "arms": list(self.arms),
+            "seeds": _seeds_text(self.seeds),
+            "sweep": [f"{sweep.name}={','.join(map(str, sweep.values))}" for sweep in self.sweeps],
+            "record_every": self.record_every,
+            "drop_threshold": self.drop_threshold,
+            **{name: getattr(self.base, name) for name in settings(type(self.base))},
+        }
+
+
+def _seeds_text(seeds: tuple[int, ...]) -> str:
+    whole = seeds == tuple(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}:{seeds[-1] + 1}" if whole else ",".join(map(str, seeds))
+
+
+def sweep(
+    request: Request,
+    out: Path,
+    *,
+    resume: bool = False,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Play a request and write its tables. Runs that are on disk are not played again.
+
+    Args:
+        request: what is asked for.
+        out: directory; new, empty, or with `resume` one of the same game and settings. Arms, seeds and swept values
+            may grow; what was there stays in the tables.
+        resume: go on in a directory that has runs.
+        jobs: programs at a time, default one a core.
+        on_progress: told how many of how many rounds of parts are done.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: a directory that is taken, damaged, or belongs to another sweep.
+    """
+    _claim(request, out, resume)
+    present = set(finished_runs(out))
+    calls = {number: call for number, call in enumerate(_calls(request)) if not call.runs <= present}
+    rounds = request.base.iterations
+    done = dict.fromkeys(calls, 0)
+    kept = set(sorted(request.seeds)[:ACTION_SEEDS])
+
+    def one(number: int) -> None:
+        call = calls[number]
+
+        def told(round_: int) -> None:
+            done[number] = round_
+            on_progress(sum(done.values()), rounds * len(calls))
+
+        played = play(request.game, call.cells, call.seeds, told)
+        wanted = call.runs - present
+        name = f"{number:05d}-{hashlib.sha256(repr(sorted(wanted)).encode()).hexdigest()[:12]}"
+        write_part(
+            out, name, played, wanted, game=request.game, every=request.record_every, kept=kept,
+            drop_threshold=request.drop_threshold,
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+        try:
+            for _ in pool.map(one, calls):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    put_together(out)
+    return out
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a program: cells and seeds, both padded to the shape that its program was compiled for."""
+
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def runs(self) -> set[Run]:
+        return {(cell_name(cell), seed) for cell in self.cells for seed in self.seeds}
+
+
+def _calls(request: Request) -> list[_Call]:
+    """Return the calls of a request. They depend on the request alone, so a resumed sweep makes the same bits."""
+    lanes = max(1, ROWS_A_PART // request.base.iterations)
+    seed_blocks = _blocks(request.seeds, lanes)
+    cells = arm_cells(request.game, request.arms, request.base, request.sweeps)
+    calls = []
+    for key in dict.fromkeys(program_key(cell) for cell in cells):
+        group = [cell for cell in cells if program_key(cell) == key]
+        for cell_block in _blocks(group, max(1, lanes // len(seed_blocks[0]))):
+            calls += [_Call(tuple(cell_block), tuple(seeds)) for seeds in seed_blocks]
+    return calls
+
+
+def _blocks(items: Sequence[Any], most: int) -> list[list[Any]]:
+    """Return items in equal blocks of at most `most`; the last block repeats its last item to be as long."""
+    count = -(-len(items) // most)
+    width = -(-len(items) // count)
+    blocks = [list(items[k : k + width]) for k in range(0, len(items), width)]
+    return [block + [block[-1]] * (width - len(block)) for block in blocks]
+
+
+MAY_GROW = ("arms", "seeds", "sweep")
+
+
+def _claim(request: Request, out: Path, resume: bool) -> None:
+    """Check that the directory may be written, then write what is asked for into it."""
+    path, asked = out / "config.yaml", request.mapping()
+    if out.exists() and not out.is_dir():
+        raise RunError(f"out: {out} is a file; give a directory")
+    if path.exists():
+        _check_same(path, asked, request, resume)
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"out: {out} is not empty and holds no sweep; give a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(path, yaml.safe_dump(asked, sort_keys=False))
+    libraries = ("foresighted", "jax", "jaxlib", "numpy", "pyarrow")
+    machine = {"python": platform.python_version(), "system": platform.platform(), "processor": platform.machine()}
+    environment = {name: version(name) for name in libraries} | machine | {"cores": os.cpu_count()}
+    _write(out / "environment.json", json.dumps(environment, indent=1))
+
+
+def _check_same(path: Path, asked: dict[str, Any], request: Request, resume: bool) -> None:
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"out: {path} cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict) or "game" not in found:
+        raise RunError(f"out: {path.parent} holds another kind of run; give a new directory")
+    fixed = [name for name in (*asked, *found) if name not in MAY_GROW]
+    other = [name for name in dict.fromkeys(fixed) if found.get(name) != asked.get(name)]
+    if other:
+        told = ", ".join(f"{name} was {found.get(name)}, now {asked.get(name)}" for name in other)
+        raise RunError(f"out: {path.parent} holds another sweep: {told}; give a new directory")
+    names = [text.partition("=")[0] for text in found.get("sweep") or []]
+    if names != [one.name for one in request.sweeps]:
+        raise RunError(
+            f"out: {path.parent} holds another sweep, over {', '.join(names) or 'nothing'}; give a new directory"
+        )
+    if not resume:
+        raise RunError(f"out: {path.parent} holds this sweep already; go on with --resume, or give a new directory")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,236 @@
+"""What all games have settings for, and the settings of the paper's two; a game of yours adds its own in its file.
+
+A setting that is a number with a point is traced: sweeps over it compile once. Any other compiles a program a value.
+Nothing here loads JAX, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from foresighted.config import settings
+from foresighted.errors import ConfigError, nearest
+
+Form = Literal["rlhf", "practical", "relaxed", "proximal", "exact", "unrolled"]
+FORMS: tuple[str, ...] = get_args(Form)
+ELEMENTWISE = ("rlhf", "practical", "relaxed", "proximal")
+"""Forms that read S and G alone; they share one compiled program."""
+READS_LABELS = ("relaxed", "proximal", "exact", "unrolled")
+"""Forms whose penalty holds the label of the action."""
+
+
+def setting(default: Any, group: str, text: str, *, low: float | None = None, above: float | None = None) -> Any:
+    """Return a field with help text and range.
+
+    Args:
+        default: of the setting.
+        group: heading in `--help`.
+        text: help.
+        low: least value.
+        above: what the value must exceed.
+
+    Returns:
+        A dataclass field.
+    """
+    return field(default=default, metadata={"group": group, "help": text, "low": low, "above": above})
+
+
+@dataclass(frozen=True)
+class GameSettings:
+    """What all games share. A game derives its own settings from this and may change defaults.
+
+    Raises:
+        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
+    """
+
+    iterations: int = setting(300, "game", "rounds: a leader step, then a follower step", low=1)
+    float64: bool = setting(False, "game", "compute in float64 instead of float32")
+
+    gamma: float | None = setting(
+        None, "steering", "steering weight, in units of the reward model's step size (default: by game and form)", low=0
+    )
+    influence: Literal["self", "batch"] = setting(
+        "self", "steering", "test point: the action itself (the paper), or the mean of the leader's batch, held fixed"
+    )
+    steering_label: Literal["candidate", "baseline"] = setting(
+        "candidate",
+        "steering",
+        "relaxed, proximal, exact and unrolled read the label of every action they score, or the mean label of the"
+        " reward model's data (no label of any candidate)",
+    )
+    label_slope: bool = setting(
+        False, "steering", "let the leader's gradient run through the label in the penalty (it sees the slope of U)"
+    )
+    damping: float = setting(0.1, "steering", "exact, unrolled: added to the Hessian's eigenvalues", above=0)
+    unroll_steps: int = setting(5, "steering", "unrolled: K steps of the reward model", low=1)
+    unroll_rate: float = setting(0.01, "steering", "unrolled: their step size", above=0)
+    gradient: Literal["autodiff", "finite-difference"] = setting(
+        "autodiff", "policy", "gradient of the leader's objective; forward differences are the published linear game's"
+    )
+    difference_step: float = setting(0.05, "policy", "step of the forward differences", above=0)
+
+    ensemble: int = setting(1, "baselines", "reward models that differ in their first weights", low=1)
+    confidence: float = setting(
+        0.0, "baselines", "lower confidence bound: the leader is paid mean - confidence * std of the ensemble", low=0
+    )
+    shaping: Literal["none", "clip", "par"] = setting(
+        "none",
+        "baselines",
+        "clip: reward at most shaping_scale; par: scale * sigmoid((r - r_ref) / scale), r_ref of the initial policy",
+    )
+    shaping_scale: float = setting(5.0, "baselines", "bound or scale of the shaping, in units of reward", above=0)
+    gradient_regularisation: float = setting(
+        0.0, "baselines", "take lambda / 2 * |gradient of the objective|^2 off the leader's objective", low=0
+    )
+    reward_model_steps: int = setting(1, "baselines", "reward-model steps a round (two time scales)", low=1)
+    labels_per_round: int = setting(1, "baselines", "labels that the reward model gets in a round", low=1)
+
+    labels: Literal["utility", "noisy", "preference", "sampled"] = setting(
+        "utility",
+        "labels",
+        "utility: U; noisy: U + normal noise; preference: sigmoid of the difference to an action of the initial"
+        " policy, with a Bradley-Terry reward model and the pairwise forms; sampled: that preference as one bit",
+    )
+    label_noise: float = setting(1.0, "labels", "noisy: standard deviation", low=0)
+    preference_scale: float = setting(1.0, "labels", "preference, sampled: factor of U(y) - U(y')", above=0)
+
+    def __post_init__(self) -> None:
+        problems = [text for name in settings(type(self)) if (text := _problem(self, name))] or self._rules()
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _rules(self) -> list[str]:
+        """Return what is wrong with settings that are each in range."""
+        shifted = self.gradient == "finite-difference"
+        rules = [
+            (
+                shifted and self.influence == "batch",
+                "influence: batch holds its test point fixed and needs autodiff",
+            ),
+            (
+                shifted and not self.label_slope,
+                "label_slope: forward differences read labels at the shifted actions; set it to true",
+            ),
+            (self.confidence > 0 and self.ensemble < 2, "confidence: needs an ensemble of at least 2"),
+        ]
+        return [text for wrong, text in rules if wrong]
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether labels compare two actions, so that the reward model is Bradley-Terry."""
+        return self.labels in ("preference", "sampled")
+
+
+@dataclass(frozen=True)
+class LinearSettings(GameSettings):
+    """Settings of the linear game; the defaults are the published ones, with gradients by autodiff."""
+
+    label_slope: bool = setting(
+        True, "steering", "let the leader's gradient run through the label in the penalty, as the published code does"
+    )
+    dimension: int = setting(50, "game", "coordinates of an action", low=1)
+    signal_dimension: int = setting(3, "game", "first coordinates, which utility asks for", low=1)
+    ideal: float = setting(2.0, "game", "ideal value of each signal coordinate; 0 for all others")
+    utility_height: float = setting(10.0, "game", "U = height exp(-sharpness |y - y*|^2)", above=0)
+    utility_sharpness: float = setting(0.3, "game", "how fast utility falls with distance: 1 / width^2", above=0)
+    action_cost: float = setting(0.1, "baselines", "cost |y|^2 that the leader pays: the KL of these games", low=0)
+    policy_step: float = setting(0.02, "policy", "step of the leader", above=0)
+    initial_noise: float = setting(
+        0.1, "reward model", "spread of the first weights around the signal direction", low=0
+    )
+    reward_model_step: float = setting(0.005, "reward model", "step of the reward model", above=0)
+    reward_model_decay: float = setting(1e-4, "reward model", "share of the weights lost in a step", low=0)
+    reward_model_gradient: Literal["code", "paper"] = setting(
+        "code", "reward model", "code: 2 (w y - U) y, as published in the code; paper: half of it, as printed"
+    )
+    exploration: float = setting(0.0, "labels", "spread of the labelled actions around the leader's", low=0)
+
+    def _rules(self) -> list[str]:
+        text = f"signal_dimension: got {self.signal_dimension}, must not exceed dimension {self.dimension}"
+        return [*super()._rules(), *([text] if self.signal_dimension > self.dimension else [])]
+
+
+@dataclass(frozen=True)
+class NetworkSettings(GameSettings):
+    """Settings of the network game; the defaults are the published ones."""
+
+    iterations: int = setting(
+        4000, "game", "rounds: inner_steps steps of the leader, one label batch, one Adam step", low=1
+    )
+    dimension: int = setting(10, "game", "coordinates of an action", low=1)
+    signal_dimension: int = setting(2, "game", "first coordinates, which utility asks for", low=1)
+    ideal: float = setting(2.5, "game", "ideal value of each signal coordinate; 0 for all others")
+    utility_height: float = setting(10.0, "game", "U = height exp(-sharpness |y - y*|^2)", above=0)
+    utility_sharpness: float = setting(0.2, "game", "how fast utility falls with distance: 1 / width^2", above=0)
+    action_cost: float = setting(0.01, "baselines", "cost |y|^2 that the leader pays: the KL of these games", low=0)
+    inner_steps: int = setting(15, "policy", "policy steps a round", low=1)
+    policy_samples: int = setting(1, "policy", "M, actions sampled for a policy step", low=1)
+    policy_step: float = setting(0.05, "policy", "step of the leader in the first round", above=0)
+    final_policy_step: float = setting(0.001, "policy", "step of the leader in the last round", above=0)
+    sigma: float = setting(0.1, "policy", "spread of the policy in the first round", above=0)
+    final_sigma: float = setting(0.001, "policy", "spread of the policy in the last round", above=0)
+    decay_power: float = setting(4.0, "policy", "both go down as 1 - (round / rounds)^power", above=0)
+    gradient_clip: float = setting(1.0, "policy", "each coordinate of the gradient is held within this bound", above=0)
+    hidden: int = setting(32, "reward model", "units of each of the two hidden layers", low=1)
+    initial_noise: float = setting(0.1, "reward model", "standard deviation of the first weights; biases are 0", low=0)
+    reward_model_step: float = setting(0.001, "reward model", "Adam's step", above=0)
+    reward_model_decay: float = setting(1e-3, "reward model", "weight decay, added to the gradient", low=0)
+    adam_first: float = setting(0.9, "reward model", "Adam's decay of the mean", low=0)
+    adam_second: float = setting(0.999, "reward model", "Adam's decay of the mean square", low=0)
+    adam_epsilon: float = setting(1e-8, "reward model", "Adam's epsilon", above=0)
+    labels_per_round: int = setting(5, "baselines", "labels that the reward model gets in a round", low=1)
+    buffer_size: int = setting(50, "labels", "newest labels that the reward model learns from", low=1)
+
+    def _rules(self) -> list[str]:
+        rules = [
+            (
+                self.signal_dimension > self.dimension,
+                f"signal_dimension: got {self.signal_dimension}, must not exceed dimension {self.dimension}",
+            ),
+            (
+                self.labels_per_round > self.buffer_size,
+                f"buffer_size: got {self.buffer_size}, must hold the {self.labels_per_round} labels of a round",
+            ),
+            (self.adam_first >= 1, f"adam_first: got {self.adam_first}, must be below 1"),
+            (self.adam_second >= 1, f"adam_second: got {self.adam_second}, must be below 1"),
+        ]
+        return [*super()._rules(), *(text for wrong, text in rules if wrong)]
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _problem(config: GameSettings, name: str) -> str:
+    """Return what is wrong with one setting, or nothing."""
+    value: Any = getattr(config, name)
+    kind: Any = type(config)
+    hint, item = _hints(kind)[name], settings(kind)[name]
+    choices = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
+    if choices:
+        expected = f"expected one of {', '.join(choices)}"
+        return "" if value in choices else f"{name}: got {value!r}{nearest(str(value), choices)}, {expected}"
+    if value is None and type(None) in get_args(hint):
+        return ""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    number = next(number for number in kinds if number in (hint, *get_args(hint)))
+    if isinstance(value, bool) != (number is bool) or not isinstance(value, int | float if number is float else number):
+        return f"{name}: got {value!r}, expected {kinds[number]}"
+    if number is str:
+        return ""
+    low, above = item.metadata.get("low"), item.metadata.get("above")
+    if not math.isfinite(cast(float, value)):
+        return f"{name}: got {value}, must be finite"
+    if low is not None and value < low:
+        return f"{name}: got {value}, must be at least {low:g}"
+    return f"{name}: got {value}, must be above {above:g}" if above is not None and value <= above else ""
+
+
+def is_traced(kind: type, name: str) -> bool:
+    """Return whether a setting is a number with a point, whose values share one compiled program."""
+    hint = _hints(kind)[name]
+    return hint is float or float in get_args(hint)
