@@ -138,3 +138,14 @@ def test_documented_commands_are_accepted(foresighted, monkeypatch, words, tmp_p
         pytest.skip("reads the file of an earlier command")
     code, _, err = foresighted("simulate", *words, "--dry-run", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
+
+
+def test_a_yes_or_no_setting_may_stand_alone(foresighted, tmp_path):
+    arguments = ("--gradient", "finite-difference", "--seeds", "0", "--out", tmp_path / "x", "--dry-run")
+    for given in (["--float64"], ["--float64", "true"]):
+        code, out, _ = foresighted("simulate", "linear", *given, *arguments)
+        assert code == 0
+        assert "float64: true" in out
+    code, _, err = foresighted("simulate", "linear", "--float64", "perhaps", *arguments)
+    assert code == 2
+    assert "float64: got 'perhaps', expected true or false" in err

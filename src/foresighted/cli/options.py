@@ -71,10 +71,12 @@ def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
         title = item.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if hints[name] is bool else {}  # --flag is --flag true
         groups[title].add_argument(
             "--" + name.replace("_", "-"),
             metavar=_metavar(hints[name]),
             help=_help(item.metadata["help"], default(item)),
+            **alone,
         )
 
 
