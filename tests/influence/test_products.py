@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import models
 import pytest
@@ -254,3 +255,13 @@ def test_quantised_weights_in_the_scope_are_named():
     with pytest.raises(ModelError, match=r"scope: all holds 1 quantised weights \(0.weight\)"):
         select(model, "all")
     assert list(select(model, "head")) == ["1.weight", "1.bias"]
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "influence.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    inputs = models.batch(rows=12)  # 4 prompts, 2 candidates and a reference each
+    names = {"reward_model": models.build("BERT"), "inputs": inputs, "labels": torch.full((4, 2), 0.5).double()}
+    exec(code, names)
+    assert names["penalty"].shape == (8,)
+    assert bool(names["penalty"].isfinite().all())
