@@ -32,10 +32,10 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 """Model family: prefix of its classes in transformers, and what its configuration needs besides."""
 
 
-def build(family: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+def build(family: str, dtype: torch.dtype = torch.float64, **sizes: int) -> torch.nn.Module:
     """Return a sequence classifier of a family; every parameter is random, biases and norms too."""
     prefix, more = FAMILIES[family]
-    config = getattr(transformers, f"{prefix}Config")(**{**_SMALL, **more})
+    config = getattr(transformers, f"{prefix}Config")(**{**_SMALL, **more, **sizes})
     model = getattr(transformers, f"{prefix}ForSequenceClassification")(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
