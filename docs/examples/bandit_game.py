@@ -1,7 +1,4 @@
-"""A third game: 64 discrete responses, a softmax policy, a Bradley-Terry reward model that sees 8 of 12 features.
-
-Run it with `foresighted simulate custom --file docs/examples/bandit_game.py:BANDIT --out runs/bandit`.
-"""
+"""A third game: 64 discrete responses, a softmax policy, a Bradley-Terry reward model that sees 8 of 12 features."""
 
 from __future__ import annotations
 
