@@ -270,9 +270,10 @@ def _heat_map(cells: Sequence[dict[str, Any]], names: tuple[str, str], share: st
         sorted({cell[name] for cell in cells if cell["arm"] != "rlhf"} or {cell[name] for cell in cells})
         for name in names
     )
-    figure = Figure(figsize=(1.2 + 2.6 * len(arms), 3.0), layout="constrained")
+    width = max(2.6, 0.5 + 0.3 * len(across))  # so that "100" fits into a cell
+    figure = Figure(figsize=(1.2 + width * len(arms), max(3.0, 1.2 + 0.25 * len(down))), layout="constrained")
     panels = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-    image = None
+    image, colours = None, "Greens" if share == "good" else "Reds"
     for axes, arm in zip(panels, arms, strict=True):
         grid = np.full((len(down), len(across)), np.nan)
         own = [cell for cell in cells if cell["arm"] == arm]
@@ -283,18 +284,11 @@ def _heat_map(cells: Sequence[dict[str, Any]], names: tuple[str, str], share: st
                 if _at(cell, own, names[0], across[j]) and _at(cell, own, names[1], down[i])
             ]
             grid[i, j] = np.mean(values) if values else np.nan
-        image = axes.imshow(grid, cmap="Reds", vmin=0, vmax=1, origin="lower", aspect="auto")
+        image = axes.imshow(grid, cmap=colours, vmin=0, vmax=1, origin="lower", aspect="auto")
         for (i, j), value in np.ndenumerate(grid):
             if np.isfinite(value):
-                axes.text(
-                    j,
-                    i,
-                    f"{value:.0%}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if value > 0.6 else "black",
-                )
+                colour = "white" if value > 0.6 else "black"
+                axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_title(arm)
         axes.set_xticks(range(len(across)), [_tick(value) for value in across], rotation=45, ha="right")
         axes.set_yticks(range(len(down)), [_tick(value) for value in down])
@@ -302,7 +296,7 @@ def _heat_map(cells: Sequence[dict[str, Any]], names: tuple[str, str], share: st
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel(names[1])
     if image is not None:
-        figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.02).set_label(text)
+        figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.02).set_label(f"{text}\n(numbers: %)")
     return figure
 
 
