@@ -170,6 +170,28 @@ def test_rows_that_meet_are_noticed(caplog):
     assert "mix.weight" in engine.slow
 
 
+def test_a_head_that_starts_at_zero_is_checked_again():
+    """Its first gradients of the body are all 0, from which nothing can be told."""
+
+    class Doubled(nn.Linear):  # not what a linear layer is taken for
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Doubled(6, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    nn.init.zeros_(model[2].weight)
+    forward = lambda inputs: model(inputs["x"])[:, 0]  # noqa: E731
+    inputs = {"x": torch.randn(8, 6, dtype=torch.float64)}
+    engine = GradientProducts(model, scope="all", forward=forward)
+    engine.gram(inputs)
+    assert not engine.slow
+    nn.init.normal_(model[2].weight)
+    _, gram = engine.gram(inputs)
+    assert engine.slow == {"0.weight", "0.bias"}
+    gradients = naive_gradients(model, inputs, forward=forward)[1]
+    torch.testing.assert_close(gram, gradients @ gradients.T)
+
+
 def test_a_metric_weighs_each_parameter():
     model, inputs = models.build("GPT-2"), models.batch()
     engine = GradientProducts(model, scope="all")

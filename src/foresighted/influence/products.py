@@ -27,6 +27,9 @@ _TOLERANCE = {
 """Error above which a captured gradient is not the one that autograd gives: shares of its own size and of the whole
 gradient's (some gradients, as that of an attention key's bias, are nothing but rounding)."""
 
+_CHECKS = 3
+"""Most calls that check the layers: one, but for gradients of exactly 0 (a head that starts at 0 has no others)."""
+
 Read = Callable[[Form], Tensor]
 Metric = Mapping[str, Tensor]
 
@@ -45,7 +48,8 @@ class Scored(NamedTuple):
 class GradientProducts:
     """Inner products of per-sample reward gradients, which are never written out where that costs more.
 
-    The first call checks each layer on two rows of its input against autograd. What fails that check (a layer of
+    The first call (and up to two more while a gradient is 0) checks each layer on two rows of its input against
+    autograd. What fails that check (a layer of
     another type, a weight used outside its layer, rows that meet) is computed by one backward pass a row instead,
     which is always right, and said once in a warning.
 
@@ -73,6 +77,7 @@ class GradientProducts:
         self._capture: Capture | None = None
         self._slow: dict[str, nn.Parameter] = {}
         self._by_row = True
+        self._checks_left = _CHECKS
 
     @property
     def slow(self) -> set[str]:
@@ -146,8 +151,9 @@ class GradientProducts:
 
     def _run(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
         """Make one pass over some rows; return their rewards and the sum over layers of what `read` reads of them."""
-        if self._capture is None:
+        if self._checks_left:
             self._capture = self._checked(inputs)
+        assert self._capture is not None
         try:
             return self._pass(self._capture, inputs, read, metric)
         except NotByRow as error:
@@ -213,12 +219,14 @@ class GradientProducts:
         few = _take(inputs, _probe_rows(inputs))
         with frozen_except(self.model, self.parameters):
             plain = self._rewards(few)
+            _check_finite(plain.detach())
             if not plain.requires_grad:
                 raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
             found = torch.autograd.grad(plain[0], list(self.parameters.values()), allow_unused=True)
         truth = {name: g for name, g in zip(self.parameters, found, strict=True) if g is not None}
         sizes = {name: squared_norm(g) ** 0.5 for name, g in truth.items()}
-        slow: set[str] = set()
+        self._checks_left = self._checks_left - 1 if 0.0 in sizes.values() else 0  # a zero proves nothing: look again
+        slow = set(self._slow)
         while True:
             wanted = {name: parameter for name, parameter in self.parameters.items() if name not in slow}
             capture = Capture(self.model, wanted)
@@ -229,11 +237,10 @@ class GradientProducts:
             if not wrong:
                 break
             slow |= wrong
-        if slow:
-            self._capture = capture
+        self._capture = capture
+        if slow - self.slow:
             self._give_up(slow)
-            return self._capture
-        return capture
+        return self._capture
 
     def _misread(
         self, capture: Capture, few: Inputs, plain: Tensor, truth: dict[str, Tensor], sizes: dict[str, float]
