@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 
 import pytest
 
 from foresighted import records
 from foresighted.errors import DataError, RunError
-from foresighted.records import PairRow
+from foresighted.records import PairRow, RoundRow
 
 ROWS = [PairRow("p", "Why?", "é\n", '"b"', 0.25), PairRow("q", "Wo?", "", "x", 1.0)]
 
@@ -39,6 +39,14 @@ def test_columns_of_a_later_version_are_passed_over(tmp_path):
     path = tmp_path / "pairs.jsonl"
     records.append(path, [{**asdict(ROWS[0]), "mood": "new"}])
     assert records.read(path, PairRow) == ROWS[:1]
+
+
+def test_rounds_of_an_earlier_version_are_read(tmp_path):
+    known = [field for field in fields(RoundRow) if field.default is MISSING]
+    path = tmp_path / "rounds.jsonl"
+    records.append(path, [{field.name: 1 for field in known}])
+    (row,) = records.read(path, RoundRow)
+    assert (row.gamma, row.gamma_share) == (None, None)
 
 
 def test_nan_never_reaches_a_file(tmp_path):

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,10 +61,6 @@ class RoundRow:
     utility_reference: float | None
     penalty: float
     penalty_chosen: float
-    gamma: float
-    """Steering weight in the form's own units; 0 without steering."""
-    gamma_share: float | None
-    """The same as a share of the spread of rewards within a prompt; null without steering or without spread."""
     overconfidence: float | None
     """Mean over winners of sigma(r(y) - r(y')) - label, before the update: above 0, the judge believes too much."""
     reward_model_loss: float
@@ -77,6 +73,10 @@ class RoundRow:
     labels: int
     labels_total: int
     """Preferences read so far for selection or training, the initial pairs included."""
+    gamma: float | None = None
+    """Steering weight in the form's own units; 0 without steering, null in records of 0.1.0."""
+    gamma_share: float | None = None
+    """The same as a share of the spread of rewards within a prompt; null without steering or without spread."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +175,20 @@ def read_mappings(path: Path) -> list[dict[str, Any]]:
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
-    """Read a record file as rows of `kind`; columns that a later version added are passed over.
+    """Read a record file as rows of `kind`; columns that a later version added are passed over, those that an earlier
+    one did not have yet take their default.
 
     Raises:
         DataError: a line lacks a column that `kind` has.
     """
     names = [field.name for field in fields(kind)]
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
     rows: list[Row] = []
     for number, mapping in enumerate(read_mappings(path), start=1):
-        missing = [name for name in names if name not in mapping]
+        missing = [name for name in needed if name not in mapping]
         if missing:
-            raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}; a {kind.__name__} needs every column")
-        rows.append(kind(**{name: mapping[name] for name in names}))
+            raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}; a {kind.__name__} needs them")
+        rows.append(kind(**{name: mapping[name] for name in names if name in mapping}))
     return rows
 
 

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,6 @@ def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroke
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(unbroken, tiny, tmp_path, caplog):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     newest = checkpoint.newest(out)
@@ -120,9 +119,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(unbroken, tiny
     assert _bytes(out) == _bytes(unbroken)
 
 
-def test_records_that_are_missing_are_an_error(unbroken, tiny, tmp_path):
-    import shutil
+def test_a_checkpoint_of_an_earlier_version_is_named(unbroken, tiny, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in state.items() if name != "labels_sum"}))
+    with pytest.raises(RunError, match=r"written by foresighted 0\.1\.0; finish this run with it"):
+        train(replace(tiny, rounds=6), tmp_path / "run", resume=True)
 
+
+def test_records_that_are_missing_are_an_error(unbroken, tiny, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     os.truncate(out / records.CANDIDATES, 100)
@@ -160,8 +166,6 @@ def test_more_rounds_may_be_asked_for_on_resume(unbroken, tiny, tmp_path):
 
 
 def test_another_configuration_is_refused_and_nothing_changes(unbroken, tiny, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     before = (out / "config.yaml").read_bytes(), _bytes(out)

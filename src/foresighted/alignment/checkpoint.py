@@ -105,6 +105,8 @@ def restore(out: Path, loop: Loop) -> int:
         _report_dropped(records.cut_back(out, dict.fromkeys(records.RECORD_FILES, 0)), 0)
         return 0
     state = json.loads((folder / _STATE).read_text())
+    if "labels_sum" not in state:
+        raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
     learners = {"policy": loop.policy_learner, "reward_model": loop.reward_model_learner}
     for name, learner in learners.items():
         saved = load_file(folder / f"{name}.safetensors")
