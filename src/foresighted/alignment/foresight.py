@@ -86,9 +86,21 @@ class Foresight:
         """Whether there is a penalty at all."""
         return self.config.steering != "rlhf" and self.config.gamma > 0
 
+    @property
+    def _closed_form(self) -> bool:
+        """Whether the exact form comes from the whole Gram matrix; for a linear head the Hessian is Gauss-Newton's."""
+        curvature = self.config.curvature
+        return self.config.steering == "exact" and (
+            curvature == "gauss-newton" or (curvature == "hessian" and self._from_features)
+        )
+
     def _whole_batch(self) -> bool:
+        return self.steers and (self._closed_form or self.config.influence == "batch")
+
+    def _from_gram(self, gram: Tensor, b: int) -> tuple[Kernels, Products]:
         config = self.config
-        return self.steers and (config.steering == "exact" or config.influence == "batch")
+        kernels = steering.kernels(gram, prompts=b, influence=config.influence, paid=config.paid)
+        return kernels, Products(*(column.view(b, -1) for column in kernels.products()))
 
     def score(self, references: list[ReferenceRow], candidates: Rollout) -> Scores:
         """Return rewards and gradient products of all responses of a round, from one pass of the reward model."""
@@ -107,10 +119,7 @@ class Foresight:
         grouped = features.view(b, -1, features.shape[1])
         kernels = None
         if self._whole_batch():  # the bias adds 1 to every product, and leaves no trace in a difference
-            kernels = steering.kernels(
-                rows @ rows.T + 1, prompts=b, influence=self.config.influence, paid=self.config.paid
-            )
-            products = Products(*(column.view(b, -1) for column in kernels.products()))
+            kernels, products = self._from_gram(rows @ rows.T + 1, b)
         else:
             rows = rows.view_as(grouped)
             products = self._paid(influence.head_products(rows[:, :-1], rows[:, -1]))
@@ -124,8 +133,7 @@ class Foresight:
             reward, reference, products = self._products.against_reference(inputs, prompts=b, metric=metric)
             return Scores(reward, reference, self._paid(products), None, None, None, inputs)
         flat, gram = self._products.gram(inputs, metric=metric)
-        kernels = steering.kernels(gram, prompts=b, influence=self.config.influence, paid=self.config.paid)
-        products = Products(*(column.view(b, -1) for column in kernels.products()))
+        kernels, products = self._from_gram(gram, b)
         rewards = flat.view(b, -1)
         return Scores(rewards[:, :-1], rewards[:, -1], products, kernels, None, None, inputs)
 
@@ -187,7 +195,7 @@ class Foresight:
         if config.curvature == "adamw":
             gram: Tensor = scores.products.gram
             return gram  # the metric is in it already
-        if config.curvature == "gauss-newton" or self._from_features:
+        if self._closed_form:
             assert scores.kernels is not None
             p = scores.margin.flatten().sigmoid()
             found: Tensor = steering.inverse_products(scores.kernels, p * (1 - p), damping=config.damping)

@@ -129,10 +129,8 @@ def solved_products(
         loss = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin))
 
         def gradient(value: Tensor, graph: bool = False) -> Tensor:
-            found = torch.autograd.grad(value, own, retain_graph=True, create_graph=graph, allow_unused=True)
-            return torch.cat(
-                [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, own, strict=True)]
-            )
+            found = torch.autograd.grad(value, own, retain_graph=True, create_graph=graph, materialize_grads=True)
+            return torch.cat([g.flatten() for g in found])
 
         slope = gradient(loss, graph=True)
         weight = torch.ones_like(margin, requires_grad=True)  # whose derivative turns a gradient into products

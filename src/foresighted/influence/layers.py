@@ -197,7 +197,7 @@ def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:
         delta: gradient of the summed rewards in what left it.
     """
     rows = delta.shape[0]
-    out = _wide(delta).reshape(rows, -1, delta.shape[-1])
+    out = at_least_single(delta).reshape(rows, -1, delta.shape[-1])
     if isinstance(module, nn.Embedding):
         ids = x.reshape(rows, -1)
         if module.padding_idx is not None:
@@ -205,7 +205,7 @@ def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:
         if (factor := getattr(module, "embed_scale", None)) is not None:  # Gemma and others multiply what they look up
             out = out * factor
         return {"weight": Lookup(ids, out)}
-    entered = _wide(x).reshape(rows, -1, x.shape[-1])
+    entered = at_least_single(x).reshape(rows, -1, x.shape[-1])
     bias: dict[str, Form] = {"bias": Dense(out.sum(1))}
     if isinstance(module, nn.Linear):
         return {"weight": Outer(out, entered), **bias}
@@ -242,12 +242,12 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
         own["weight"] = torch.ones_like(weight)
         ones = module.forward(x)
         own["weight"] = torch.zeros_like(weight)
-        return _wide(ones - module.forward(x))
+        return at_least_single(ones - module.forward(x))
     finally:
         own["weight"] = weight
 
 
-def _wide(x: Tensor) -> Tensor:
+def at_least_single(x: Tensor) -> Tensor:
     """Return a tensor in at least float32: products of half-precision gradients are summed in single."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 

@@ -37,9 +37,8 @@ def naive_gradients(
     with frozen_except(model, parameters):
         for row in range(next(iter(inputs.values())).shape[0]):
             reward = run({name: tensor[row : row + 1] for name, tensor in inputs.items()})
-            found = torch.autograd.grad(reward.sum(), list(parameters.values()), allow_unused=True)
-            pairs = zip(found, parameters.values(), strict=True)
-            gradients.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]))
+            found = torch.autograd.grad(reward.sum(), list(parameters.values()), materialize_grads=True)
+            gradients.append(torch.cat([g.flatten() for g in found]))
             rewards.append(reward.detach().flatten())
     return torch.cat(rewards), torch.stack(gradients)
 

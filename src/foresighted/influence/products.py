@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
 from foresighted.influence.capture import Capture, NotByRow, frozen_except
 from foresighted.influence.deberta import row_by_row
-from foresighted.influence.layers import Dense, Form, squared_norm
+from foresighted.influence.layers import Dense, Form, at_least_single, squared_norm
 from foresighted.influence.naive import Forward, Inputs, classifier
 from foresighted.influence.scopes import select
 from foresighted.steering import Products
@@ -187,7 +187,7 @@ class GradientProducts:
                 torch.autograd.grad(rewards.sum(), root, allow_unused=True)
         if not parts:
             raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
-        return _at_least_single(rewards.detach()).cpu(), parts[0].cpu()
+        return at_least_single(rewards.detach()).cpu(), parts[0].cpu()
 
     def _rewards(self, inputs: Inputs) -> Tensor:
         rewards = self._forward(inputs)
@@ -311,13 +311,8 @@ def _probe_rows(inputs: Inputs) -> Tensor:
 
 
 def _one_row(reward: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    found = torch.autograd.grad(reward, parameters, retain_graph=True, allow_unused=True)
-    pairs = zip(found, parameters, strict=True)
-    return [_at_least_single(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    found = torch.autograd.grad(reward, parameters, retain_graph=True, materialize_grads=True)
+    return [at_least_single(g).flatten() for g in found]
 
 
 def _some(names: list[str]) -> str:

@@ -110,10 +110,8 @@ def unrolled_penalties(
             margin = scored[:, :-1] - scored[:, -1:]
             each = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin), reduction="none")
             loss = (weights.to(each) * each).sum()
-            found = torch.autograd.grad(loss, list(current.values()), create_graph=True, allow_unused=True)
-            gradients = {
-                n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(current.items(), found, strict=True)
-            }
+            found = torch.autograd.grad(loss, list(current.values()), create_graph=True, materialize_grads=True)
+            gradients = dict(zip(current, found, strict=True))
             current, optimizer = optimizer.update(current, gradients)
         scored = rewards(current)
         final = scored[:, :-1] - (scored[:, -1:] if paid == "margin" else 0)
