@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +18,8 @@ import yaml
 from foresighted.errors import ConfigError, nearest
 
 Steering = Literal["rlhf", "practical", "relaxed", "exact", "unrolled", "proximal"]
+READS_LABELS = ("relaxed", "exact", "unrolled", "proximal")
+"""Forms whose penalty holds the label of every candidate, or a baseline in its place."""
 
 SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
 """How a scope is written: head, head:K, last:K, lora or all."""
@@ -251,19 +253,7 @@ class CompareConfig:
         Raises:
             ConfigError: the arm's form or one of its settings is unknown, or would change what arms share.
         """
-        form, *settings = arm.split(":")
-        forms = get_args(Steering)
-        if form not in forms:
-            raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, forms)}; known are {', '.join(forms)}")
-        overrides: dict[str, Any] = {}
-        for text in settings:
-            name, equals, value = text.partition("=")
-            if not equals or name not in OF_AN_ARM:
-                raise ConfigError(
-                    f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME one of"
-                    f" {', '.join(OF_AN_ARM)}{nearest(name, OF_AN_ARM)}"
-                )
-            overrides[name] = from_text(TrainConfig, name, value)
+        form, overrides = arm_from_text(arm, TrainConfig, OF_AN_ARM, f"one of {', '.join(OF_AN_ARM)}")
         threads = 1 if self.train.threads is None else self.train.threads
         return replace(self.train, **{**overrides, "steering": form, "seed": seed, "threads": threads})
 
@@ -396,6 +386,33 @@ def from_text(kind: type, name: str, text: str) -> Any:
             except (ValueError, KeyError):
                 return text
     return text
+
+
+def arm_from_text(arm: str, kind: type, known: Sequence[str], told: str) -> tuple[str, dict[str, Any]]:
+    """Return form and own settings of an arm: `rlhf`, `practical:gamma=0.3`.
+
+    Args:
+        arm: as it is written.
+        kind: configuration class of its settings.
+        known: settings that an arm may have.
+        told: what these are, for the message.
+
+    Raises:
+        ConfigError: an unknown form, or a setting that an arm cannot have.
+    """
+    form, *texts = arm.split(":")
+    forms = get_args(Steering)
+    if form not in forms:
+        raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, forms)}; known are {', '.join(forms)}")
+    own: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise ConfigError(
+                f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME {told}{nearest(name, known)}"
+            )
+        own[name] = from_text(kind, name, value)
+    return form, own
 
 
 def from_mapping(mapping: Mapping[str, Any], *, compare: bool) -> TrainConfig | CompareConfig:

@@ -15,7 +15,7 @@ from foresighted.alignment.learner import Learner
 from foresighted.alignment.policy import Policy, Rollout
 from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.start import Start
-from foresighted.config import TrainConfig
+from foresighted.config import READS_LABELS, TrainConfig
 from foresighted.errors import DataError, NumericalError
 from foresighted.records import CandidateRow, ReferenceRow, RoundRow, mean
 
@@ -84,7 +84,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
 
 def reads_all_labels(config: TrainConfig) -> bool:
     """Return whether a run reads a label of every candidate (N a prompt) or of winners alone (one a prompt)."""
-    needs = config.steering not in ("rlhf", "practical") and config.gamma > 0 and config.steering_labels == "candidate"
+    needs = config.steering in READS_LABELS and config.gamma > 0 and config.steering_labels == "candidate"
     return needs or config.selection == "labels" or config.reward_model_pairs == "all"
 
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foresighted.config import default, from_text, settings
+from foresighted.config import READS_LABELS, arm_from_text, default, from_text, settings
 from foresighted.errors import ConfigError, nearest
-from foresighted.games.settings import ELEMENTWISE, FORMS, READS_LABELS, GameSettings, is_traced
+from foresighted.games.settings import ELEMENTWISE, GameSettings, is_traced
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
@@ -64,7 +64,7 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
         raise ConfigError(f"sweep: more than {MOST_CELLS} points; sweep fewer values")
     cells: dict[Cell, None] = {}
     for arm in arms:
-        form, own = _arm(game, arm)
+        form, own = arm_from_text(arm, game.settings, _own_settings(game), f"a setting of the {game.name} game")
         for point in product(*(sweep.values for sweep in sweeps)):
             values = dict(zip((sweep.name for sweep in sweeps), point, strict=True)) | own
             values.setdefault("gamma", base.gamma if base.gamma is not None else game.gammas.get(form, 1.0))
@@ -76,21 +76,9 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
     return list(cells)
 
 
-def _arm(game: Game, arm: str) -> tuple[str, dict[str, Any]]:
-    form, *texts = arm.split(":")
-    if form not in FORMS:
-        raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, FORMS)}; known are {', '.join(FORMS)}")
-    known = [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
-    own = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in known:
-            raise ConfigError(
-                f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME a setting of the"
-                f" {game.name} game{nearest(name, known)}"
-            )
-        own[name] = from_text(game.settings, name, value)
-    return form, own
+def _own_settings(game: Game) -> list[str]:
+    """Return the settings that an arm or a sweep may set."""
+    return [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
 
 
 def sweep_from_text(game: Game, text: str) -> Sweep:
@@ -112,7 +100,7 @@ def sweep_from_text(game: Game, text: str) -> Sweep:
         (0.01, 0.1, 1.0)
     """
     name, equals, written = text.partition("=")
-    known = [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
+    known = _own_settings(game)
     if name not in known:
         raise ConfigError(f"sweep: the {game.name} game has no setting {name!r} to sweep{nearest(name, known)}")
     if not equals or not written:

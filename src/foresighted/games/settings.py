@@ -14,12 +14,8 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from foresighted.config import settings
 from foresighted.errors import ConfigError, nearest
 
-Form = Literal["rlhf", "practical", "relaxed", "proximal", "exact", "unrolled"]
-FORMS: tuple[str, ...] = get_args(Form)
 ELEMENTWISE = ("rlhf", "practical", "relaxed", "proximal")
 """Forms that read S and G alone; they share one compiled program."""
-READS_LABELS = ("relaxed", "proximal", "exact", "unrolled")
-"""Forms whose penalty holds the label of the action."""
 
 
 def setting(default: Any, group: str, text: str, *, low: float | None = None, above: float | None = None) -> Any:
