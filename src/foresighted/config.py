@@ -21,6 +21,9 @@ Steering = Literal["rlhf", "practical", "relaxed", "exact", "unrolled", "proxima
 READS_LABELS = ("relaxed", "exact", "unrolled", "proximal")
 """Forms whose penalty holds the label of every candidate, or a baseline in its place."""
 
+GROUPS = ("run", "policy", "sampling", "reward model", "labels", "steering", "held-out")
+"""Order of the groups of settings in help, files and docs; groups of other configurations follow as they stand."""
+
 SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
 """How a scope is written: head, head:K, last:K, lora or all."""
 
@@ -30,7 +33,99 @@ def _setting(default: Any, group: str, text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class SteeringConfig:
+    """What steers, and over which parameters of the reward model: the part that every loop's configuration shares.
+
+    Raises:
+        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
+    """
+
+    reward_model_train: Literal["head", "lora", "all"] = _setting("head", "reward model", "what is trained of it")
+    steering: Steering = _setting("practical", "steering", "form of the penalty")
+    gamma: float = _setting(
+        0.3,
+        "steering",
+        "steering weight, in gamma_unit; raw, it is in units of the reward model's step size (exact and unrolled:"
+        " 1 is the whole term)",
+    )
+    gamma_unit: Literal["raw", "share"] = _setting(
+        "raw",
+        "steering",
+        "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
+    )
+    scope: str = _setting(
+        "head",
+        "steering",
+        "parameters whose influence is counted: head, head:K (from the K-th last linear layer on), last:K (blocks),"
+        " lora or all",
+    )
+    influence: Literal["self", "batch"] = _setting(
+        "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
+    )
+    paid: Literal["reward", "margin"] = _setting(
+        "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
+    )
+    steering_labels: Literal["candidate", "baseline"] = _setting(
+        "candidate",
+        "steering",
+        "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
+        " mean label that the reward model was trained on so far (none)",
+    )
+    curvature: Literal["gauss-newton", "hessian", "adamw"] = _setting(
+        "gauss-newton",
+        "steering",
+        "of exact: Gauss-Newton matrix (the Hessian for scope head; closed form), full Hessian (conjugate gradients),"
+        " or the diagonal that AdamW divides by",
+    )
+    damping: float = _setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature")
+    unrolled_steps: int = _setting(5, "steering", "of unrolled: AdamW steps that are differentiated through")
+    influence_chunk: int = _setting(
+        64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory"
+    )
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        problems = [text for ok, text in self._rules() if not ok]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        return [
+            *_at_least(self, gamma=0, unrolled_steps=1, influence_chunk=2),
+            *_positive(self, "damping"),
+            (
+                SCOPE.fullmatch(self.scope) is not None,
+                f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
+            ),
+            (
+                self.scope != "lora" or self.reward_model_train == "lora",
+                f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
+                " --reward-model-train lora, or another scope",
+            ),
+        ]
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the penalty of a candidate reads that candidate's own label."""
+        return self.steering in READS_LABELS and self.gamma > 0 and self.steering_labels == "candidate"
+
+
+def _at_least(config: Any, **least: float) -> list[tuple[bool, str]]:
+    return [
+        (math.isfinite(got := getattr(config, name)) and got >= low, f"{name}: got {got}, must be at least {low:g}")
+        for name, low in least.items()
+    ]
+
+
+def _positive(config: Any, *names: str) -> list[tuple[bool, str]]:
+    return [
+        (math.isfinite(got := getattr(config, name)) and got > 0, f"{name}: got {got}, must be above 0")
+        for name in names
+    ]
+
+
+@dataclass(frozen=True)
+class TrainConfig(SteeringConfig):
     """One run of iterative RLHF on a language model. Defaults suit the embedded models on two CPU cores.
 
     Raises:
@@ -92,7 +187,6 @@ class TrainConfig:
         "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label,"
         " or encoder:FOLDER for another encoder",
     )
-    reward_model_train: Literal["head", "lora", "all"] = _setting("head", "reward model", "what is trained of it")
     reward_model_input: Literal["pair", "response"] = _setting(
         "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
     )
@@ -113,47 +207,6 @@ class TrainConfig:
     )
     sampled_labels: bool = _setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
-    steering: Steering = _setting("practical", "steering", "form of the penalty")
-    gamma: float = _setting(
-        0.3,
-        "steering",
-        "steering weight, in gamma_unit; raw, it is in units of the reward model's step size (exact and unrolled:"
-        " 1 is the whole term)",
-    )
-    gamma_unit: Literal["raw", "share"] = _setting(
-        "raw",
-        "steering",
-        "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
-    )
-    scope: str = _setting(
-        "head",
-        "steering",
-        "parameters whose influence is counted: head, head:K (from the K-th last linear layer on), last:K (blocks),"
-        " lora or all",
-    )
-    influence: Literal["self", "batch"] = _setting(
-        "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
-    )
-    paid: Literal["reward", "margin"] = _setting(
-        "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
-    )
-    steering_labels: Literal["candidate", "baseline"] = _setting(
-        "candidate",
-        "steering",
-        "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
-        " mean label that the reward model was trained on so far (none)",
-    )
-    curvature: Literal["gauss-newton", "hessian", "adamw"] = _setting(
-        "gauss-newton",
-        "steering",
-        "of exact: Gauss-Newton matrix (the Hessian for scope head; closed form), full Hessian (conjugate gradients),"
-        " or the diagonal that AdamW divides by",
-    )
-    damping: float = _setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature")
-    unrolled_steps: int = _setting(5, "steering", "of unrolled: AdamW steps that are differentiated through")
-    influence_chunk: int = _setting(
-        64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory"
-    )
     kl_coefficient: float = _setting(
         0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score"
     )
@@ -165,46 +218,41 @@ class TrainConfig:
     heldout_prompts: int = _setting(16, "held-out", "held-out prompts answered each time")
     heldout_seed: int = _setting(0, "held-out", "seed of their sampling noise: the same in every round, arm and run")
 
-    def __post_init__(self) -> None:
-        _check_types(self)
-        problems = [text for ok, text in self._rules() if not ok]
-        if problems:
-            raise ConfigError("; ".join(problems))
-
     def _rules(self) -> list[tuple[bool, str]]:
-        at_least: dict[str, float] = {
-            "seed": 0, "rounds": 1, "prompts_per_round": 1, "checkpoint_every": 1, "keep_checkpoints": 1,
-            "lora_rank": 1, "lora_alpha": 1, "policy_steps": 1, "accumulation_steps": 1, "max_new_tokens": 1,
-            "min_new_tokens": 1, "reward_model_steps": 1, "initial_pairs": 0, "initial_steps": 0,
-            "heldout_every": 1, "heldout_prompts": 1, "heldout_seed": 0, "gamma": 0, "kl_coefficient": 0,
-            "unrolled_steps": 1, "influence_chunk": 2,
-        }  # fmt: skip
-        positive = (
-            "temperature", "policy_learning_rate", "reward_model_learning_rate", "feature_scale", "max_grad_norm",
-            "damping",
-        )  # fmt: skip
-        rules = [
-            (math.isfinite(got := getattr(self, name)) and got >= low, f"{name}: got {got}, must be at least {low:g}")
-            for name, low in at_least.items()
-        ]
-        rules += [
-            (math.isfinite(got := getattr(self, name)) and got > 0, f"{name}: got {got}, must be above 0")
-            for name in positive
-        ]
         return [
-            *rules,
+            *_at_least(
+                self,
+                seed=0,
+                rounds=1,
+                prompts_per_round=1,
+                checkpoint_every=1,
+                keep_checkpoints=1,
+                lora_rank=1,
+                lora_alpha=1,
+                policy_steps=1,
+                accumulation_steps=1,
+                max_new_tokens=1,
+                min_new_tokens=1,
+                reward_model_steps=1,
+                initial_pairs=0,
+                initial_steps=0,
+                heldout_every=1,
+                heldout_prompts=1,
+                heldout_seed=0,
+                kl_coefficient=0,
+            ),
+            *_positive(
+                self,
+                "temperature",
+                "policy_learning_rate",
+                "reward_model_learning_rate",
+                "feature_scale",
+                "max_grad_norm",
+            ),
+            *super()._rules(),
             (self.candidates >= 2, f"candidates: got {self.candidates}, best of N needs at least 2"),
             (0 < self.top_p <= 1, f"top_p: got {self.top_p}, must be above 0 and at most 1"),
             (0 <= self.lora_dropout < 1, f"lora_dropout: got {self.lora_dropout}, must be in [0, 1)"),
-            (
-                SCOPE.fullmatch(self.scope) is not None,
-                f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
-            ),
-            (
-                self.scope != "lora" or self.reward_model_train == "lora",
-                f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
-                " --reward-model-train lora, or another scope",
-            ),
             (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
             (self.threads is None or self.threads >= 1, f"threads: got {self.threads}, must be at least 1"),
             (
@@ -312,8 +360,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def settings(kind: type) -> dict[str, Field[Any]]:
-    """Return the settings of a configuration class by name (not the nested configuration of a comparison)."""
-    return {item.name: item for item in fields(kind) if "help" in item.metadata}
+    """Return the settings of a configuration class by name, group by group as `GROUPS` orders them (not the nested
+    configuration of a comparison)."""
+    found = [item for item in fields(kind) if "help" in item.metadata]
+    place = {group: index for index, group in enumerate(GROUPS)}
+    return {item.name: item for item in sorted(found, key=lambda item: place.get(item.metadata["group"], len(GROUPS)))}
 
 
 def _hints(kind: type) -> dict[str, Any]:

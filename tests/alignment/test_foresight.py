@@ -10,9 +10,7 @@ import torch
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.learner import reward_model_learner
 from foresighted.alignment.loading import load_reward_model
-from foresighted.alignment.policy import Rollout
 from foresighted.influence import naive_gradients
-from foresighted.records import ReferenceRow
 
 PROMPTS = ["Why is the sky blue?", "What is rain?"]
 TEXTS = ["Light scatters.", "Because of air", "It just is blue, blue, blue.", "Water falls", "Clouds cool down", "rain"]
@@ -27,7 +25,7 @@ def source(request):
     return request.param if request.param == "embedded" else str(request.getfixturevalue(request.param))
 
 
-def _players(tiny, source, **changes):
+def _players(tiny, source, reference="response", **changes):
     config = replace(tiny, reward_model=source, **changes)
     model = load_reward_model(config, torch.device("cpu"))
     torch.manual_seed(0)
@@ -40,13 +38,15 @@ def _players(tiny, source, **changes):
         return model.loss(*sides, LABELS.flatten()[index])
 
     learner.learn(len(TEXTS), loss, steps=3)  # AdamW has a state
-    return config, model, Foresight(config, model, learner.optimizer), learner, loss
+    return config, model, Foresight(config, model, learner.optimizer, reference), learner, loss
 
 
 def _score(foresight):
-    rows = [ReferenceRow(1, str(i), p, r, 5, 0.0) for i, (p, r) in enumerate(zip(PROMPTS, REFERENCES, strict=True))]
-    nothing = torch.zeros(len(TEXTS), 1, dtype=torch.long)
-    return foresight.score(rows, Rollout(nothing, nothing, TEXTS))
+    if foresight.reference == "leave-one-out":
+        return foresight.score([p for p in PROMPTS for _ in range(N)], TEXTS, groups=B)
+    prompts = [p for p in PROMPTS for _ in range(N + 1)]
+    texts = [t for b in range(B) for t in (*TEXTS[b * N : (b + 1) * N], REFERENCES[b])]
+    return foresight.score(prompts, texts, groups=B)
 
 
 def _twin(model, scope):
@@ -217,3 +217,46 @@ def test_rlhf_has_no_penalty(tiny, source):
 def test_a_scope_that_is_not_trained_is_said(tiny, tiny_deberta, caplog):
     _players(tiny, str(tiny_deberta), steering="relaxed", scope="all")
     assert any("parameters that reward_model_train=head does not train" in r.message for r in caplog.records)
+
+
+def _twin_of_groups(model, scope):
+    """Return margins, g and d = g - mean of the prompt's other g, in float64."""
+    inputs = model.encode([p for p in PROMPTS for _ in range(N)], TEXTS)
+    rewards, gradients = naive_gradients(model.network, inputs, scope=scope, forward=lambda i: model.network(**i))
+    rewards, g = rewards.view(B, N).double(), gradients.view(B, N, -1).double()
+    others = [[j for j in range(N) if j != i] for i in range(N)]
+    margin = torch.stack([rewards[:, i] - rewards[:, rest].mean(1) for i, rest in enumerate(others)], 1)
+    return margin, g, torch.stack([g[:, i] - g[:, rest].mean(1) for i, rest in enumerate(others)], 1)
+
+
+@pytest.mark.parametrize("influence", ["self", "batch"])
+@pytest.mark.parametrize("scope", ["head", "head:2"])
+@pytest.mark.parametrize(("form", "paid"), [("practical", "margin"), ("relaxed", "reward"), ("proximal", "reward"),
+                                            ("exact", "reward")])  # fmt: skip
+def test_penalty_against_the_other_candidates_equals_the_naive_twin(tiny, tiny_deberta, form, paid, scope, influence):
+    changes = {"steering": form, "gamma": 0.3, "influence": influence, "paid": paid, "damping": 0.05, "scope": scope}
+    train = "head" if scope == "head" else "all"
+    _, model, foresight, _, _ = _players(tiny, str(tiny_deberta), "leave-one-out", reward_model_train=train, **changes)
+    margin, g, d = _twin_of_groups(model, scope)
+    scores = _score(foresight)
+    torch.testing.assert_close(scores.margin.double(), margin, rtol=1e-4, atol=1e-4)
+    want = _want(form, 0.3, influence, margin, g, d, 0.05, paid)
+    torch.testing.assert_close(foresight.penalty(scores, LABELS).value.double(), want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("influence", ["self", "batch"])
+def test_steps_and_solves_against_the_other_candidates_agree_across_scopes(tiny, tiny_deberta, influence):
+    for changes in (
+        {"steering": "unrolled", "unrolled_steps": 2},
+        {"steering": "exact", "curvature": "hessian", "damping": 0.05},
+        {"steering": "exact", "curvature": "adamw"},
+    ):
+        both = [
+            _players(tiny, str(tiny_deberta), "leave-one-out", gamma=1.0, influence=influence, scope=scope, **changes)[
+                2
+            ]
+            for scope in ("head", "head:1")
+        ]
+        features, whole = (foresight.penalty(_score(foresight), LABELS).value for foresight in both)
+        assert bool(features.abs().max() > 1e-4)
+        torch.testing.assert_close(features, whole, rtol=2e-3, atol=1e-4)

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from foresighted import influence, steering
-from foresighted.alignment.policy import Rollout
 from foresighted.alignment.reward_model import RewardModel
-from foresighted.config import TrainConfig
+from foresighted.config import SteeringConfig
 from foresighted.influence.capture import frozen_except
 from foresighted.influence.curvature import adamw_metric, solved_products
+from foresighted.influence.head import leave_one_out
 from foresighted.influence.unrolled import adamw_state, unrolled_penalties
-from foresighted.records import ReferenceRow
-from foresighted.steering import Kernels, Products, pairwise
+from foresighted.steering import Kernels, Products, Reference, compared, pairwise
 
 _log = logging.getLogger(__name__)
 
 
 class Scores(NamedTuple):
-    """What the reward model says of a round's responses."""
+    """What the reward model says of a round's responses. The rows of a prompt stand together: its N candidates, then
+    its reference response where there is one."""
 
     reward: Tensor  # B N
-    reference_reward: Tensor  # B
+    reference_reward: Tensor  # B 1 (a reference response), or B N (mean of the other candidates)
     products: Products  # B N each: S and G in the run's scope and influence
     kernels: Kernels | None  # where the form looks at the whole batch
-    features: Tensor | None  # B N D, where the body is frozen
-    reference_features: Tensor | None  # B D
-    inputs: dict[str, Tensor] | None  # the reward model's own, a prompt's reference last; None where features do
+    features: Tensor | None  # B (N + 1) D, or B N D, where they were computed
+    inputs: dict[str, Tensor] | None  # the reward model's own, where the form differentiates it again
 
     @property
     def margin(self) -> Tensor:
         """r(y) - r(y'), shape B N."""
-        return self.reward - self.reference_reward[:, None]
+        return self.reward - self.reference_reward
 
 
 class Penalty(NamedTuple):
@@ -58,15 +57,22 @@ class Foresight:
         config: form, scope, influence, gamma and what they need.
         reward_model: read, never changed.
         optimizer: the reward model's, for the forms that follow its real steps.
+        reference: what a candidate is compared with: a response of its prompt, or the prompt's other candidates.
     """
 
-    def __init__(self, config: TrainConfig, reward_model: RewardModel, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self,
+        config: SteeringConfig,
+        reward_model: RewardModel,
+        optimizer: torch.optim.Optimizer,
+        reference: Reference = "response",
+    ) -> None:
         self.config = config
+        self.reference: Reference = reference
         self._reward_model = reward_model
         self._optimizer = optimizer
-        self._from_features = config.scope == "head"
         self._products: influence.GradientProducts | None = None
-        if not self._from_features:
+        if not self.from_features:
             self._products = influence.GradientProducts(
                 reward_model.network, scope=config.scope, forward=self._rewards, chunk=config.influence_chunk
             )
@@ -82,60 +88,87 @@ class Foresight:
         return self._reward_model.network(**inputs)  # type: ignore[no-any-return]
 
     @property
+    def from_features(self) -> bool:
+        """Whether products are read off the head's inputs, without a backward pass."""
+        return self.config.scope == "head"
+
+    @property
     def steers(self) -> bool:
         """Whether there is a penalty at all."""
         return self.config.steering != "rlhf" and self.config.gamma > 0
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a candidate's penalty depends on other prompts' responses."""
+        solved = self.config.steering == "unrolled" or (
+            self.config.steering == "exact" and self.config.curvature != "adamw"
+        )
+        return self.steers and (solved or self.config.influence == "batch")
 
     @property
     def _closed_form(self) -> bool:
         """Whether the exact form comes from the whole Gram matrix; for a linear head the Hessian is Gauss-Newton's."""
         curvature = self.config.curvature
         return self.config.steering == "exact" and (
-            curvature == "gauss-newton" or (curvature == "hessian" and self._from_features)
+            curvature == "gauss-newton" or (curvature == "hessian" and self.from_features)
         )
 
-    def _whole_batch(self) -> bool:
+    @property
+    def _needs_kernels(self) -> bool:
         return self.steers and (self._closed_form or self.config.influence == "batch")
 
     def _from_gram(self, gram: Tensor, b: int) -> tuple[Kernels, Products]:
         config = self.config
-        kernels = steering.kernels(gram, prompts=b, influence=config.influence, paid=config.paid)
+        kernels = steering.kernels(
+            gram, prompts=b, reference=self.reference, influence=config.influence, paid=config.paid
+        )
         return kernels, Products(*(column.view(b, -1) for column in kernels.products()))
 
-    def score(self, references: list[ReferenceRow], candidates: Rollout) -> Scores:
-        """Return rewards and gradient products of all responses of a round, from one pass of the reward model."""
-        b = len(references)
-        n = len(candidates.texts) // b
-        prompts = [r.prompt for r in references for _ in range(n + 1)]
-        texts = [t for i, r in enumerate(references) for t in (*candidates.texts[i * n : (i + 1) * n], r.text)]
-        return self._score_features(prompts, texts, b) if self._from_features else self._score_inputs(prompts, texts, b)
+    def score(self, prompts: Sequence[Any], texts: Sequence[Any], *, groups: int) -> Scores:
+        """Return rewards and gradient products of all responses of a round, from one pass of the reward model.
 
-    def _score_features(self, prompts: list[str], texts: list[str], b: int) -> Scores:
-        features = self._reward_model.features(prompts, texts)
+        Args:
+            prompts: as the reward model takes them, one a row.
+            texts: responses, as many. The rows of a prompt stand together, its reference response last.
+            groups: B, prompts.
+        """
+        if self.from_features:
+            return self.score_features(self._reward_model.features(prompts, texts), groups=groups)
+        return self._score_inputs(self._reward_model.encode(prompts, texts), groups)
+
+    def score_features(self, features: Tensor, *, groups: int) -> Scores:
+        """Return the same from the head's inputs (scope head), shape R D."""
         with torch.no_grad():
-            reward = self._reward_model.rewards(features).view(b, -1)
+            every = self._reward_model.rewards(features).view(groups, -1)
         metric = self._metric(self._reward_model.head)
         rows = features if metric is None else features * metric["weight"].flatten().sqrt()
-        grouped = features.view(b, -1, features.shape[1])
         kernels = None
-        if self._whole_batch():  # the bias adds 1 to every product, and leaves no trace in a difference
-            kernels, products = self._from_gram(rows @ rows.T + 1, b)
+        if self._needs_kernels:  # the bias adds 1 to every product, and leaves no trace in a difference
+            kernels, products = self._from_gram(rows @ rows.T + 1, groups)
         else:
-            rows = rows.view_as(grouped)
-            products = self._paid(influence.head_products(rows[:, :-1], rows[:, -1]))
-        return Scores(reward[:, :-1], reward[:, -1], products, kernels, grouped[:, :-1], grouped[:, -1], None)
+            rows = rows.view(groups, -1, features.shape[1])
+            own, other = (rows[:, :-1], rows[:, -1]) if self.reference == "response" else (rows, leave_one_out(rows))
+            products = self._paid(influence.head_products(own, other))
+        reward, reference = compared(every, self.reference)
+        return Scores(reward, reference, products, kernels, features.view(groups, -1, features.shape[1]), None)
 
-    def _score_inputs(self, prompts: list[str], texts: list[str], b: int) -> Scores:
+    def _score_inputs(self, inputs: dict[str, Tensor], groups: int) -> Scores:
         assert self._products is not None
-        inputs = self._reward_model.encode(prompts, texts)
         metric = self._metric(self._reward_model.network)
-        if not self._whole_batch():
-            reward, reference, products = self._products.against_reference(inputs, prompts=b, metric=metric)
-            return Scores(reward, reference, self._paid(products), None, None, None, inputs)
-        flat, gram = self._products.gram(inputs, metric=metric)
-        kernels, products = self._from_gram(gram, b)
-        rewards = flat.view(b, -1)
-        return Scores(rewards[:, :-1], rewards[:, -1], products, kernels, None, None, inputs)
+        if self._needs_kernels:
+            flat, gram = self._products.gram(inputs, metric=metric)
+            kernels, products = self._from_gram(gram, groups)
+            reward, reference = compared(flat.view(groups, -1), self.reference)
+            return Scores(reward, reference, products, kernels, None, inputs)
+        if self.reference == "response":
+            scored = self._products.against_reference(inputs, prompts=groups, metric=metric)
+            reference = scored.reference_reward[:, None]
+            return Scores(scored.reward, reference, self._paid(scored.products), None, None, inputs)
+        parts = [self._products.gram(own, metric=metric) for own in _by_group(inputs, groups)]  # prompts do not meet
+        read = [self._from_gram(gram, 1)[1] for _, gram in parts]
+        products = Products(*(torch.cat(columns) for columns in zip(*read, strict=True)))
+        reward, reference = compared(torch.stack([own for own, _ in parts]), self.reference)
+        return Scores(reward, reference, products, None, None, inputs)
 
     def _paid(self, products: Products) -> Products:
         """Return the products with the margin at the test point, where that is what the policy is paid: <d, d>."""
@@ -205,17 +238,16 @@ class Foresight:
         assert scores.inputs is not None
         products, iterations = solved_products(
             self._reward_model.network, scores.inputs, label, prompts=len(label), scope=config.scope,
-            damping=config.damping, influence=config.influence, paid=config.paid, curvature="hessian",
-            forward=self._rewards,
+            damping=config.damping, reference=self.reference, influence=config.influence, paid=config.paid,
+            curvature="hessian", forward=self._rewards,
         )  # fmt: skip
         _log.info("conjugate gradients: %d iterations", iterations)
         return products
 
     def _unrolled(self, scores: Scores, label: Tensor) -> Tensor:
-        if self._from_features:
-            assert scores.features is not None
-            assert scores.reference_features is not None
-            features = torch.cat([scores.features, scores.reference_features[:, None]], 1)
+        if self.from_features:
+            features = scores.features
+            assert features is not None
             head = {name: p for name, p in self._reward_model.head.named_parameters() if not self._is_bias(p)}
 
             def linear(parameters: influence.Parameters) -> Tensor:
@@ -240,5 +272,11 @@ class Foresight:
         config = self.config
         with frozen_except(self._reward_model.network, {}):
             return unrolled_penalties(
-                rewards, scope, label, state, steps=config.unrolled_steps, influence=config.influence, paid=config.paid
-            )
+                rewards, scope, label, state, steps=config.unrolled_steps, reference=self.reference,
+                influence=config.influence, paid=config.paid,
+            )  # fmt: skip
+
+
+def _by_group(inputs: dict[str, Tensor], groups: int) -> Iterator[dict[str, Tensor]]:
+    for index in range(groups):
+        yield {name: tensor.view(groups, -1, *tensor.shape[1:])[index] for name, tensor in inputs.items()}

@@ -117,7 +117,10 @@ def load_reward_model(config: TrainConfig, device: torch.device, source: str | N
     if config.reward_model_train == "lora":
         body = _with_adapter(body, config, None, 0.0, exclude=name)
     head.to(device).requires_grad_(True)
-    return RewardModel(body, head, tokenizer, pooled=name is None, config=config)
+    return RewardModel(
+        body, head, tokenizer, pooled=name is None, train=config.reward_model_train, reads=config.reward_model_input,
+        feature_scale=config.feature_scale,
+    )  # fmt: skip
 
 
 def load_gold_reward(config: TrainConfig, device: torch.device, source: str) -> RewardModel:

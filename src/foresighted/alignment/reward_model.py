@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foresighted.config import TrainConfig
-
 _LONGEST = 512
 
 
@@ -59,21 +57,30 @@ class RewardModel:
         head: the last linear layer, D to 1.
         tokenizer: its tokenizer, with a padding token.
         pooled: the body is an encoder: features are its mean-pooled states, scaled to length `feature_scale`.
-        config: what is read and trained.
+        train: what is trained: head, lora or all.
+        reads: pair (prompt and response) or response.
+        feature_scale: length of an encoder's pooled states.
     """
 
-    def __init__(self, body: Any, head: nn.Linear, tokenizer: Any, *, pooled: bool, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        body: Any,
+        head: nn.Linear,
+        tokenizer: Any,
+        *,
+        pooled: bool,
+        train: str,
+        reads: str = "pair",
+        feature_scale: float = 1.0,
+    ) -> None:
         self.body = body
         self.head = head
         self.tokenizer = tokenizer
-        self.config = config
-        self.network = RewardNetwork(body, head if pooled else None, config.feature_scale)
-        self._pooled = pooled
-
-    @property
-    def head_only(self) -> bool:
+        self.network = RewardNetwork(body, head if pooled else None, feature_scale)
+        self.head_only = train == "head"
         """Only the head is trained: features of a text never change."""
-        return self.config.reward_model_train == "head"
+        self._reads = reads
+        self._pooled = pooled
 
     def trainable(self) -> dict[str, Tensor]:
         """Return the parameters that training changes, by name."""
@@ -86,7 +93,7 @@ class RewardModel:
         """Return (prompt, response) rows as the network's inputs, on its device."""
         tokenizer = self.tokenizer
         both: tuple[list[str], ...]
-        if self.config.reward_model_input == "response":
+        if self._reads == "response":
             both = (list(responses),)
         elif tokenizer.chat_template:
             both = ([self._chat(p, r) for p, r in zip(prompts, responses, strict=True)],)

@@ -15,7 +15,7 @@ from foresighted.alignment.learner import Learner
 from foresighted.alignment.policy import Policy, Rollout
 from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.start import Start
-from foresighted.config import READS_LABELS, TrainConfig
+from foresighted.config import TrainConfig
 from foresighted.errors import DataError, NumericalError
 from foresighted.records import CandidateRow, ReferenceRow, RoundRow, mean
 
@@ -60,7 +60,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, number, references))
 
     # Best of N by reward - penalty. Forms that need labels of all candidates read them now.
-    scores = loop.foresight.score(references, candidates)
+    scores = loop.foresight.score(*_rows(references, candidates), groups=len(references))
     _check_finite(scores.reward, number, references)
     everyone = range(len(candidates.texts))
     labels = _read(loop, everyone, references, candidates) if reads_all_labels(config) else None
@@ -84,8 +84,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
 
 def reads_all_labels(config: TrainConfig) -> bool:
     """Return whether a run reads a label of every candidate (N a prompt) or of winners alone (one a prompt)."""
-    needs = config.steering in READS_LABELS and config.gamma > 0 and config.steering_labels == "candidate"
-    return needs or config.selection == "labels" or config.reward_model_pairs == "all"
+    return config.reads_labels or config.selection == "labels" or config.reward_model_pairs == "all"
 
 
 def log_ratio(policy: Policy, references: list[ReferenceRow], candidates: Rollout) -> Tensor:
@@ -119,6 +118,14 @@ def choose(
         _log.warning("round %d: %d empty candidates, never chosen", references[0].round, int(empty.sum()))
     best = by.masked_fill(empty, -torch.inf).argmax(-1)
     return [b * score.shape[1] + int(n) for b, n in enumerate(best)]
+
+
+def _rows(references: list[ReferenceRow], candidates: Rollout) -> tuple[list[str], list[str]]:
+    """Return prompt and text of every response, a prompt's candidates together and its reference last."""
+    n = len(candidates.texts) // len(references)
+    prompts = [r.prompt for r in references for _ in range(n + 1)]
+    texts = [t for i, r in enumerate(references) for t in (*candidates.texts[i * n : (i + 1) * n], r.text)]
+    return prompts, texts
 
 
 def _keys(config: TrainConfig, number: int, references: list[ReferenceRow]) -> list[int]:
@@ -159,9 +166,9 @@ def _retrain(
     against = [references[i // loop.config.candidates] for i in pairs]
     label = torch.tensor([labels.preference[labelled.index(i)] for i in pairs], device=scores.reward.device)
     known: tuple[Tensor, Tensor] | None = None
-    if scores.features is not None and scores.reference_features is not None:
+    if scores.features is not None:
         of = [i // loop.config.candidates for i in pairs]
-        known = scores.features.flatten(0, 1)[pairs], scores.reference_features[of]
+        known = scores.features[:, :-1].flatten(0, 1)[pairs], scores.features[of, -1]
     loop.labels_trained += len(pairs)
     loop.labels_sum += float(label.double().sum())
 

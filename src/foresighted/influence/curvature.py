@@ -18,7 +18,7 @@ from foresighted.errors import NumericalError
 from foresighted.influence.capture import frozen_except
 from foresighted.influence.naive import Forward, Inputs, classifier
 from foresighted.influence.scopes import select
-from foresighted.steering import Influence, Paid
+from foresighted.steering import Influence, Paid, Reference, compared
 
 TOLERANCE = 1e-5
 """Residual of conjugate gradients, relative to the right side."""
@@ -88,6 +88,7 @@ def solved_products(
     prompts: int,
     scope: str,
     damping: float,
+    reference: Reference = "response",
     influence: Influence = "self",
     paid: Paid = "reward",
     curvature: Literal["hessian", "gauss-newton"] = "hessian",
@@ -102,11 +103,13 @@ def solved_products(
 
     Args:
         model: the reward model.
-        inputs: its keyword arguments, R = B (N + 1) rows: a prompt's N candidates, then its reference.
+        inputs: its keyword arguments, R = B (N + 1) rows: a prompt's N candidates, then its reference; B N rows where
+            there is no reference response.
         labels: p* of the candidates, shape B N.
         prompts: B.
         scope: whose parameters, as `select` takes it.
         damping: above 0, in units of the Hessian's eigenvalues.
+        reference: what a candidate is compared with.
         influence: test point.
         paid: by reward or margin.
         curvature: the full Hessian, or its Gauss-Newton part.
@@ -124,8 +127,8 @@ def solved_products(
     parameters = select(model, scope)
     own = list(parameters.values())
     with frozen_except(model, parameters), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
-        rewards = run(inputs).view(prompts, -1)
-        margin = rewards[:, :-1] - rewards[:, -1:]
+        reward, other = compared(run(inputs).view(prompts, -1), reference)
+        margin = reward - other
         loss = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin))
 
         def gradient(value: Tensor, graph: bool = False) -> Tensor:
@@ -149,11 +152,11 @@ def solved_products(
         def solve(vector: Tensor) -> Solution:
             return conjugate_gradients(product, vector, tolerance=tolerance, iterations=iterations)
 
-        payment = margin if paid == "margin" else rewards[:, :-1]
+        payment = margin if paid == "margin" else reward
         if influence == "batch":
             solution = solve(gradient(payment.mean()))
             return along(solution.value).detach(), solution.iterations
-        answers = [(solve(gradient(reward)), i) for i, reward in enumerate(payment.flatten())]
+        answers = [(solve(gradient(value)), i) for i, value in enumerate(payment.flatten())]
         products = torch.stack([along(solution.value).flatten()[i] for solution, i in answers])
         return products.view_as(margin).detach(), max(solution.iterations for solution, _ in answers)
 

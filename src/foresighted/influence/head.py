@@ -20,7 +20,8 @@ def head_products(features: Tensor, reference: Tensor) -> Products:
 
     Args:
         features: inputs of the head for the candidates, shape B N D.
-        reference: inputs of the head for each prompt's reference response, shape B D.
+        reference: inputs of the head for what a candidate is compared with: each prompt's reference response, shape
+            B D, or each candidate's own, shape B N D (`leave_one_out`).
 
     Returns:
         `Products` of shape B N.
@@ -36,10 +37,21 @@ def head_products(features: Tensor, reference: Tensor) -> Products:
     References:
         arXiv 2605.04266, language-model experiment (only the classification head is trained).
     """
-    if features.ndim != 3 or reference.shape != (features.shape[0], features.shape[2]):
+    if features.ndim != 3 or reference.shape not in (features.shape, (features.shape[0], features.shape[2])):
         raise DataError(
             f"head_products: features {tuple(features.shape)} and reference {tuple(reference.shape)} do not match;"
-            " expected (B, N, D) and (B, D)"
+            " expected (B, N, D) and (B, D), or (B, N, D) twice"
         )
-    difference = features - reference[:, None, :]
+    difference = features - (reference[:, None, :] if reference.ndim == 2 else reference)
     return Products((features * difference).sum(-1), difference.square().sum(-1))
+
+
+def leave_one_out(features: Tensor) -> Tensor:
+    """Return the mean over each prompt's other candidates, shape B N D like `features`.
+
+    Raises:
+        DataError: one candidate a prompt.
+    """
+    if features.ndim != 3 or features.shape[1] < 2:
+        raise DataError(f"leave_one_out: features {tuple(features.shape)}; expected (B, N, D) with N at least 2")
+    return (features.sum(1, keepdim=True) - features) / (features.shape[1] - 1)

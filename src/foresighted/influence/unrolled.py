@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import ConfigError, NumericalError
-from foresighted.steering import Influence, Paid
+from foresighted.steering import Influence, Paid, Reference, compared
 
 Parameters = Mapping[str, Tensor]
 
@@ -75,6 +75,7 @@ def unrolled_penalties(
     optimizer: AdamW | Descent,
     *,
     steps: int,
+    reference: Reference = "response",
     influence: Influence = "self",
     paid: Paid = "reward",
 ) -> Tensor:
@@ -85,11 +86,13 @@ def unrolled_penalties(
     With plain steps of size gamma and K = 1 this is `relaxed`; for a linear head and many steps, `exact`.
 
     Args:
-        rewards: parameters to rewards of shape B (N + 1), a prompt's reference last; differentiable.
+        rewards: parameters to rewards of shape B (N + 1), a prompt's reference last, or B N without;
+            differentiable.
         parameters: where the steps start, by name.
         labels: p* of the candidates, shape B N.
         optimizer: the steps; its state is not changed.
         steps: K, at least 1. Memory grows with it.
+        reference: what a candidate is compared with.
         influence: test point: each candidate itself (one backward pass a candidate), or their mean (one in all).
         paid: by reward or margin.
 
@@ -106,15 +109,15 @@ def unrolled_penalties(
     current = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
         for _ in range(steps):
-            scored = rewards(current)
-            margin = scored[:, :-1] - scored[:, -1:]
+            own, other = compared(rewards(current), reference)
+            margin = own - other
             each = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin), reduction="none")
             loss = (weights.to(each) * each).sum()
             found = torch.autograd.grad(loss, list(current.values()), create_graph=True, materialize_grads=True)
             gradients = dict(zip(current, found, strict=True))
             current, optimizer = optimizer.update(current, gradients)
-        scored = rewards(current)
-        final = scored[:, :-1] - (scored[:, -1:] if paid == "margin" else 0)
+        own, other = compared(rewards(current), reference)
+        final = own - other if paid == "margin" else own
         if influence == "batch":
             (result,) = torch.autograd.grad(final.mean(), weights)
         else:

@@ -6,7 +6,7 @@ reward-model gradients into what they read; `raw_gamma` turns a share of the rew
 
 from foresighted.steering import pairwise, pointwise
 from foresighted.steering.forms import inverse_products
-from foresighted.steering.kernels import Influence, Kernels, Paid, Products, Reference, kernels, raw_gamma
+from foresighted.steering.kernels import Influence, Kernels, Paid, Products, Reference, compared, kernels, raw_gamma
 
 __all__ = [
     "Influence",
@@ -14,6 +14,7 @@ __all__ = [
     "Paid",
     "Products",
     "Reference",
+    "compared",
     "inverse_products",
     "kernels",
     "pairwise",

@@ -109,6 +109,25 @@ def kernels(
     return Kernels(select @ across, directions @ across)
 
 
+def compared(reward: Array, reference: Reference) -> tuple[Array, Array]:
+    """Return rewards of the candidates, and of what each is compared with.
+
+    Args:
+        reward: rewards of all responses, shape B (N + 1) with a prompt's reference response last, or B N.
+        reference: what a candidate is compared with; "none" compares with 0.
+
+    Returns:
+        Shape B N, and a shape that broadcasts to it.
+    """
+    if reference == "response":
+        return reward[:, :-1], reward[:, -1:]
+    if reference == "none":
+        return reward, 0 * reward
+    xp = array_namespace(reward)
+    others = xp.sum(reward, axis=-1, keepdims=True) - reward
+    return reward, others / (reward.shape[1] - 1)
+
+
 def rows_needed(reference: Reference, candidates: int) -> int:
     """Return how many rows a prompt has in a Gram matrix."""
     return candidates + (reference == "response")
