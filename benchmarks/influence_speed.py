@@ -30,7 +30,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from foresighted.alignment.run import _processor
+from foresighted.alignment.environment import processor
 from foresighted.influence import GradientProducts, select
 
 TOKENS = 40
@@ -175,7 +175,7 @@ def main() -> None:
         print_peak(args.peak, args.scope, counts[0])
         return
     result: dict[str, object] = {
-        "processor": _processor(), "python": platform.python_version(), "torch": torch.__version__,
+        "processor": processor(), "python": platform.python_version(), "torch": torch.__version__,
         "threads": args.threads, "turns": args.turns, "tokens": TOKENS,
     }  # fmt: skip
     for scope in ("head", "lora", "all"):

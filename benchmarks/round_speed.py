@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment import run, start
+from foresighted.alignment import environment, run, start
 from foresighted.alignment.round import Loop, play_round
 from foresighted.config import TrainConfig, from_mapping, preset
 from foresighted.prompts import load_prompts
@@ -124,7 +124,7 @@ def main() -> None:
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
     shapes = [base, replace(base, candidates=8)]
     result = {
-        "processor": run._processor(),
+        "processor": environment.processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": args.threads,

@@ -28,7 +28,8 @@ SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1
 """How a scope is written: head, head:K, last:K, lora or all."""
 
 
-def _setting(default: Any, group: str, text: str) -> Any:
+def setting(default: Any, group: str, text: str) -> Any:
+    """Return a dataclass field that is a setting: its default, its group in help, and its help text."""
     return field(default=default, metadata={"group": group, "help": text})
 
 
@@ -40,46 +41,46 @@ class SteeringConfig:
         ConfigError: one line that names every setting that is out of range, what it got and what it may be.
     """
 
-    reward_model_train: Literal["head", "lora", "all"] = _setting("head", "reward model", "what is trained of it")
-    steering: Steering = _setting("practical", "steering", "form of the penalty")
-    gamma: float = _setting(
+    reward_model_train: Literal["head", "lora", "all"] = setting("head", "reward model", "what is trained of it")
+    steering: Steering = setting("practical", "steering", "form of the penalty")
+    gamma: float = setting(
         0.3,
         "steering",
         "steering weight, in gamma_unit; raw, it is in units of the reward model's step size (exact and unrolled:"
         " 1 is the whole term)",
     )
-    gamma_unit: Literal["raw", "share"] = _setting(
+    gamma_unit: Literal["raw", "share"] = setting(
         "raw",
         "steering",
         "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
     )
-    scope: str = _setting(
+    scope: str = setting(
         "head",
         "steering",
         "parameters whose influence is counted: head, head:K (from the K-th last linear layer on), last:K (blocks),"
         " lora or all",
     )
-    influence: Literal["self", "batch"] = _setting(
+    influence: Literal["self", "batch"] = setting(
         "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
     )
-    paid: Literal["reward", "margin"] = _setting(
+    paid: Literal["reward", "margin"] = setting(
         "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
     )
-    steering_labels: Literal["candidate", "baseline"] = _setting(
+    steering_labels: Literal["candidate", "baseline"] = setting(
         "candidate",
         "steering",
         "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
         " mean label that the reward model was trained on so far (none)",
     )
-    curvature: Literal["gauss-newton", "hessian", "adamw"] = _setting(
+    curvature: Literal["gauss-newton", "hessian", "adamw"] = setting(
         "gauss-newton",
         "steering",
         "of exact: Gauss-Newton matrix (the Hessian for scope head; closed form), full Hessian (conjugate gradients),"
         " or the diagonal that AdamW divides by",
     )
-    damping: float = _setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature")
-    unrolled_steps: int = _setting(5, "steering", "of unrolled: AdamW steps that are differentiated through")
-    influence_chunk: int = _setting(
+    damping: float = setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature")
+    unrolled_steps: int = setting(5, "steering", "of unrolled: AdamW steps that are differentiated through")
+    influence_chunk: int = setting(
         64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory"
     )
 
@@ -91,8 +92,8 @@ class SteeringConfig:
 
     def _rules(self) -> list[tuple[bool, str]]:
         return [
-            *_at_least(self, gamma=0, unrolled_steps=1, influence_chunk=2),
-            *_positive(self, "damping"),
+            *at_least(self, gamma=0, unrolled_steps=1, influence_chunk=2),
+            *positive(self, "damping"),
             (
                 SCOPE.fullmatch(self.scope) is not None,
                 f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
@@ -110,14 +111,16 @@ class SteeringConfig:
         return self.steering in READS_LABELS and self.gamma > 0 and self.steering_labels == "candidate"
 
 
-def _at_least(config: Any, **least: float) -> list[tuple[bool, str]]:
+def at_least(config: Any, **least: float) -> list[tuple[bool, str]]:
+    """Return a rule a setting: finite and at least this."""
     return [
         (math.isfinite(got := getattr(config, name)) and got >= low, f"{name}: got {got}, must be at least {low:g}")
         for name, low in least.items()
     ]
 
 
-def _positive(config: Any, *names: str) -> list[tuple[bool, str]]:
+def positive(config: Any, *names: str) -> list[tuple[bool, str]]:
+    """Return a rule a setting: finite and above 0."""
     return [
         (math.isfinite(got := getattr(config, name)) and got > 0, f"{name}: got {got}, must be above 0")
         for name in names
@@ -132,95 +135,95 @@ class TrainConfig(SteeringConfig):
         ConfigError: one line that names every setting that is out of range, what it got and what it may be.
     """
 
-    seed: int = _setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels")
-    rounds: int = _setting(30, "run", "rounds of write, label, retrain, optimise")
-    prompts: str = _setting(
+    seed: int = setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels")
+    rounds: int = setting(30, "run", "rounds of write, label, retrain, optimise")
+    prompts: str = setting(
         "bundled",
         "run",
         "'bundled', a .jsonl file (key 'prompt'; optional 'id', 'kind', 'split'), a .txt file with one a line,"
         " or hub:DATASET:SPLIT:COLUMN",
     )
-    prompt_limit: int | None = _setting(None, "run", "use only the first K training prompts of the file")
-    prompts_per_round: int = _setting(4, "run", "B, prompts answered in a round")
-    device: str = _setting("auto", "run", "'auto' (what Accelerate finds), 'cpu', 'cuda', 'cuda:1', 'mps'")
-    threads: int | None = _setting(
+    prompt_limit: int | None = setting(None, "run", "use only the first K training prompts of the file")
+    prompts_per_round: int = setting(4, "run", "B, prompts answered in a round")
+    device: str = setting("auto", "run", "'auto' (what Accelerate finds), 'cpu', 'cuda', 'cuda:1', 'mps'")
+    threads: int | None = setting(
         None, "run", "CPU threads of torch; sums depend on it in the last bit (default: all in train, 1 in compare)"
     )
-    checkpoint_every: int = _setting(1, "run", "rounds between checkpoints")
-    keep_checkpoints: int = _setting(2, "run", "newest checkpoints kept on disk")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting(
+    checkpoint_every: int = setting(1, "run", "rounds between checkpoints")
+    keep_checkpoints: int = setting(2, "run", "newest checkpoints kept on disk")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "run", "Accelerate tracker that also gets the round's numbers"
     )
 
-    policy: str = _setting("embedded", "policy", "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id")
-    policy_train: Literal["lora", "all"] = _setting(
+    policy: str = setting("embedded", "policy", "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id")
+    policy_train: Literal["lora", "all"] = setting(
         "lora", "policy", "train a LoRA adapter, or all weights (needs a frozen second copy as reference)"
     )
-    lora_rank: int = _setting(16, "policy", "rank of every LoRA adapter")
-    lora_alpha: int = _setting(32, "policy", "LoRA scale is alpha / rank")
-    lora_dropout: float = _setting(0.0, "policy", "dropout on the adapter's input while training")
-    lora_targets: tuple[str, ...] = _setting(
+    lora_rank: int = setting(16, "policy", "rank of every LoRA adapter")
+    lora_alpha: int = setting(32, "policy", "LoRA scale is alpha / rank")
+    lora_dropout: float = setting(0.0, "policy", "dropout on the adapter's input while training")
+    lora_targets: tuple[str, ...] = setting(
         ("q_proj", "k_proj", "v_proj", "o_proj"), "policy", "modules that get an adapter, or 'all-linear'"
     )
-    quantization: Literal["none", "8bit", "4bit"] = _setting(
+    quantization: Literal["none", "8bit", "4bit"] = setting(
         "none", "policy", "load the frozen base in 8 bit or 4 bit (NF4) through bitsandbytes"
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = _setting("float32", "policy", "precision of loaded weights")
-    policy_learning_rate: float = _setting(5e-4, "policy", "AdamW learning rate of the policy")
-    policy_steps: int = _setting(1, "policy", "optimiser steps a round on the winners' log-likelihood")
-    accumulation_steps: int = _setting(1, "policy", "micro-batches a step, for policy and reward model")
-    max_grad_norm: float = _setting(1.0, "policy", "gradient norm above which the policy's gradient is scaled down")
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = _setting(
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "policy", "precision of loaded weights")
+    policy_learning_rate: float = setting(5e-4, "policy", "AdamW learning rate of the policy")
+    policy_steps: int = setting(1, "policy", "optimiser steps a round on the winners' log-likelihood")
+    accumulation_steps: int = setting(1, "policy", "micro-batches a step, for policy and reward model")
+    max_grad_norm: float = setting(1.0, "policy", "gradient norm above which the policy's gradient is scaled down")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = setting(
         "adamw", "policy", "paged_adamw_8bit comes from bitsandbytes"
     )
-    system_prompt: str | None = _setting(None, "policy", "system message; default: what the chat template puts there")
+    system_prompt: str | None = setting(None, "policy", "system message; default: what the chat template puts there")
 
-    candidates: int = _setting(4, "sampling", "N, responses sampled for each prompt")
-    max_new_tokens: int = _setting(20, "sampling", "longest response in tokens")
-    min_new_tokens: int = _setting(5, "sampling", "shortest response in tokens")
-    temperature: float = _setting(0.8, "sampling", "softmax temperature")
-    top_p: float = _setting(0.9, "sampling", "nucleus: smallest set of tokens with at least this probability")
+    candidates: int = setting(4, "sampling", "N, responses sampled for each prompt")
+    max_new_tokens: int = setting(20, "sampling", "longest response in tokens")
+    min_new_tokens: int = setting(5, "sampling", "shortest response in tokens")
+    temperature: float = setting(0.8, "sampling", "softmax temperature")
+    top_p: float = setting(0.9, "sampling", "nucleus: smallest set of tokens with at least this probability")
 
-    reward_model: str = _setting(
+    reward_model: str = setting(
         "embedded",
         "reward model",
         "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label,"
         " or encoder:FOLDER for another encoder",
     )
-    reward_model_input: Literal["pair", "response"] = _setting(
+    reward_model_input: Literal["pair", "response"] = setting(
         "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
     )
-    feature_scale: float = _setting(4.0, "reward model", "length of the encoder's pooled feature vector")
-    reward_model_learning_rate: float = _setting(5e-3, "reward model", "AdamW learning rate of the reward model")
-    reward_model_steps: int = _setting(1, "reward model", "optimiser steps a round on the labelled pairs")
-    reward_model_pairs: Literal["winner", "all"] = _setting(
+    feature_scale: float = setting(4.0, "reward model", "length of the encoder's pooled feature vector")
+    reward_model_learning_rate: float = setting(5e-3, "reward model", "AdamW learning rate of the reward model")
+    reward_model_steps: int = setting(1, "reward model", "optimiser steps a round on the labelled pairs")
+    reward_model_pairs: Literal["winner", "all"] = setting(
         "winner", "reward model", "learn from winner against reference, or from every candidate (N labels a prompt)"
     )
-    initial_pairs: int = _setting(32, "reward model", "K labelled pairs of the reference policy to fit it on first")
-    initial_steps: int = _setting(100, "reward model", "optimiser steps of that first fit")
+    initial_pairs: int = setting(32, "reward model", "K labelled pairs of the reference policy to fit it on first")
+    initial_steps: int = setting(100, "reward model", "optimiser steps of that first fit")
 
-    labels: str = _setting(
+    labels: str = setting(
         "relevance",
         "labels",
         "'relevance' (embedded encoder + fluency), 'likelihood' (frozen policy, the paper's oracle), reward:MODEL"
         " (a gold reward model), or FILE.py:NAME, a function(prompt, first, second) -> [0, 1] or a types.Labeller",
     )
-    sampled_labels: bool = _setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
+    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
-    kl_coefficient: float = _setting(
+    kl_coefficient: float = setting(
         0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score"
     )
-    selection: Literal["reward", "labels"] = _setting(
+    selection: Literal["reward", "labels"] = setting(
         "reward", "steering", "winner = best score (reward - penalty), or best label (the ceiling: N labels a prompt)"
     )
 
-    heldout_every: int = _setting(5, "held-out", "rounds between held-out evaluations (also before the first)")
-    heldout_prompts: int = _setting(16, "held-out", "held-out prompts answered each time")
-    heldout_seed: int = _setting(0, "held-out", "seed of their sampling noise: the same in every round, arm and run")
+    heldout_every: int = setting(5, "held-out", "rounds between held-out evaluations (also before the first)")
+    heldout_prompts: int = setting(16, "held-out", "held-out prompts answered each time")
+    heldout_seed: int = setting(0, "held-out", "seed of their sampling noise: the same in every round, arm and run")
 
     def _rules(self) -> list[tuple[bool, str]]:
         return [
-            *_at_least(
+            *at_least(
                 self,
                 seed=0,
                 rounds=1,
@@ -241,7 +244,7 @@ class TrainConfig(SteeringConfig):
                 heldout_seed=0,
                 kl_coefficient=0,
             ),
-            *_positive(
+            *positive(
                 self,
                 "temperature",
                 "policy_learning_rate",
@@ -275,11 +278,11 @@ class CompareConfig:
     """
 
     train: TrainConfig
-    arms: tuple[str, ...] = _setting(
+    arms: tuple[str, ...] = setting(
         ("rlhf", "practical"), "comparison", "forms of steering, each with settings of its own: rlhf,relaxed:gamma=1"
     )
-    seeds: tuple[int, ...] = _setting((0,), "comparison", "seeds of each arm: 0,1,2 or 0:3")
-    jobs: int | None = _setting(None, "comparison", "runs at a time (default: one a CPU core; one on an accelerator)")
+    seeds: tuple[int, ...] = setting((0,), "comparison", "seeds of each arm: 0,1,2 or 0:3")
+    jobs: int | None = setting(None, "comparison", "runs at a time (default: one a CPU core; one on an accelerator)")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -374,7 +377,7 @@ def _hints(kind: type) -> dict[str, Any]:
 def preset(name: str, *, compare: bool) -> dict[str, Any]:
     """Return what a preset sets for `foresighted train`, or for `foresighted compare`."""
     known = {*settings(TrainConfig), *(settings(CompareConfig) if compare else ())}
-    return {setting: value for setting, value in PRESETS[name].items() if setting in known}
+    return {item: value for item, value in PRESETS[name].items() if item in known}
 
 
 def _describe(hint: Any) -> str:
@@ -490,14 +493,14 @@ def _plain(name: str, value: Any, compare: bool) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def to_mapping(config: TrainConfig | CompareConfig) -> dict[str, Any]:
+def to_mapping(config: SteeringConfig | CompareConfig) -> dict[str, Any]:
     """Return a configuration as the flat mapping that `from_mapping` reads."""
     own = {name: getattr(config, name) for name in settings(type(config))}
     values = own | (to_mapping(config.train) if isinstance(config, CompareConfig) else {})
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_yaml(config: TrainConfig | CompareConfig) -> str:
+def to_yaml(config: SteeringConfig | CompareConfig) -> str:
     """Return a configuration as YAML that can be run again with `--config`."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 

@@ -31,14 +31,15 @@ class CandidateRow:
     reward: float
     """Proxy reward r(x, y) before this round's update of the reward model."""
     reference_reward: float
-    """Proxy reward of this prompt's reference response."""
+    """Proxy reward of this prompt's reference response, or the mean over the other candidates where there is none."""
     gram: float
     """S = <t, g - g'>, g the reward model's gradient at the candidate (in the run's scope), g' at the reference; t is g
     itself (g - g' if the margin is paid), or the mean over the round's candidates (influence `batch`)."""
     utility: float | None
     """True utility U(x, y) where it was read, else null."""
     label: float | None
-    """Preference of the candidate over the reference, in [0, 1], where it was read, else null."""
+    """Preference of the candidate over the reference (or, without one, over the candidates it was compared with), in
+    [0, 1], where it was read, else null."""
     influence: float
     """I(y), what training on y would do to its own reward, or to the round's mean: -penalty."""
     penalty: float
@@ -63,10 +64,12 @@ class RoundRow:
     penalty_chosen: float
     overconfidence: float | None
     """Mean over winners of sigma(r(y) - r(y')) - label, before the update: above 0, the judge believes too much."""
-    reward_model_loss: float
-    reward_model_accuracy: float
-    """Share of (winner, reference) pairs that the reward model ordered as the label does, before the update."""
-    policy_loss: float
+    reward_model_loss: float | None
+    """Before the update; null in a round without one."""
+    reward_model_accuracy: float | None
+    """Share of labelled pairs that the reward model ordered as the label does, before the update."""
+    policy_loss: float | None
+    """Null where another engine trains the policy."""
     tokens: float
     empty: int
     """Candidates without any visible text: never chosen."""
@@ -77,6 +80,10 @@ class RoundRow:
     """Steering weight in the form's own units; 0 without steering, null in records of 0.1.0."""
     gamma_share: float | None = None
     """The same as a share of the spread of rewards within a prompt; null without steering or without spread."""
+    reward_model_drift: float | None = None
+    """Mean absolute change, since the first round, of the rewards of a fixed set of responses; null where none is kept."""
+    labels_failed: int = 0
+    """Labels asked for and not given in time: no label was guessed."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,8 @@ class HeldoutRow:
     tokens: int
     reward: float
     utility: float | None
-    kl: float
-    """Sum over the answer's tokens of log pi - log pi_ref: one sample of KL(pi || pi_ref), in nats."""
+    kl: float | None
+    """Sum over the answer's tokens of log pi - log pi_ref: one sample of KL(pi || pi_ref), in nats. Null where unknown."""
     distinct_1: float
     distinct_2: float
     """Share of distinct words and word pairs in the answer."""

@@ -29,7 +29,8 @@ def _folder(out: Path) -> Path:
     return out / "checkpoints"
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,8 +57,8 @@ def save(out: Path, loop: Loop, number: int) -> None:
     for name, tensors in files.items():
         path = temporary / f"{name}.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
-        _fsync(path)
-        hashes[path.name] = _sha256(path)
+        fsync(path)
+        hashes[path.name] = sha256(path)
     state = {
         "round": number,
         "labels_total": loop.labels_total,
@@ -68,10 +69,10 @@ def save(out: Path, loop: Loop, number: int) -> None:
         "sha256": hashes,
     }
     (temporary / _STATE).write_text(json.dumps(state, indent=1))
-    _fsync(temporary / _STATE)
+    fsync(temporary / _STATE)
     shutil.rmtree(target, ignore_errors=True)  # only a damaged one can be there
     temporary.rename(target)
-    _fsync(target.parent)
+    fsync(target.parent)
     for old in _all(out)[: -loop.config.keep_checkpoints]:
         shutil.rmtree(old)
 
@@ -85,7 +86,7 @@ def newest(out: Path) -> Path | None:
     for folder in reversed(_all(out)):
         try:
             state = json.loads((folder / _STATE).read_text())
-            whole = all(_sha256(folder / name) == value for name, value in state["sha256"].items())
+            whole = all(sha256(folder / name) == value for name, value in state["sha256"].items())
         except (OSError, ValueError, KeyError):
             whole = False
         if whole:
@@ -128,6 +129,7 @@ def _report_dropped(dropped: dict[str, int], number: int) -> None:
         _log.warning("%s: %d bytes after round %d were not yet checkpointed and are made again", name, count, number)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

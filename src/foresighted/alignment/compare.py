@@ -17,7 +17,8 @@ from pathlib import Path
 
 from foresighted import records
 from foresighted.alignment import embedded
-from foresighted.alignment.run import LOG, claim, find_device, finished, write_environment
+from foresighted.alignment.environment import write_environment
+from foresighted.alignment.run import LOG, claim, find_device, finished
 from foresighted.config import CompareConfig
 from foresighted.errors import RunError, Stopped
 from foresighted.prompts import load_prompts

@@ -40,16 +40,26 @@ class Learner:
         self.name = name
         self.parameters = parameters
         self.optimizer = optimizer
-        self._accumulation = accumulation
+        self.accumulation = accumulation
         self._max_grad_norm = max_grad_norm
 
-    def learn(self, rows: int, loss: Callable[[list[int]], Tensor], *, steps: int = 1) -> float:
+    def learn(
+        self,
+        rows: int,
+        loss: Callable[[list[int]], Tensor],
+        *,
+        steps: int = 1,
+        mine: range | None = None,
+        reduce: Callable[[list[Tensor]], None] | None = None,
+    ) -> float:
         """Take steps; return the mean loss before the first of them.
 
         Args:
             rows: number of rows; each step sees all of them, in `accumulation` micro-batches.
             loss: mean loss over the rows with the given indices, differentiable.
             steps: optimiser steps.
+            mine: the rows whose loss this process computes (default: all).
+            reduce: sums tensors over processes, in place; called once a step, whatever `mine` holds.
 
         Raises:
             NumericalError: a loss or gradient that is not finite; no step is taken on it.
@@ -57,10 +67,12 @@ class Learner:
         first = 0.0
         for step in range(steps):
             total = 0.0
-            for index in _split(rows, self._accumulation):
+            for index in _split(range(rows) if mine is None else mine, self.accumulation):
                 part = loss(index) * (len(index) / rows)
                 part.backward()  # type: ignore[no-untyped-call]
                 total += float(part.detach())
+            if reduce is not None:
+                total = self._reduced(total, reduce)
             if step == 0:
                 first = total
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._max_grad_norm or math.inf))
@@ -70,6 +82,14 @@ class Learner:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return first
+
+    def _reduced(self, total: float, reduce: Callable[[list[Tensor]], None]) -> float:
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # no row here, or none that used it
+                parameter.grad = torch.zeros_like(parameter)
+        summed = torch.tensor([total], dtype=torch.float64)
+        reduce([*(p.grad for p in self.parameters.values() if p.grad is not None), summed])
+        return float(summed)
 
     def state(self) -> OptimizerState:
         """Return the optimiser's state as tensors and numbers."""
@@ -95,10 +115,10 @@ class Learner:
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
-def _split(rows: int, parts: int) -> list[list[int]]:
-    parts = min(parts, rows)
-    bounds = [rows * i // parts for i in range(parts + 1)]
-    return [list(range(a, b)) for a, b in itertools.pairwise(bounds)]
+def _split(rows: range, parts: int) -> list[list[int]]:
+    parts = min(parts, len(rows))
+    bounds = [len(rows) * i // parts for i in range(parts + 1)] if parts else []
+    return [list(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def policy_learner(parameters: dict[str, Tensor], config: TrainConfig) -> Learner:

@@ -89,7 +89,7 @@ class RewardModel:
         body = {f"body.{name}": p for name, p in self.body.named_parameters() if p.requires_grad and id(p) not in own}
         return head | body
 
-    def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[Any], responses: Sequence[Any]) -> dict[str, Tensor]:
         """Return (prompt, response) rows as the network's inputs, on its device."""
         tokenizer = self.tokenizer
         both: tuple[list[str], ...]
@@ -115,7 +115,7 @@ class RewardModel:
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
         return text
 
-    def features_with_gradient(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+    def features_with_gradient(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Tensor:
         """Return the inputs of the head, shape rows D, differentiable where the body is trained."""
         batch = self.encode(prompts, responses)
         if self._pooled:
@@ -134,7 +134,7 @@ class RewardModel:
         return features
 
     @torch.no_grad()
-    def features(self, prompts: Sequence[str], responses: Sequence[str], *, chunk: int = 128) -> Tensor:
+    def features(self, prompts: Sequence[Any], responses: Sequence[Any], *, chunk: int = 128) -> Tensor:
         """Return the inputs of the head, shape rows D, without gradients; `chunk` rows at a time."""
         starts = range(0, len(responses), chunk)
         parts = [self.features_with_gradient(prompts[s : s + chunk], responses[s : s + chunk]) for s in starts]
@@ -146,7 +146,7 @@ class RewardModel:
         return nn.functional.linear(features, weight, None if bias is None else bias.float())[..., 0]
 
     def loss(
-        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str], labels: Tensor,
+        self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any], labels: Tensor,
         features: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """Return the Bradley-Terry loss -p log s(m) - (1 - p) log s(-m), m = r(first) - r(second), mean over rows.

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import math
 import os
-import platform
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from foresighted import records
 from foresighted.alignment import checkpoint, heldout
+from foresighted.alignment.environment import write_environment
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.labels import LabelSource, load_labels
 from foresighted.alignment.learner import Learner, policy_learner, reward_model_learner
@@ -42,10 +40,8 @@ from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
 POLICY = "policy"
 LOG = "log.txt"
-_LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
 def train(
@@ -215,36 +211,6 @@ def _check_same(config: TrainConfig | CompareConfig, saved: dict[str, Any], out:
     if differ:
         changes = "; ".join(f"{name} was {saved[name]!r}, now {asked[name]!r}" for name in differ)
         raise RunError(f"out: {out} belongs to another configuration ({changes}); choose another --out")
-
-
-def write_environment(out: Path, device: torch.device | None) -> None:
-    """Write versions and hardware to `environment.json`; warn where a resumed run finds other ones."""
-    found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    found |= {"processor": _processor(), "cores": os.cpu_count()}
-    if device is not None:
-        accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        found |= {"device": accelerator, "threads": torch.get_num_threads()}
-    path = out / ENVIRONMENT
-    if path.exists():
-        before = json.loads(path.read_text())
-        if changed := [name for name in found if before.get(name, found[name]) != found[name]]:
-            _log.warning("resumed under another %s: the last bits may differ", ", ".join(changed))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1))
-    os.replace(temporary, path)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _check_tracker(config: TrainConfig) -> None:

@@ -64,7 +64,7 @@ class Evaluated:
     utility: Interval | None
     reward: Interval
     gap: Interval | None
-    kl: Interval
+    kl: Interval | None
     tokens: Interval
     distinct_1: Interval
     distinct_2: Interval
@@ -389,9 +389,11 @@ def _evaluated(
             gap = _difference(growth["reward"], growth["utility"])
     values = {
         column: _mean(_grid(runs, round_, prompts, column))
-        for column in ("reward", "kl", "tokens", "distinct_1", "distinct_2")
+        for column in ("reward", "tokens", "distinct_1", "distinct_2")
     }
-    return Evaluated(round=round_, utility=utility, gap=gap, **values)
+    known = all(run.answers[round_][prompt].kl is not None for run in runs for prompt in prompts)
+    kl = _mean(_grid(runs, round_, prompts, "kl")) if known else None
+    return Evaluated(round=round_, utility=utility, gap=gap, kl=kl, **values)
 
 
 def judge_collapse(utilities: Mapping[int, Grid], rewards: Mapping[int, Grid], *, seed: int | None = None) -> Collapse:

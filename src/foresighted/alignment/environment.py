@@ -1,0 +1,55 @@
+"""What a run ran on: versions and hardware, beside its records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_log = logging.getLogger(__name__)
+ENVIRONMENT = "environment.json"
+_LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def write_environment(out: Path, device: torch.device | None, libraries: Sequence[str] = ()) -> None:
+    """Write versions and hardware to `environment.json`; warn where a resumed run finds other ones.
+
+    Args:
+        out: run directory.
+        device: of the models.
+        libraries: named besides those that every run uses.
+    """
+    found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in (*_LIBRARIES, *libraries):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    found |= {"processor": processor(), "cores": os.cpu_count()}
+    if device is not None:
+        accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        found |= {"device": accelerator, "threads": torch.get_num_threads()}
+    path = out / ENVIRONMENT
+    if path.exists():
+        before = json.loads(path.read_text())
+        if changed := [name for name in found if before.get(name, found[name]) != found[name]]:
+            _log.warning("resumed under another %s: the last bits may differ", ", ".join(changed))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=1))
+    os.replace(temporary, path)
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

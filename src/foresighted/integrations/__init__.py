@@ -1,0 +1,1 @@
+"""Foresight inside the engines that people train with: one folder an engine."""

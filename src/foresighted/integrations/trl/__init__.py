@@ -1,0 +1,7 @@
+"""Foresight inside TRL's trainers: `FPOReward` in `reward_funcs` and `callbacks`, `CollapseMonitor` in `callbacks`."""
+
+from foresighted.integrations.trl.config import FPOConfig
+from foresighted.integrations.trl.labelling import FileQueue, LabelQueue, Question
+from foresighted.integrations.trl.reward import FPOReward
+
+__all__ = ["FPOConfig", "FPOReward", "FileQueue", "LabelQueue", "Question"]

@@ -1,0 +1,119 @@
+"""Settings of foresight inside a TRL trainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from foresighted.config import SteeringConfig, at_least, positive, setting
+from foresighted.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FPOConfig(SteeringConfig):
+    """What `FPOReward` does in a trainer: how it steers, and how its reward model is read, labelled and retrained.
+
+    Example:
+        >>> FPOConfig(steering="proximal", gamma=1.0, gamma_unit="share", update_every=4).scope
+        'head'
+
+    Raises:
+        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
+    """
+
+    seed: int = setting(0, "run", "seed of sampled labels and of reference responses")
+    records: str | None = setting(
+        "foresighted", "run", "folder of the records inside the trainer's output_dir, or none"
+    )
+    reference: Literal["leave-one-out", "column", "policy"] = setting(
+        "leave-one-out",
+        "run",
+        "what a response is compared with: the mean of its group's other responses, a response in a column of the"
+        " dataset, or one that the frozen policy writes",
+    )
+    reference_column: str = setting("reference", "run", "that column")
+    reference_max_new_tokens: int = setting(64, "run", "longest response that the frozen policy writes, in tokens")
+
+    reward_model_input: Literal["auto", "text", "pair", "response"] = setting(
+        "auto",
+        "reward model",
+        "what it reads: text (prompt + response, no special tokens, as GRPOTrainer does), pair (two segments, as"
+        " encoders are trained), or the response alone; auto: pair where the tokenizer has a separator, else text."
+        " Conversations go through the reward model's chat template where it has one",
+    )
+    append_eos: bool = setting(
+        False, "reward model", "end each text with the end token, as RewardTrainer trains on plain pairs"
+    )
+    max_length: int = setting(1024, "reward model", "most tokens it reads of a text")
+    placement: Literal["every-rank", "first-rank"] = setting(
+        "every-rank",
+        "reward model",
+        "a replica on every process, or one model on the first process (which may spread it over devices)",
+    )
+    update_every: int = setting(1, "reward model", "K, reward calls between two updates of the reward model")
+    reward_model_pairs: Literal["winner", "all"] = setting(
+        "winner",
+        "reward model",
+        "pairs labelled a group: the best-scored response (against the worst, or its reference), or every response"
+        " once (against its neighbour in a ring, or its reference). Forms that read labels take all",
+    )
+    reward_model_learning_rate: float = setting(5e-5, "reward model", "AdamW learning rate of the reward model")
+    reward_model_steps: int = setting(1, "reward model", "optimiser steps an update, each over all new pairs")
+    reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns")
+    reward_model_max_grad_norm: float = setting(1.0, "reward model", "its gradient is scaled down to this norm")
+    lora_rank: int = setting(16, "reward model", "rank of the adapter that reward_model_train lora puts on it")
+    lora_alpha: int = setting(32, "reward model", "LoRA scale is alpha / rank")
+    probe_size: int = setting(
+        16, "reward model", "responses of the first call whose rewards are read again after every update: the drift"
+    )
+
+    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
+    label_timeout: float = setting(120.0, "labels", "seconds that a labeller may take for one call")
+    label_retries: int = setting(2, "labels", "times that a labeller is asked again after it failed")
+    pending_pairs: int = setting(
+        10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first"
+    )
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        return [
+            *at_least(
+                self, seed=0, update_every=1, reward_model_steps=1, reward_model_batch_size=1, lora_rank=1,
+                lora_alpha=1, probe_size=0, label_retries=0, pending_pairs=1, max_length=2,
+                reference_max_new_tokens=1,
+            ),
+            *positive(self, "reward_model_learning_rate", "reward_model_max_grad_norm"),
+            (
+                math.isinf(self.label_timeout) or self.label_timeout > 0,
+                f"label_timeout: got {self.label_timeout}, must be above 0 (or inf)",
+            ),
+            *super()._rules(),
+        ]  # fmt: skip
+
+    @property
+    def every_pair(self) -> bool:
+        """Whether every response of a group is labelled, or one pair a group."""
+        return self.reads_labels or self.reward_model_pairs == "all"
+
+
+def check_labels(config: FPOConfig, labelled: bool, queued: bool) -> None:
+    """Refuse a form whose labels nobody gives in time.
+
+    Args:
+        config: of the object.
+        labelled: there is somebody who labels.
+        queued: who answers rounds later.
+
+    Raises:
+        ConfigError: names the form and what to use.
+    """
+    if config.reads_labels and not labelled:
+        raise ConfigError(
+            f"labels: got none, and steering {config.steering} reads the label of every response; give labels, or use"
+            " steering_labels='baseline' or steering='practical'"
+        )
+    if config.reads_labels and queued:
+        raise ConfigError(
+            f"labels: a queue answers rounds later, and steering {config.steering} reads the label of every response"
+            " at once; use steering_labels='baseline' or steering='practical'"
+        )

@@ -1,0 +1,143 @@
+"""From the rows that a trainer's processes hand to a reward function, to groups of responses to one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from foresighted.errors import ConfigError, DataError, nearest
+from foresighted.integrations.trl.processes import Processes
+
+Text = str | list[dict[str, Any]]
+"""A prompt or a response as TRL has it: text, or messages."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of a reward call on all processes, in order of rank."""
+
+    prompts: list[Text]
+    responses: list[Text]
+    tokens: list[int]
+    references: list[Text] | None
+    mine: range
+    """Rows of this process."""
+    sizes: list[int]
+    """Rows of each process."""
+
+
+def gather(
+    together: Processes,
+    prompts: Sequence[Text],
+    responses: Sequence[Text],
+    tokens: Sequence[int],
+    references: Sequence[Text] | None,
+) -> Batch:
+    """Return the rows of all processes."""
+    own = [list(prompts), list(responses), list(tokens), None if references is None else list(references)]
+    every = together.gather(own)
+    sizes = [len(part[0]) for part in every]
+    start = sum(sizes[: together.rank])
+    said, answered, lengths = ([row for part in every for row in part[i]] for i in range(3))
+    joined = None if references is None else [row for part in every for row in part[3]]
+    return Batch(said, answered, lengths, joined, range(start, start + sizes[together.rank]), sizes)
+
+
+def groups(batch: Batch, size: int | None) -> list[list[int]]:
+    """Return the rows of each group.
+
+    GRPO and RLOO hand over a prompt's generations one after the other, across processes; OnlineDPO hands over all
+    prompts of a process, then all of them again.
+
+    Args:
+        batch: rows of all processes.
+        size: generations a prompt where the trainer says it, else None: then what fits the rows.
+
+    Raises:
+        ConfigError: one generation a prompt.
+        DataError: rows that make no groups of equal size.
+    """
+    keys = [text_of(prompt) for prompt in batch.prompts]
+    runs = [len(list(run)) for _, run in groupby(keys)]
+    every = size or (math.gcd(*runs) if min(runs) > 1 else None)
+    if every and every > 1 and len(keys) % every == 0:
+        rows = [list(range(start, start + every)) for start in range(0, len(keys), every)]
+        if all(keys[row[0]] == keys[i] for row in rows for i in row):
+            return rows
+    rows = _by_prompt(keys, batch.sizes, size or 2)
+    short = next((row for row in rows if len(row) != len(rows[0]) or len(row) < 2), None)
+    if short is None:
+        return rows
+    if len(short) == 1:
+        raise ConfigError(
+            f"groups: one generation for prompt {_shown(keys[short[0]])}; foresight compares a group's responses, set"
+            " num_generations to at least 2"
+        )
+    raise DataError(
+        f"groups: {len(short)} generations for prompt {_shown(keys[short[0]])}, {len(rows[0])} for others; a trainer"
+        " hands over groups of equal size"
+    )
+
+
+def _by_prompt(keys: list[str], sizes: list[int], size: int) -> list[list[int]]:
+    """Return rows by prompt within each process, `size` at a time."""
+    found: list[list[int]] = []
+    start = 0
+    for count in sizes:
+        open_: dict[str, list[int]] = {}
+        for row in range(start, start + count):
+            group = open_.setdefault(keys[row], [])
+            if not group:
+                found.append(group)
+            group.append(row)
+            if len(group) == size:
+                del open_[keys[row]]
+        start += count
+    return found
+
+
+def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:
+    """Return the dataset's column of reference responses.
+
+    Raises:
+        DataError: no such column, or an empty reference.
+    """
+    if name not in columns:
+        known = sorted(key for key, value in columns.items() if isinstance(value, list))
+        raise DataError(
+            f"reference_column: the dataset has no column {name!r}{nearest(name, known)}; it has"
+            f" {', '.join(known) or 'none besides the prompt'}"
+        )
+    values: Sequence[Text] = columns[name]
+    if any(not isinstance(value, str | list) for value in values):
+        raise DataError(f"reference_column: {name!r} holds something that is neither a text nor messages")
+    return values
+
+
+def text_of(prompt: Text) -> str:
+    """Return a prompt or response as people read it: the text, one message's content, or `role: content` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return _content(prompt[0])
+    return "\n".join(f"{message['role']}: {_content(message)}" for message in prompt)
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content if part.get("type", "text") == "text")
+
+
+def prompt_id(prompt: Text) -> str:
+    """Return the id of a prompt: the first 12 hex digits of its text's SHA-256, as prompt files without ids have."""
+    return hashlib.sha256(text_of(prompt).encode()).hexdigest()[:12]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

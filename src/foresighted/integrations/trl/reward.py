@@ -1,0 +1,427 @@
+"""FPOReward: the reward function and the callback that bring foresight into an unchanged TRL trainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from foresighted import records
+from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.errors import ConfigError, ForesightedError, RunError
+from foresighted.integrations.trl import checkpoint
+from foresighted.integrations.trl.classifier import Classifier, load_classifier
+from foresighted.integrations.trl.config import FPOConfig, check_labels
+from foresighted.integrations.trl.follower import Follower
+from foresighted.integrations.trl.groups import Batch, Text, column, gather, groups, text_of
+from foresighted.integrations.trl.journal import Answer, Journal, Round, metrics
+from foresighted.integrations.trl.labelling import Asker, LabelQueue, Question, checked
+from foresighted.integrations.trl.pairs import Labelled, Pair, best_pairs, every_pair, preferences, same
+from foresighted.integrations.trl.processes import Processes
+from foresighted.integrations.trl.references import FrozenPolicy
+from foresighted.integrations.trl.scoring import score
+
+
+class Answers(NamedTuple):
+    """What was asked about a round's pairs, and what came back."""
+
+    pairs: list[Pair]
+    labels: list[float | None]
+    """None where nobody answered, or will later."""
+    read: int
+    failed: int
+    utilities: dict[int, float | None]
+    """By row of the batch."""
+
+
+class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """A reward model with foresight for TRL: `reward_funcs=fpo` and `callbacks=[fpo]` of an unchanged trainer.
+
+    As reward function it returns r(x, y) - penalty for every response, has pairs of each group labelled and retrains
+    the reward model every K calls. As callback it saves, restores and logs. Evaluation gets the bare reward; it fills
+    no buffer and trains nothing.
+
+    Args:
+        reward_model: a sequence classifier with one label, or the folder or hub id of one.
+        args: how to steer and to learn.
+        labels: who prefers what: a `types.Labeller`, an async function of the same arguments, or a `LabelQueue`. With
+            a `utility` (`types.Utility`) the records also hold the true utility. None: the reward model stays as it is.
+        tokenizer: the reward model's; None loads the one that belongs to it.
+        reference_policy: the frozen initial policy, for `reference='policy'` when the trained one has no adapter.
+        resume_from: the trainer's checkpoint that training goes on from, where it is not in the trainer's output_dir.
+
+    Raises:
+        ConfigError: a form whose labels nobody gives.
+        ModelError: a reward model that is none.
+
+    Example:
+        >>> fpo = FPOReward(reward_model, args=FPOConfig(steering="proximal", gamma=1.0), labels=judge)
+        >>> trainer = GRPOTrainer(model=policy, reward_funcs=fpo, callbacks=[fpo], train_dataset=dataset)
+
+    References:
+        arXiv 2605.04266; the leave-one-out reference of a group is ours (docs/steering.md).
+    """
+
+    def __init__(
+        self,
+        reward_model: Any,
+        args: FPOConfig | None = None,
+        labels: Any = None,
+        *,
+        tokenizer: Any = None,
+        reference_policy: Any = None,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.__name__ = "fpo"  # the name in TRL's logs
+        self.config = args or FPOConfig()
+        self._queue = labels if isinstance(labels, LabelQueue) else None
+        self._asker = None if labels is None or self._queue is not None else Asker(labels, self.config)
+        check_labels(self.config, labels is not None, self._queue is not None)
+        here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
+        self._classifier: Classifier | None = load_classifier(reward_model, tokenizer, self.config) if here else None
+        self._reference_policy = reference_policy
+        self._resume_from = None if resume_from is None else Path(resume_from)
+        self._frozen: FrozenPolicy | None = None
+        self._model: Any = None
+        self._size: int | None = None
+        self._journal: Journal | None = None
+        self._answers: list[Answer] = []
+        self._unsent: dict[str, list[float]] = {}
+        self._meet(torch.device("cpu"))
+
+    def attach_to_every_trainer(self) -> FPOReward:
+        """Make every trainer of this process call this object back: for command lines that take no callbacks.
+
+        Example:
+            >>> fpo = FPOReward("reward-model", labels=judge).attach_to_every_trainer()  # in my_rewards.py, then
+            >>> # trl grpo --reward_funcs my_rewards.fpo ...
+        """
+        from transformers.trainer import DEFAULT_CALLBACKS
+
+        DEFAULT_CALLBACKS.append(self)
+        return self
+
+    def _meet(self, device: torch.device) -> None:
+        """Find the other processes, and put reward model and optimiser where this one works."""
+        self._together = Processes(device)
+        self._inner = Processes(device, alone=self.config.placement == "first-rank")
+        self.follower: Follower | None = None
+        """The reward model, what it learns from and its counters; None on processes that hold none."""
+        self._foresight: Foresight | None = None
+        if self._classifier is not None and (self._inner.count > 1 or self._together.rank == 0):
+            if not hasattr(self._classifier.body, "hf_device_map"):
+                self._classifier.body.to(device)
+            self.follower = Follower(self._classifier, self.config, self._inner)
+            kind = self.config.reference == "leave-one-out"
+            self._foresight = Foresight(
+                self.config, self._classifier, self.follower.learner.optimizer, "leave-one-out" if kind else "response"
+            )
+
+    # The reward function.
+
+    def __call__(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        *,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        trainer_state: Any = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """Return the score of each response of this process, r(x, y) - penalty; in evaluation r(x, y) alone.
+
+        Args:
+            prompts: texts or messages, one a response.
+            completions: responses, as many.
+            completion_ids: their tokens.
+            trainer_state: the trainer's.
+            log_extra: takes columns of the trainer's table of completions.
+            log_metric: takes the trainer's metrics.
+            columns: of the dataset.
+
+        Raises:
+            ForesightedError: input that cannot be used; no process waits for one that failed.
+        """
+        training = self._is_training(trainer_state)
+        references = self._together.attempt(lambda: self._references(prompts, columns) if training else None)
+        lengths = [len(ids) for ids in completion_ids] if completion_ids else [0] * len(prompts)
+        batch = gather(self._together, prompts, completions, lengths, references)
+        said = self._everywhere(lambda: self._train(batch) if training else self._evaluate(batch))
+        mine = slice(batch.mine.start, batch.mine.stop)
+        reward, penalty = said["reward"][mine], said["penalty"][mine]
+        if log_extra is not None and training:
+            log_extra("reward_model", reward)
+            log_extra("penalty", penalty)
+        for name, value in said["metrics"].items():
+            if log_metric is not None:
+                log_metric(name, value)
+            else:
+                self._unsent.setdefault(name, []).append(value)
+        return [r - p for r, p in zip(reward, penalty, strict=True)]
+
+    def _is_training(self, state: Any) -> bool:
+        if self._model is not None:
+            return bool(self._model.training)
+        if getattr(state, "max_steps", 0) > 0:
+            raise ConfigError(
+                "callbacks: FPOReward is not among them, so evaluation cannot be told from training and nothing is"
+                " saved; pass callbacks=[fpo], or make it with .attach_to_every_trainer()"
+            )
+        return False
+
+    def _references(self, prompts: Sequence[Text], columns: dict[str, Any]) -> Sequence[Text] | None:
+        if self.config.reference == "column":
+            return column(self.config.reference_column, columns)
+        if self.config.reference == "policy":
+            assert self._frozen is not None
+            return self._frozen.write(prompts)
+        return None
+
+    def _everywhere(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what the processes that hold the reward model make of a call, on all of them."""
+        if self.config.placement == "every-rank":
+            return work()
+        said: dict[str, Any] = {}
+        if self.follower is not None:
+            try:
+                said = work()
+            except ForesightedError as error:
+                said = {"error": str(error)}
+        said = self._together.broadcast(said)
+        if "error" in said:
+            raise RunError(said["error"])
+        return said
+
+    # One call, on every process that holds the reward model. Nothing below depends on which of them it is.
+
+    def _train(self, batch: Batch) -> dict[str, Any]:
+        follower, foresight = self._players()
+        config, counts = self.config, follower.counts
+        rows = groups(batch, self._size)
+        follower.take_probe(batch.prompts, batch.responses)
+        scores = score(batch, rows, foresight, follower.classifier, self._inner, config.influence_chunk)
+        counts.rounds += 1
+
+        # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
+        referenced = batch.references is not None
+        if config.every_pair:
+            answers = self._ask(batch, rows, every_pair(*scores.reward.shape, referenced), scores)
+            penalty = self._penalty(scores, answers)
+        else:
+            penalty = self._penalty(scores, None)
+            answers = self._ask(batch, rows, best_pairs(scores.reward - penalty.value, referenced), scores)
+
+        update = None
+        if counts.rounds % config.update_every == 0:
+            self._collect()
+            update = follower.update()
+        played = Round(
+            number=counts.rounds, batch=batch, rows=rows, scores=scores, penalty=penalty,
+            labels=_means(answers, *scores.reward.shape), utilities=answers.utilities,
+            judged=_judged(scores, answers), loss=update.loss if update else None,
+            drift=follower.drift() if update else None, labels_read=answers.read, labels_failed=answers.failed,
+            labels_total=counts.labels_total,
+        )  # fmt: skip
+        if self._journal is not None:
+            self._journal.add_round(played)
+        return _by_row(len(batch.prompts), played)
+
+    def _evaluate(self, batch: Batch) -> dict[str, Any]:
+        follower, _ = self._players()
+        mine = self._inner.share(len(batch.prompts))
+
+        def rewards() -> Tensor:
+            if not mine:
+                return torch.zeros(0, device=follower.classifier.head.weight.device)
+            own = slice(mine.start, mine.stop)
+            return follower.rewards(batch.prompts[own], batch.responses[own])
+
+        found = self._inner.concatenate(self._inner.attempt(rewards), len(batch.prompts)).tolist()
+        if self._journal is not None:
+            prompts, responses = [text_of(p) for p in batch.prompts], [text_of(r) for r in batch.responses]
+            known = self._asker.utility(prompts, responses) if self._asker else [None] * len(found)
+            columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
+            self._answers += [Answer(*row) for row in columns]
+        return {"reward": found, "penalty": [0.0] * len(found), "metrics": {}}
+
+    def _players(self) -> tuple[Follower, Foresight]:
+        if self.follower is None or self._foresight is None:
+            raise RunError("reward_model: this process holds none; make FPOReward on every process alike")
+        return self.follower, self._foresight
+
+    def _penalty(self, scores: Scores, answers: Answers | None) -> Penalty:
+        """Return the penalty; none in a round whose labels were asked for and not given."""
+        follower, foresight = self._players()
+        label = torch.full_like(scores.reward, follower.baseline)
+        if self.config.reads_labels:
+            assert answers is not None
+            known = _means(answers, *scores.reward.shape)
+            if any(value is None for row in known for value in row):
+                return Penalty(torch.zeros_like(scores.reward), 0.0, None)
+            label = torch.tensor(known, device=scores.reward.device, dtype=scores.reward.dtype)
+        return foresight.penalty(scores, label)
+
+    def _ask(self, batch: Batch, rows: list[list[int]], pairs: list[Pair], scores: Scores) -> Answers:
+        """Have pairs labelled, and hand them to the reward model's buffer; the first process asks for all."""
+        follower, _ = self._players()
+        if self._asker is None and self._queue is None:
+            return Answers(pairs, [None] * len(pairs), 0, 0, {})
+        texts = [_texts(batch, rows, pair) for pair in pairs]
+        open_ = [i for i, (_, first, second) in enumerate(texts) if not same(first, second)]
+        number = follower.counts.rounds
+        labelled = {i: Labelled(f"{number}-{i}", *texts[i], None, _features(scores, pairs[i], follower)) for i in open_}
+        questions = [
+            Question(labelled[i].id, number, text_of(p), text_of(a), text_of(b))
+            for i, (p, a, b) in ((i, texts[i]) for i in open_)
+        ]
+        asked = sorted({rows[p.group][n] for p in pairs for n in (p.first, p.second) if n is not None})
+        said = self._first_process(lambda: self._answers_of(questions, batch, asked))
+        labels: list[float | None] = [0.5] * len(pairs)  # neither of two equal texts is preferred
+        for place, i in enumerate(open_):
+            labels[i] = None if said["labels"] is None else said["labels"][place]
+            labelled[i].label = labels[i]
+        utilities = dict(zip(asked, said["utility"], strict=True)) if said["utility"] else {}
+        if self._queue is not None:
+            follower.wait_for(list(labelled.values()))
+            return Answers(pairs, labels, 0, 0, utilities)
+        failed = len(open_) if said["labels"] is None else 0
+        follower.counts.labels_failed += failed
+        if not failed:
+            follower.counts.labels_total += len(open_)
+            follower.ready += labelled.values()
+        return Answers(pairs, labels, len(open_) - failed, failed, utilities)
+
+    def _answers_of(self, questions: list[Question], batch: Batch, asked: list[int]) -> dict[str, Any]:
+        if self._queue is not None:
+            self._queue.submit(questions)
+            return {"labels": None, "utility": []}
+        assert self._asker is not None
+        columns = [[getattr(q, name) for q in questions] for name in ("prompt", "first", "second")]
+        labels = self._asker.preferences(*columns) if questions else []
+        prompts = [text_of(batch.prompts[i]) for i in asked]
+        return {"labels": labels, "utility": self._asker.utility(prompts, [text_of(batch.responses[i]) for i in asked])}
+
+    def _collect(self) -> None:
+        """Take the labels that came into the queue since the last update."""
+        follower, _ = self._players()
+        queue = self._queue
+        if queue is None:
+            return
+        said = self._first_process(queue.collect)
+        waiting = {name: said[name] for name in follower.pending if name in said}
+        follower.arrived(dict(zip(waiting, checked(list(waiting.values()), len(waiting)), strict=True)))
+
+    def _first_process(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns on the first process, on all that hold the reward model.
+
+        Raises:
+            ForesightedError: the first process's own; a `RunError` with the same words elsewhere.
+        """
+        result = self._inner.attempt(lambda: work() if self._inner.rank == 0 else None)
+        return self._inner.broadcast(result)
+
+    # The callback.
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Meet the other processes; begin the records, or bring back the state of the trainer's checkpoint."""
+        self._model = kwargs["model"]
+        self._size = getattr(args, "num_generations", None)
+        self._meet(args.device)
+        if self.config.reference == "policy":
+            self._frozen = FrozenPolicy.of_trainer(
+                self._model, kwargs["processing_class"], self._reference_policy,
+                seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
+            )  # fmt: skip
+        folder = None if self.config.records is None else Path(args.output_dir) / self.config.records
+        self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
+        self._together.attempt(lambda: self._begin(args, state))
+        if self.follower is not None:
+            self._inner.check_equal(self.follower.learner.parameters, "reward model", "loading")
+
+    def _begin(self, args: Any, state: Any) -> None:
+        if state.global_step == 0:
+            if self._journal is not None:
+                self._journal.start(self.config, args.device)
+            return
+        folder = checkpoint.of_step(
+            state.global_step, Path(args.output_dir), self._resume_from, list(state.log_history)
+        )
+        if self.follower is not None:
+            counts = checkpoint.restore(folder, self.follower)
+            if self._journal is not None and counts is not None:
+                records.cut_back(self._journal.folder, counts)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write reward model, optimiser, buffer and counters beside the trainer's checkpoint."""
+        if self.follower is not None and args.should_save and self._together.rank == 0:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoint.save(folder, self.follower, None if self._journal is None else self._journal.folder)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the answers of an evaluation to the records."""
+        if self._journal is not None and self.follower is not None and self._answers:
+            self._journal.add_evaluation(self.follower.counts.rounds, self._answers)
+        self._answers = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add our metrics to the log of trainers that give reward functions no way to."""
+        if logs is None or not self._unsent:
+            return
+        means = {name: sum(values) / len(values) for name, values in self._unsent.items()}
+        self._unsent = {}
+        logs.update(means)
+        if state.log_history:
+            state.log_history[-1].update(means)
+
+
+def _texts(batch: Batch, rows: list[list[int]], pair: Pair) -> tuple[Text, Text, Text]:
+    """Return prompt, first and second response of a pair."""
+    group = rows[pair.group]
+    first = batch.responses[group[pair.first]]
+    if pair.second is not None:
+        return batch.prompts[group[0]], first, batch.responses[group[pair.second]]
+    assert batch.references is not None
+    return batch.prompts[group[0]], first, batch.references[group[0]]
+
+
+def _features(scores: Scores, pair: Pair, follower: Follower) -> Tensor | None:
+    """Return the head's inputs of a pair, shape 2 D, where they never change."""
+    if scores.features is None or not follower.classifier.head_only:
+        return None
+    own = scores.features[pair.group]
+    return own[[pair.first, -1 if pair.second is None else pair.second]]
+
+
+def _means(answers: Answers, groups: int, size: int) -> list[list[float | None]]:
+    known = [(pair, label) for pair, label in zip(answers.pairs, answers.labels, strict=True) if label is not None]
+    return preferences([pair for pair, _ in known], [label for _, label in known], groups, size)
+
+
+def _judged(scores: Scores, answers: Answers) -> list[tuple[float, float]]:
+    """Return the margin r(first) - r(second) and the label of each labelled pair."""
+    reward, reference = scores.reward.tolist(), scores.reference_reward.tolist()
+    found = []
+    for pair, label in zip(answers.pairs, answers.labels, strict=True):
+        if label is not None:
+            other = reference[pair.group][0] if pair.second is None else reward[pair.group][pair.second]
+            found.append((reward[pair.group][pair.first] - other, label))
+    return found
+
+
+def _by_row(count: int, played: Round) -> dict[str, Any]:
+    """Return rewards and penalties in the order of the batch, and the metrics."""
+    found: dict[str, Any] = {"metrics": metrics(played)}
+    for name, values in (("reward", played.scores.reward), ("penalty", played.penalty.value)):
+        flat = [0.0] * count
+        for group, row in zip(played.rows, values.tolist(), strict=True):
+            for place, value in zip(group, row, strict=True):
+                flat[place] = value
+        found[name] = flat
+    return found

@@ -1,0 +1,90 @@
+"""Two processes on gloo against one: the same records, equal replicas, no process that waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+import distributed
+
+SCRIPT = Path(__file__).parent / "distributed.py"
+TIMEOUT = 300
+
+
+def _two(*words: object) -> None:
+    """Run a scenario on two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [*command, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=TIMEOUT, env=environment,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_llama, tiny_deberta) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_llama, folder / "llama")
+    shutil.copytree(tiny_deberta, folder / "deberta")
+    return folder
+
+
+def _rows(out: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (out / "foresighted" / name).read_text().splitlines()]
+
+
+def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    distributed.replay(models, tmp_path / "1")
+    torch.set_num_threads(threads)
+    _two(models, tmp_path / "2", "replay")
+    assert {path.name for path in (tmp_path / "2").iterdir()} == set(distributed.ARMS)
+    for arm in distributed.ARMS:
+        one, two = tmp_path / "1" / arm, tmp_path / "2" / arm
+        for name in ("candidates.jsonl", "rounds.jsonl"):
+            for a, b in zip(_rows(one, name), _rows(two, name), strict=True):
+                texts = [{k: v for k, v in row.items() if not isinstance(v, float)} for row in (a, b)]
+                assert texts[0] == texts[1]
+                numbers = [{k: v for k, v in row.items() if isinstance(v, float)} for row in (a, b)]
+                assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4), arm
+
+
+def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
+    _two(models, tmp_path, "failures")
+    said = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert said["different-0"] == said["different-1"]
+    assert "RunError: reward model: after loading its replica on process 1 differs from" in said["different-0"]
+    assert said["refused-0"] == "DataError: labels: got 1.5; a preference lies in [0, 1]"
+    assert said["refused-1"] == "RunError: labels: got 1.5; a preference lies in [0, 1]"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count):
+    if count == 1:
+        distributed.killed_and_resumed(models, tmp_path)
+    else:
+        _two(models, tmp_path, "killed_and_resumed")
+    whole, cut = tmp_path / "whole", tmp_path / "killed"
+    names = ["foresighted/candidates.jsonl", "foresighted/rounds.jsonl", "foresighted/heldout.jsonl"]
+    names += [f"weights-{rank}.json" for rank in range(count)]
+    names += ["checkpoint-6/model.safetensors", "checkpoint-6/foresighted/reward_model.safetensors"]
+    for name in names:
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    assert len({(whole / f"weights-{rank}.json").read_text() for rank in range(count)}) == 1
+    rounds = _rows(whole, "rounds.jsonl")
+    assert [row["reward_model_loss"] is not None for row in rounds] == [False, True] * 3
+    assert {row["round"] for row in _rows(whole, "heldout.jsonl")} == {2, 4, 6}
