@@ -2,6 +2,7 @@
 
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.labelling import FileQueue, LabelQueue, Question
+from foresighted.integrations.trl.monitor import CollapseMonitor, Symptom
 from foresighted.integrations.trl.reward import FPOReward
 
-__all__ = ["FPOConfig", "FPOReward", "FileQueue", "LabelQueue", "Question"]
+__all__ = ["CollapseMonitor", "FPOConfig", "FPOReward", "FileQueue", "LabelQueue", "Question", "Symptom"]

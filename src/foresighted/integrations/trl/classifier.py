@@ -15,6 +15,8 @@ from foresighted.influence import find_head
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Text, text_of
 
+_WANTED = "give a sequence classifier of transformers with one label, or the folder of one"
+
 
 class Classifier(RewardModel):
     """A sequence classifier that reads TRL's prompts and responses; it learns from exactly the text it scores.
@@ -85,20 +87,11 @@ def load_classifier(
     transformers = importlib.import_module("transformers")
     source = reward_model if isinstance(reward_model, str) else str(getattr(reward_model, "name_or_path", "") or "")
     if isinstance(reward_model, str):
-        try:
-            reward_model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                reward_model, num_labels=_labels(transformers, reward_model), dtype=torch.float32, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"reward_model: {source} cannot be loaded ({' '.join(str(error).split())})") from None
+        reward_model = _from_folder(transformers, source)
     if not isinstance(reward_model, nn.Module) or not hasattr(reward_model, "config"):
-        raise ModelError(
-            f"reward_model: got {type(reward_model).__name__}; give a sequence classifier of transformers, or the folder"
-            " of one"
-        )
+        raise ModelError(f"reward_model: got {type(reward_model).__name__}; {_WANTED}")
     name = source or type(reward_model).__name__
-    if (labels := getattr(reward_model.config, "num_labels", 1)) != 1:
-        raise ModelError(f"reward_model: {name} has {labels} labels; a reward model has one")
+    _check_kind(type(reward_model).__name__, int(getattr(reward_model.config, "num_labels", 1)), name)
     if any(hasattr(p, "ds_id") or p.numel() == 0 for p in reward_model.parameters()):
         raise ModelError(
             f"reward_model: {name} was partitioned by DeepSpeed ZeRO-3 as it was loaded; load it before the trainer's"
@@ -118,8 +111,22 @@ def load_classifier(
     return Classifier(reward_model, head, tokenizer, config)
 
 
-def _labels(transformers: Any, source: str) -> int:
-    return int(transformers.AutoConfig.from_pretrained(source).num_labels)
+def _from_folder(transformers: Any, source: str) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        _check_kind((config.architectures or [""])[0], config.num_labels, source)
+        return transformers.AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"reward_model: {source} cannot be loaded ({' '.join(str(error).split())})") from None
+
+
+def _check_kind(kind: str, labels: int, name: str) -> None:
+    if kind.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForTokenClassification")):
+        raise ModelError(f"reward_model: {name} is a {kind}; {_WANTED}")
+    if labels != 1:
+        raise ModelError(f"reward_model: {name} has {labels} labels; a reward model has one")
 
 
 def _tokenizer(transformers: Any, tokenizer: Any | None, source: str) -> Any:

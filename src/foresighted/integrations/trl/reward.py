@@ -212,7 +212,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
         referenced = batch.references is not None
         if config.every_pair:
-            answers = self._ask(batch, rows, every_pair(*scores.reward.shape, referenced), scores)
+            answers = self._ask(batch, rows, every_pair(len(rows), len(rows[0]), referenced), scores)
             penalty = self._penalty(scores, answers)
         else:
             penalty = self._penalty(scores, None)

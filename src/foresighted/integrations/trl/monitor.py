@@ -1,0 +1,248 @@
+"""CollapseMonitor: watches what a trainer logs; warns, stops, or goes back to the last good checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainerCallback
+
+from foresighted.errors import ConfigError, RunError, nearest
+from foresighted.integrations.trl.series import Fall, check_fall
+from foresighted.records import append
+
+_log = logging.getLogger(__name__)
+VERDICTS = "collapse.jsonl"
+FALL_SHARE = 0.5
+"""A fall counts from this share of the metric's spread over responses on."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the monitor saw at one log."""
+
+    step: int
+    verdict: Literal["collapsed", "suspicious"]
+    since: int
+    """Step of the best window's end."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A metric whose move says that somebody should look, not that anything is wrong."""
+
+    metric: str
+    worse: Literal["higher", "lower"]
+    share: float
+    """Move that counts, as a share of its first window's mean."""
+
+
+SYMPTOMS = (
+    Symptom("completions/mean_length", "higher", 0.5),
+    Symptom("completions/mean_length", "lower", 0.5),
+    Symptom("kl", "higher", 3.0),
+    Symptom("entropy", "lower", 0.5),
+    Symptom("reward_std", "lower", 0.7),
+    Symptom("fpo/overconfidence", "higher", 1.0),
+    Symptom("fpo/reward_model_accuracy", "lower", 0.25),
+)
+"""Metrics of GRPO, RLOO and FPOReward; those that a trainer does not log are passed over."""
+
+
+class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Watches a trainer's own metrics for collapse: a trusted metric falls while the optimised one does not.
+
+    Without a trusted metric nothing can be called collapse: symptoms are named as suspicious, and only warned of.
+
+    Args:
+        gold: metric to trust: a reward of weight 0 (`rewards/gold/mean`), the same in evaluation
+            (`eval_rewards/gold/mean`), or `fpo/utility`. None: symptoms only.
+        proxy: metric that is optimised; default `reward`, or `eval_reward` for a gold metric of evaluation.
+        action: on collapse warn, stop training, or stop with the weights of the last checkpoint before the fall.
+        window: logs that are averaged; a check is made each time as many are full.
+        alpha: chance of a false alarm over the whole run.
+        threshold: fall of the gold metric that counts; default half of its spread over responses (the `/std` that TRL
+            logs beside a `/mean`), or of its first window's spread over logs.
+        symptoms: metrics to warn of.
+
+    Raises:
+        ConfigError: a window below 3, an alpha outside (0, 1), an unknown action.
+
+    Example:
+        >>> monitor = CollapseMonitor(gold="rewards/gold/mean", action="rollback")
+        >>> trainer = GRPOTrainer(..., reward_funcs=[reward_model, gold], callbacks=[monitor])
+
+    References:
+        Ours (docs/trl.md).
+    """
+
+    def __init__(
+        self,
+        gold: str | None = None,
+        proxy: str | None = None,
+        *,
+        action: Literal["warn", "stop", "rollback"] = "warn",
+        window: int = 5,
+        alpha: float = 0.01,
+        threshold: float | None = None,
+        symptoms: Sequence[Symptom] = SYMPTOMS,
+    ) -> None:
+        if action not in ("warn", "stop", "rollback"):
+            raise ConfigError(
+                f"action: got {action!r}{nearest(str(action), ('warn', 'stop', 'rollback'))}, expected warn, stop or"
+                " rollback"
+            )
+        if window < 3 or not 0 < alpha < 1:
+            raise ConfigError(f"window: got {window}, must be at least 3; alpha: got {alpha}, must be in (0, 1)")
+        if gold is None and action != "warn":
+            raise ConfigError(
+                f"gold: got none; without a metric to trust nothing is called collapse, {action} needs one"
+            )
+        self.gold = gold
+        self.proxy = proxy or ("eval_reward" if (gold or "").startswith("eval_") else "reward")
+        self.action = action
+        self.window = window
+        self.alpha = alpha
+        self.symptoms = tuple(symptoms)
+        self._threshold = threshold
+        self._logs: list[dict[str, float]] = []
+        self._checkpoints: list[int] = []
+        self._warned: set[str] = set()
+        self.verdict: Verdict | None = None
+        """The collapse that was seen; None so far."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read again what was logged before a resumed run went on."""
+        self._logs = [dict(entry) for entry in state.log_history]
+        self._checkpoints = [
+            int(path.name.rpartition("-")[2])
+            for path in Path(args.output_dir).glob("checkpoint-*")
+            if path.name.rpartition("-")[2].isdigit() and int(path.name.rpartition("-")[2]) <= state.global_step
+        ]
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember a checkpoint."""
+        self._checkpoints.append(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Judge the metrics so far, and act on a collapse once."""
+        self._logs.append({"step": state.global_step, **(logs or {})})
+        for symptom in self._new_symptoms():
+            self._say(args, state, symptom)
+        if self.gold is None or self.verdict is not None or self.gold not in (logs or {}):
+            return
+        points = self._points(self.gold)
+        fall = self._fall(points, self.gold)
+        if fall is None or not fall.collapsed:
+            return
+        since = int(points[fall.best]["step"])
+        self.verdict = Verdict(
+            state.global_step, "collapsed", since,
+            f"{self.gold} fell by {fall.size:.3g} (at least {fall.low:.3g}; {fall.threshold:.3g} counts) since step"
+            f" {since}, while {self.proxy} changed by {fall.proxy_change:+.3g}",
+        )  # fmt: skip
+        self._say(args, state, self.verdict)
+        if self.action != "warn":
+            control.should_training_stop = True
+        if self.action == "rollback":
+            self._roll_back(args, since, kwargs["model"])
+
+    def _points(self, gold: str) -> list[dict[str, float]]:
+        """Return the logs that hold both metrics as numbers."""
+        both = (gold, self.proxy)
+        return [e for e in self._logs if all(isinstance(e.get(m), int | float) and math.isfinite(e[m]) for m in both)]
+
+    def _fall(self, points: list[dict[str, float]], gold: str) -> Fall | None:
+        first = points[: self.window]
+        threshold = self._threshold if self._threshold is not None else FALL_SHARE * _spread(first, gold)
+        return check_fall(
+            [entry[gold] for entry in points],
+            [entry[self.proxy] for entry in points],
+            window=self.window,
+            alpha=self.alpha,
+            threshold=threshold,
+            proxy_threshold=FALL_SHARE * _spread(first, self.proxy),
+        )
+
+    def _new_symptoms(self) -> list[Verdict]:
+        """Return the symptoms that show for the first time: a whole window beyond its share of the first one's mean."""
+        found = []
+        for symptom in self.symptoms:
+            name = f"{symptom.metric} {symptom.worse}"
+            points = [e for e in self._logs if isinstance(e.get(symptom.metric), int | float)]
+            if name in self._warned or len(points) < 2 * self.window:
+                continue
+            values = [point[symptom.metric] for point in points]
+            start = sum(values[: self.window]) / self.window
+            now = values[-self.window :]
+            sign = 1 if symptom.worse == "higher" else -1
+            if start and all(sign * (value - start) > symptom.share * abs(start) for value in now):
+                self._warned.add(name)
+                mean = sum(now) / len(now)
+                reason = f"{symptom.metric} went from {start:.3g} to {mean:.3g}; read some responses"
+                found.append(
+                    Verdict(int(points[-1]["step"]), "suspicious", int(points[self.window - 1]["step"]), reason)
+                )
+        return found
+
+    def _say(self, args: Any, state: Any, verdict: Verdict) -> None:
+        if state.is_world_process_zero:
+            _log.warning("step %d: %s: %s", verdict.step, verdict.verdict, verdict.reason)
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            append(Path(args.output_dir) / VERDICTS, [asdict(verdict)])
+
+    def _roll_back(self, args: Any, since: int, model: Any) -> None:
+        good = [step for step in self._checkpoints if step <= since]
+        folders = [Path(args.output_dir) / f"checkpoint-{step}" for step in sorted(good, reverse=True)]
+        folder = next((path for path in folders if path.is_dir()), None)
+        if folder is None:
+            _log.warning("no checkpoint up to step %d is left: training stops with the weights it has", since)
+            return
+        load_weights(model, folder)
+        _log.warning("training stops with the weights of %s", folder)
+
+
+def _spread(points: list[dict[str, float]], metric: str) -> float:
+    """Return a metric's standard deviation over responses where it is logged, else over logs."""
+    beside = metric.removesuffix("/mean") + "/std" if metric.endswith("/mean") else f"{metric}_std"
+    known = [entry[beside] for entry in points if isinstance(entry.get(beside), int | float)]
+    if known:
+        return sum(known) / len(known)
+    values = [entry[metric] for entry in points]
+    return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the weights of a trainer's checkpoint into its model, adapter or whole.
+
+    Raises:
+        RunError: a sharded engine (FSDP, DeepSpeed), whose weights the trainer alone can load; or no safetensors.
+    """
+    from safetensors.torch import load_file
+
+    adapter = folder / "adapter_model.safetensors"
+    if adapter.exists():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(adapter))
+        return
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
+    files = [folder / name for name in names or ["model.safetensors"]]
+    if not all(path.exists() for path in files):
+        raise RunError(
+            f"{folder}: holds no safetensors that one process can load (FSDP or DeepSpeed shards?); stop, and start"
+            f" again with resume_from_checkpoint={str(folder)!r}"
+        )
+    weights = {key: value for path in files for key, value in load_file(path).items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    if unexpected or set(missing) - tied:
+        raise RunError(f"{folder}: its weights are not those of the model ({len(missing)} missing)")

@@ -1,0 +1,302 @@
+"""FPOReward without a trainer: what a penalty is made of, whom it asks, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from foresighted.errors import ConfigError, DataError, ModelError
+from foresighted.influence import naive_gradients
+from foresighted.integrations.trl import FileQueue, FPOConfig, FPOReward
+from foresighted.integrations.trl.groups import Batch, groups, text_of
+from foresighted.integrations.trl.pairs import every_pair, preferences
+from foresighted.records import CandidateRow, RoundRow, read
+
+PROMPTS = ["Why is the sky blue?"] * 3 + ["What is rain?"] * 3
+RESPONSES = ["Light scatters.", "Because of air", "It just is blue, blue.", "Water falls", "Clouds cool", "rain"]
+PREFERENCE = {"Light scatters.": 3.0, "Because of air": 1.0, "It just is blue, blue.": 0.0, "Water falls": 2.0,
+              "Clouds cool": 2.5, "rain": 0.5}  # fmt: skip
+
+
+def prefer(prompts, first, second):
+    """A Bradley-Terry judge."""
+    return [torch.tensor(PREFERENCE[a] - PREFERENCE[b]).sigmoid().item() for a, b in zip(first, second, strict=True)]
+
+
+def begun(fpo, out, size=3):
+    args = SimpleNamespace(device=torch.device("cpu"), output_dir=str(out), num_generations=size, should_save=True)
+    state = SimpleNamespace(global_step=0, log_history=[])
+    fpo.on_train_begin(args, state, None, model=SimpleNamespace(training=True), processing_class=None)
+    return fpo
+
+
+def rounds(out):
+    return read(out / "foresighted" / "rounds.jsonl", RoundRow)
+
+
+@pytest.mark.parametrize(("scope", "train"), [("head", "head"), ("all", "all")])
+def test_a_score_is_the_reward_less_the_penalty_of_its_ring_of_labels(scope, train, tmp_path, tiny_llama_reward):
+    """Written out: one autograd call a response, sigma(r_i - mean of the others) against the mean of two labels."""
+    config = FPOConfig(steering="relaxed", gamma=0.3, scope=scope, reward_model_train=train)
+    fpo = begun(FPOReward(str(tiny_llama_reward), config, prefer), tmp_path)
+    model = fpo.follower.classifier
+    texts = [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    plain = model.tokenizer(texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+    assert torch.equal(plain["input_ids"], model.encode(PROMPTS, RESPONSES)["input_ids"])  # what GRPOTrainer feeds
+    reward, g = naive_gradients(
+        model.network, model.encode(PROMPTS, RESPONSES), scope=scope, forward=lambda i: model.network(**i)
+    )
+    got = fpo(PROMPTS, RESPONSES)
+    for i in range(6):
+        others = [j for j in range(i // 3 * 3, i // 3 * 3 + 3) if j != i]
+        label = sum(prefer([""] * 2, [RESPONSES[i]] * 2, [RESPONSES[j] for j in others])) / 2
+        product = g[i] @ (g[i] - g[others].mean(0))
+        residual = (reward[i] - reward[others].mean()).sigmoid() - label
+        assert got[i] == pytest.approx(float(reward[i] - 0.3 * product * residual), rel=1e-3, abs=1e-4)
+    assert read(tmp_path / "foresighted" / "candidates.jsonl", CandidateRow)[0].label == pytest.approx(
+        sum(prefer([""] * 2, [RESPONSES[0]] * 2, RESPONSES[1:3])) / 2
+    )
+
+
+def test_the_reward_model_learns_the_labels_it_paid_for(tmp_path, tiny_deberta):
+    config = FPOConfig(steering="rlhf", reward_model_pairs="all", reward_model_train="all",
+                       reward_model_learning_rate=1e-3, sampled_labels=False)  # fmt: skip
+    fpo = begun(FPOReward(str(tiny_deberta), config, prefer), tmp_path)
+    for _ in range(25):
+        fpo(PROMPTS, RESPONSES)
+    losses = [row.reward_model_loss for row in rounds(tmp_path)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert rounds(tmp_path)[-1].labels_total == 150
+    assert rounds(tmp_path)[-1].reward_model_accuracy > 0.8
+
+
+def test_sampled_labels_are_bits_of_the_same_preference(tmp_path, tiny_deberta):
+    config = FPOConfig(steering="rlhf", reward_model_pairs="all", sampled_labels=True)
+    fpo = begun(FPOReward(str(tiny_deberta), config, prefer), tmp_path)
+    fpo(PROMPTS, RESPONSES)
+    labels = [row.label for row in read(tmp_path / "foresighted" / "candidates.jsonl", CandidateRow)]
+    assert set(labels) <= {0.0, 0.5, 1.0}  # each response stands in two pairs
+
+
+def test_equal_responses_are_neither_asked_about_nor_learnt_from(tmp_path, tiny_deberta):
+    asked = []
+
+    def judge(prompts, first, second):
+        asked.extend(prompts)
+        return [0.9] * len(prompts)
+
+    fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), judge), tmp_path)
+    fpo(PROMPTS[:3], ["the same"] * 3)
+    assert asked == []
+    assert rounds(tmp_path)[0].reward_model_loss is None
+    fpo(PROMPTS[:3], ["the same", "the same", "another"])
+    assert len(asked) == 2
+
+
+def test_an_async_labeller_is_awaited(tmp_path, tiny_deberta):
+    async def judge(prompts, first, second):
+        await asyncio.sleep(0.01)
+        return prefer(prompts, first, second)
+
+    both = []
+    for labels in (prefer, judge):
+        fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels), tmp_path / str(len(both)))
+        both.append(fpo(PROMPTS, RESPONSES))
+    assert both[0] == both[1]
+
+
+class Unreliable:
+    """Fails in the way it is told to, the first times it is asked."""
+
+    def __init__(self, failures, how):
+        self.left, self.how, self.calls = failures, how, 0
+
+    def __call__(self, prompts, first, second):
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            if self.how == "late":
+                time.sleep(1.0)
+            else:
+                raise ConnectionError("the judge is away")
+        return prefer(prompts, first, second)
+
+
+@pytest.mark.parametrize("how", ["late", "raises"])
+def test_a_labeller_that_fails_is_asked_again_then_its_round_is_skipped(
+    how, tmp_path, tiny_deberta, monkeypatch, caplog
+):
+    monkeypatch.setattr("foresighted.integrations.trl.labelling._FIRST_WAIT", 0.01)
+    config = FPOConfig(steering="proximal", label_timeout=0.25, label_retries=2)
+    judge = Unreliable(2, how)
+    fpo = begun(FPOReward(str(tiny_deberta), config, judge), tmp_path)
+    plain = fpo(PROMPTS, RESPONSES)
+    assert (judge.calls, rounds(tmp_path)[0].labels_failed) == (3, 0)
+    assert sum("attempt" in record.message for record in caplog.records) == 2
+
+    judge.left = 3
+    weights = fpo.follower.classifier.head.weight.detach().clone()
+    bare = fpo(PROMPTS, RESPONSES)
+    row = rounds(tmp_path)[1]
+    assert (row.labels, row.labels_failed, row.penalty, row.reward_model_loss) == (0, 6, 0.0, None)
+    assert torch.equal(weights, fpo.follower.classifier.head.weight)
+    assert bare != plain
+    assert all(r.label is None for r in read(tmp_path / "foresighted" / "candidates.jsonl", CandidateRow)[6:])
+
+
+def test_a_queue_is_answered_rounds_later(tmp_path, tiny_deberta):
+    queue = FileQueue(tmp_path / "queue")
+    config = FPOConfig(steering="practical", gamma=0.1, reward_model_learning_rate=1e-2)
+    fpo = begun(FPOReward(str(tiny_deberta), config, queue), tmp_path)
+    fpo(PROMPTS, RESPONSES)
+    assert rounds(tmp_path)[0].reward_model_loss is None
+    questions = [json.loads(line) for line in (queue.folder / "questions.jsonl").read_text().splitlines()]
+    assert [set(q) for q in questions] == [{"id", "round", "prompt", "first", "second"}] * 2
+    answers = [{"id": q["id"], "label": prefer([""], [q["first"]], [q["second"]])[0]} for q in questions]
+    (queue.folder / "labels.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
+    fpo(PROMPTS, RESPONSES)
+    row = rounds(tmp_path)[1]
+    assert row.reward_model_loss is not None
+    assert row.labels_total == 2
+    assert sorted(fpo.follower.pending) == ["2-0", "2-1"]
+    (queue.folder / "labels.jsonl").write_text('{"id": "2-0"}\n')
+    with pytest.raises(DataError, match=r"labels.jsonl, line 1: expected"):
+        fpo(PROMPTS, RESPONSES)
+
+
+def test_pairs_beyond_the_limit_of_a_queue_are_given_up_and_counted(tmp_path, tiny_deberta):
+    config = FPOConfig(steering="practical", pending_pairs=3)
+    fpo = begun(FPOReward(str(tiny_deberta), config, FileQueue(tmp_path / "queue")), tmp_path)
+    for _ in range(3):
+        fpo(PROMPTS, RESPONSES)
+    assert (len(fpo.follower.pending), fpo.follower.counts.given_up) == (3, 3)
+
+
+def test_a_new_run_in_the_same_folder_moves_old_records_aside(tmp_path, tiny_deberta):
+    for _ in range(2):
+        begun(FPOReward(str(tiny_deberta), FPOConfig(), prefer), tmp_path)(PROMPTS, RESPONSES)
+    assert len(rounds(tmp_path)) == 1
+    assert (tmp_path / "foresighted-1" / "rounds.jsonl").exists()
+
+
+def test_rings_hold_each_response_twice():
+    for size in (2, 3, 5):
+        pairs = every_pair(2, size, False)
+        assert len(pairs) == 2 * (size if size > 2 else 1)
+        means = preferences(pairs, [1.0] * len(pairs), 2, size)
+        assert all(value is not None for row in means for value in row)
+        assert sum(means[0]) == pytest.approx(size / 2)  # what one side wins the other loses
+
+
+def _batch(prompts, sizes):
+    return Batch(prompts, prompts, [1] * len(prompts), None, range(0), sizes)
+
+
+def test_groups_of_each_trainer():
+    straddling = _batch(["a"] * 4 + ["b"] * 4, [3, 5])
+    assert groups(straddling, 4) == groups(straddling, None) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    twice_the_same = _batch(["a"] * 8, [4, 4])
+    assert groups(twice_the_same, 4) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    online_dpo = _batch(["a", "b", "a", "b", "c", "d", "c", "d"], [4, 4])
+    assert groups(online_dpo, None) == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    with pytest.raises(ConfigError, match="one generation for prompt 'a'"):
+        groups(_batch(["a", "b"], [2]), None)
+    with pytest.raises(DataError, match="4 generations for prompt 'b', 3 for others"):
+        groups(_batch(["a"] * 3 + ["b"] * 4, [7]), 4)
+
+
+def test_messages_are_read_as_text():
+    assert text_of([{"role": "user", "content": "Hi"}]) == "Hi"
+    parts = [{"type": "text", "text": "look"}, {"type": "image"}]
+    assert text_of([{"role": "system", "content": "Be kind"}, {"role": "user", "content": parts}]) == (
+        "system: Be kind\nuser: look"
+    )
+
+
+# Bad input: one line that says what, where and what to do.
+
+
+def test_a_reward_model_with_two_labels_is_refused(tiny_deberta):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_deberta, num_labels=2, ignore_mismatched_sizes=True)
+    with pytest.raises(ModelError, match=r"has 2 labels; a reward model has one"):
+        FPOReward(model)
+
+
+def test_a_policy_for_a_reward_model_is_refused(tiny_llama):
+    from transformers import AutoModelForCausalLM
+
+    for policy in (str(tiny_llama), AutoModelForCausalLM.from_pretrained(tiny_llama)):
+        with pytest.raises(ModelError, match="is a LlamaForCausalLM; give a sequence classifier"):
+            FPOReward(policy)
+    with pytest.raises(ModelError, match="got function; give a sequence classifier"):
+        FPOReward(prefer)
+    with pytest.raises(ModelError, match=r"reward_model: \./nowhere cannot be loaded"):
+        FPOReward("./nowhere")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_deberta, tokenizer):
+    import copy
+
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens([f"word{i}" for i in range(30)])
+    with pytest.raises(ModelError, match="give the reward model's own tokenizer, not the policy's"):
+        FPOReward(str(tiny_deberta), tokenizer=larger)
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = "<|end|>"
+    with pytest.raises(ModelError, match=r"pads with token 1, .* expects 0"):
+        FPOReward(str(tiny_deberta), tokenizer=other)
+
+
+def test_one_generation_a_group_is_refused(tmp_path, tiny_deberta):
+    with pytest.raises(ConfigError, match="set num_generations to at least 2"):
+        begun(FPOReward(str(tiny_deberta), FPOConfig(), prefer), tmp_path, None)(["a", "b"], ["x", "y"])
+
+
+def test_a_missing_reference_column_is_named(tmp_path, tiny_deberta):
+    config = FPOConfig(reference="column", reference_column="answer")
+    fpo = begun(FPOReward(str(tiny_deberta), config, prefer), tmp_path)
+    with pytest.raises(DataError, match=r"no column 'answer' \(did you mean 'answers'\?\); it has answers"):
+        fpo(PROMPTS, RESPONSES, answers=["x"] * 6)
+    with pytest.raises(DataError, match="neither a text nor messages"):
+        fpo(PROMPTS, RESPONSES, answer=[None] * 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (lambda p, a, b: [1.5] * len(p), "got 1.5; a preference lies in"),
+        (lambda p, a, b: [float("nan")] * len(p), "got nan; a preference lies in"),
+        (lambda p, a, b: [0.5], r"got \[0.5\] for 6 pairs; return one number a pair"),
+        (lambda p, a, b: ["first"] * len(p), "for 6 pairs; return one number a pair"),
+        (lambda p, a, b: 0.5, "got 0.5 for 6 pairs"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, said, tmp_path, tiny_deberta):
+    fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels), tmp_path)
+    with pytest.raises(DataError, match=said):
+        fpo(PROMPTS, RESPONSES)
+
+
+def test_forms_that_read_labels_need_somebody_who_gives_them_at_once(tmp_path, tiny_deberta):
+    for labels, said in ((None, "labels: got none"), (FileQueue(tmp_path), "a queue answers rounds later")):
+        with pytest.raises(ConfigError, match=said):
+            FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed"), labels)
+        FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed", steering_labels="baseline"), labels)
+
+
+def test_settings_are_checked_all_at_once():
+    with pytest.raises(ConfigError) as caught:
+        FPOConfig(steering="practicl", update_every="2")
+    assert "did you mean 'practical'" in str(caught.value)
+    assert "update_every: got '2', expected a whole number" in str(caught.value)
+    with pytest.raises(ConfigError, match="update_every: got 0, must be at least 1; reward_model_learning_rate"):
+        FPOConfig(update_every=0, reward_model_learning_rate=0.0)
