@@ -23,7 +23,7 @@ ARMS = {
     "column": {"steering": "relaxed", "reference": "column"},
     "all": {"steering": "relaxed", "scope": "last:1", "reward_model_train": "all"},
     "all-batch": {"steering": "exact", "scope": "last:1", "reward_model_train": "all", "influence": "batch"},
-    "lora": {"steering": "proximal", "scope": "lora", "reward_model_train": "lora", "lora_rank": 2},
+    "lora": {"steering": "proximal", "scope": "lora", "reward_model_train": "lora", "reward_model_lora_rank": 2},
     "one-model": {"steering": "proximal", "placement": "first-rank"},
 }
 

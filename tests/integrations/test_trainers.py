@@ -138,7 +138,7 @@ ARMS = [
     {"steering": "unrolled", "unrolled_steps": 2},
     {"steering": "proximal", "scope": "all", "reward_model_train": "all"},
     {"steering": "proximal", "scope": "last:1", "influence": "batch", "reward_model_train": "all"},
-    {"steering": "relaxed", "scope": "lora", "reward_model_train": "lora", "lora_rank": 2},
+    {"steering": "relaxed", "scope": "lora", "reward_model_train": "lora", "reward_model_lora_rank": 2},
     {"steering": "proximal", "reference": "column"},
     {"steering": "practical", "reference": "column", "scope": "all", "reward_model_train": "all"},
 ]

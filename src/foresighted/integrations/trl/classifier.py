@@ -34,8 +34,10 @@ class Classifier(RewardModel):
             reads = "text" if tokenizer.sep_token_id is None else "pair"
         super().__init__(body, head, tokenizer, pooled=False, train=config.reward_model_train, reads=reads)
         self._end = str(tokenizer.eos_token) if config.append_eos else ""
-        longest = getattr(body.config.get_text_config(), "max_position_embeddings", None) or config.max_length
-        self._longest = min(config.max_length, tokenizer.model_max_length, longest)
+        longest = (
+            getattr(body.config.get_text_config(), "max_position_embeddings", None) or config.reward_model_max_length
+        )
+        self._longest = min(config.reward_model_max_length, tokenizer.model_max_length, longest)
 
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
         """Return (prompt, response) rows as the network's inputs, padded on the right, on its device."""
@@ -165,9 +167,12 @@ def _with_adapter(model: Any, config: FPOConfig, head: str) -> Any:
     devices = {p.device for p in model.parameters()}
     cuda = [d for d in devices if d.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):  # the trainer's own draws stay what they were
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.label_seed)
         lora = LoraConfig(
-            r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", exclude_modules=[head]
+            r=config.reward_model_lora_rank,
+            lora_alpha=config.reward_model_lora_alpha,
+            target_modules="all-linear",
+            exclude_modules=[head],
         )
         return get_peft_model(model, lora)
 

@@ -22,7 +22,7 @@ class FPOConfig(SteeringConfig):
         ConfigError: one line that names every setting that is out of range, what it got and what it may be.
     """
 
-    seed: int = setting(0, "run", "seed of sampled labels and of reference responses")
+    label_seed: int = setting(0, "run", "seed of sampled labels, reference responses and a fresh adapter")
     records: str | None = setting(
         "foresighted", "run", "folder of the records inside the trainer's output_dir, or none"
     )
@@ -45,7 +45,7 @@ class FPOConfig(SteeringConfig):
     append_eos: bool = setting(
         False, "reward model", "end each text with the end token, as RewardTrainer trains on plain pairs"
     )
-    max_length: int = setting(1024, "reward model", "most tokens it reads of a text")
+    reward_model_max_length: int = setting(1024, "reward model", "most tokens it reads of a text")
     placement: Literal["every-rank", "first-rank"] = setting(
         "every-rank",
         "reward model",
@@ -62,8 +62,10 @@ class FPOConfig(SteeringConfig):
     reward_model_steps: int = setting(1, "reward model", "optimiser steps an update, each over all new pairs")
     reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns")
     reward_model_max_grad_norm: float = setting(1.0, "reward model", "its gradient is scaled down to this norm")
-    lora_rank: int = setting(16, "reward model", "rank of the adapter that reward_model_train lora puts on it")
-    lora_alpha: int = setting(32, "reward model", "LoRA scale is alpha / rank")
+    reward_model_lora_rank: int = setting(
+        16, "reward model", "rank of the adapter that reward_model_train lora puts on it"
+    )
+    reward_model_lora_alpha: int = setting(32, "reward model", "LoRA scale is alpha / rank")
     probe_size: int = setting(
         16, "reward model", "responses of the first call whose rewards are read again after every update: the drift"
     )
@@ -78,9 +80,9 @@ class FPOConfig(SteeringConfig):
     def _rules(self) -> list[tuple[bool, str]]:
         return [
             *at_least(
-                self, seed=0, update_every=1, reward_model_steps=1, reward_model_batch_size=1, lora_rank=1,
-                lora_alpha=1, probe_size=0, label_retries=0, pending_pairs=1, max_length=2,
-                reference_max_new_tokens=1,
+                self, label_seed=0, update_every=1, reward_model_steps=1, reward_model_batch_size=1,
+                reward_model_lora_rank=1, reward_model_lora_alpha=1, probe_size=0, label_retries=0, pending_pairs=1,
+                reward_model_max_length=2, reference_max_new_tokens=1,
             ),
             *positive(self, "reward_model_learning_rate", "reward_model_max_grad_norm"),
             (

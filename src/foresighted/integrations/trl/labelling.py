@@ -131,7 +131,7 @@ class Asker:
         if not self._config.sampled_labels:
             return labels
         rows = zip(labels, prompts, first, second, strict=True)
-        return [float(noise.uniform(self._config.seed, "label", *texts) < p) for p, *texts in rows]
+        return [float(noise.uniform(self._config.label_seed, "label", *texts) < p) for p, *texts in rows]
 
     def _call(self, *columns: list[str]) -> Sequence[Any]:
         limit = self._config.label_timeout

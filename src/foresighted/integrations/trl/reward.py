@@ -337,7 +337,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         if self.config.reference == "policy":
             self._frozen = FrozenPolicy.of_trainer(
                 self._model, kwargs["processing_class"], self._reference_policy,
-                seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
+                seed=self.config.label_seed, max_new_tokens=self.config.reference_max_new_tokens,
             )  # fmt: skip
         folder = None if self.config.records is None else Path(args.output_dir) / self.config.records
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None

@@ -1,0 +1,58 @@
+"""RLOO with foresight, watched: a gold reward of weight 0 that nothing trains on, and a monitor that rolls back.
+
+`practical` reads no label of a response: one label a group retrains the reward model. LoRA on the policy.
+
+python examples/trl_rloo.py --output_dir runs/rloo --max_steps 20
+torchrun --nproc_per_node 2 examples/trl_rloo.py --output_dir runs/rloo --max_steps 20
+"""
+
+from dataclasses import dataclass
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl import ModelConfig, RLOOConfig, RLOOTrainer, TrlParser
+
+from foresighted.alignment.embedded import encoder_source, policy_source
+from foresighted.alignment.labels import RelevanceLabels
+from foresighted.alignment.loading import load_policy
+from foresighted.config import TrainConfig
+from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
+from foresighted.prompts import load_prompts
+
+
+@dataclass
+class ScriptArguments:
+    reward_model: str | None = None  # a sequence classifier or an encoder; default: the embedded encoder
+    gamma: float = 0.3
+
+
+def main(script_args, training_args, model_args):
+    policy = model_args.model_name_or_path or policy_source()
+    judge = RelevanceLabels(load_policy(TrainConfig(policy=policy), training_args.device), training_args.device)
+    source = script_args.reward_model or encoder_source()
+    fpo = FPOReward(
+        AutoModelForSequenceClassification.from_pretrained(source, num_labels=1),
+        args=FPOConfig(steering="practical", gamma=script_args.gamma, gamma_unit="share"),
+        labels=judge,
+        tokenizer=AutoTokenizer.from_pretrained(source),
+    )
+
+    def gold(prompts, completions, **_):
+        return judge.utility(prompts, completions)
+
+    training_args.reward_weights = [1.0, 0.0]
+    trainer = RLOOTrainer(
+        model=policy,
+        reward_funcs=[fpo, gold],
+        callbacks=[fpo, CollapseMonitor(gold="rewards/gold/mean", action="rollback")],
+        args=training_args,
+        train_dataset=Dataset.from_dict({"prompt": [prompt.text for prompt in load_prompts("bundled").train]}),
+        peft_config=LoraConfig(r=16, lora_alpha=32, task_type="CAUSAL_LM"),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model(training_args.output_dir)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ScriptArguments, RLOOConfig, ModelConfig)).parse_args_and_config())
