@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test lint types docs ci bench bench-influence bench-games clean
+.PHONY: help demo test lint types docs ci bench bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make ci      all of the above but the demo"
 	@echo "make bench   speed of our round against the published order of work"
 	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
+	@echo "make bench-trl   what share of a GRPO step of TRL the steering costs"
 	@echo "make bench-games   seconds of the controlled games, process start to exit"
 	@echo "make clean   remove .venv, the site and caches (runs/ is kept)"
 
@@ -51,6 +52,9 @@ bench: $(VENV)/.made
 
 bench-influence: $(VENV)/.made
 	@$(BIN)/python benchmarks/influence_speed.py $(call STEP,benchmarks/influence_speed.py)
+
+bench-trl: $(VENV)/.made
+	@$(BIN)/python benchmarks/trl_speed.py $(call STEP,benchmarks/trl_speed.py)
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -28,6 +28,7 @@ from foresighted.config import (
     default,
     settings,
 )
+from foresighted.integrations.trl.config import FPOConfig
 
 MARKER = re.compile(r"^\{\{ (\w+)(?: ([\w./ -]+))? \}\}$", re.MULTILINE)
 LONG_CODE = 36  # code in a cell may break after : and / from this length on
@@ -176,10 +177,10 @@ def type_text(hint: Any) -> str:
     return names.get(hint) or " or ".join(type_text(part) for part in get_args(hint))
 
 
-def settings_tables(_argument: str) -> str:
-    """Every setting, one table a group."""
+def settings_tables(which: str) -> str:
+    """Every setting of the command line's configurations, or of those inside TRL, one table a group."""
     parts = []
-    for kind in (TrainConfig, CompareConfig):
+    for kind in (FPOConfig,) if which == "trl" else (TrainConfig, CompareConfig):
         hints = get_type_hints(kind)
         groups: dict[str, list[tuple[str, str, str, str]]] = {}
         for name, item in settings(kind).items():

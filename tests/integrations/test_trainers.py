@@ -232,3 +232,18 @@ def test_a_checkpoint_without_our_state_is_an_error(tmp_path, tiny_llama, tiny_d
     shutil.move(tmp_path / "checkpoint-1", elsewhere)
     with pytest.raises(RunError, match="is no checkpoint of the trainer; give FPOReward"):
         trainer().train(resume_from_checkpoint=str(elsewhere))
+
+
+def test_report_and_audit_read_a_trl_run(tmp_path, tiny_llama, tiny_deberta, prompts, labels, capsys):
+    from foresighted.cli.main import main
+
+    fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels)
+    _trainer(
+        "GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2, eval_strategy="steps", eval_steps=1,
+        per_device_eval_batch_size=8,
+    ).train()  # fmt: skip
+    assert main(["report", str(tmp_path / "foresighted")]) == 0
+    assert "proximal" in capsys.readouterr().out
+    assert (tmp_path / "foresighted" / "report.html").stat().st_size > 10_000
+    assert main(["audit", str(tmp_path / "foresighted")]) == 0
+    assert "CANNOT TELL" in capsys.readouterr().out  # two prompts, two rounds

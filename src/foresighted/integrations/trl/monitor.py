@@ -205,6 +205,9 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         if folder is None:
             _log.warning("no checkpoint up to step %d is left: training stops with the weights it has", since)
             return
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            _log.warning("weights are sharded: training stops; go on from resume_from_checkpoint=%r", str(folder))
+            return
         load_weights(model, folder)
         _log.warning("training stops with the weights of %s", folder)
 
@@ -223,7 +226,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """Put the weights of a trainer's checkpoint into its model, adapter or whole.
 
     Raises:
-        RunError: a sharded engine (FSDP, DeepSpeed), whose weights the trainer alone can load; or no safetensors.
+        RunError: no safetensors that one process can load, or those of another model.
     """
     from safetensors.torch import load_file
 
@@ -238,8 +241,8 @@ def load_weights(model: Any, folder: Path) -> None:
     files = [folder / name for name in names or ["model.safetensors"]]
     if not all(path.exists() for path in files):
         raise RunError(
-            f"{folder}: holds no safetensors that one process can load (FSDP or DeepSpeed shards?); stop, and start"
-            f" again with resume_from_checkpoint={str(folder)!r}"
+            f"{folder}: holds no safetensors that one process can load; start again with"
+            f" resume_from_checkpoint={str(folder)!r}"
         )
     weights = {key: value for path in files for key, value in load_file(path).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
