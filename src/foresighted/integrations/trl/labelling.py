@@ -117,10 +117,18 @@ class Asker:
         return None
 
     def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
-        """Return the true utility of each response, None where the labeller knows none."""
+        """Return the true utility of each response, None where the labeller knows none or fails: it is for records.
+
+        Raises:
+            DataError: the wrong number of values, or one that is not finite.
+        """
         if not isinstance(self._labels, Utility) or not prompts:
             return [None] * len(prompts)
-        found = [float(value) for value in self._labels.utility(list(prompts), list(responses))]
+        try:
+            found = [float(value) for value in self._labels.utility(list(prompts), list(responses))]
+        except Exception as error:  # as for labels
+            _log.warning("labels: no utility this time (%s: %s)", type(error).__name__, error)
+            return [None] * len(prompts)
         if len(found) != len(prompts) or not all(map(math.isfinite, found)):
             raise DataError(f"labels: utility gave {len(found)} values for {len(prompts)}; give one finite value each")
         return list(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,25 +18,14 @@ from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.classifier import Classifier, load_classifier
 from foresighted.integrations.trl.config import FPOConfig, check_labels
 from foresighted.integrations.trl.follower import Follower
-from foresighted.integrations.trl.groups import Batch, Text, column, gather, groups, text_of
+from foresighted.integrations.trl.groups import Batch, Text, column, gather, groups
 from foresighted.integrations.trl.journal import Answer, Journal, Round, metrics
-from foresighted.integrations.trl.labelling import Asker, LabelQueue, Question, checked
-from foresighted.integrations.trl.pairs import Labelled, Pair, best_pairs, every_pair, preferences, same
+from foresighted.integrations.trl.labelling import LabelQueue
+from foresighted.integrations.trl.pairs import best_pairs, every_pair
+from foresighted.integrations.trl.panel import Answers, Panel
 from foresighted.integrations.trl.processes import Processes
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
-
-
-class Answers(NamedTuple):
-    """What was asked about a round's pairs, and what came back."""
-
-    pairs: list[Pair]
-    labels: list[float | None]
-    """None where nobody answered, or will later."""
-    read: int
-    failed: int
-    utilities: dict[int, float | None]
-    """By row of the batch."""
 
 
 class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -79,9 +68,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     ) -> None:
         self.__name__ = "fpo"  # the name in TRL's logs
         self.config = args or FPOConfig()
-        self._queue = labels if isinstance(labels, LabelQueue) else None
-        self._asker = None if labels is None or self._queue is not None else Asker(labels, self.config)
-        check_labels(self.config, labels is not None, self._queue is not None)
+        self._labels = labels
+        check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
         self._classifier: Classifier | None = load_classifier(reward_model, tokenizer, self.config) if here else None
         self._reference_policy = reference_policy
@@ -113,10 +101,12 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self.follower: Follower | None = None
         """The reward model, what it learns from and its counters; None on processes that hold none."""
         self._foresight: Foresight | None = None
+        self._panel: Panel | None = None
         if self._classifier is not None and (self._inner.count > 1 or self._together.rank == 0):
             if not hasattr(self._classifier.body, "hf_device_map"):
                 self._classifier.body.to(device)
             self.follower = Follower(self._classifier, self.config, self._inner)
+            self._panel = Panel(self._labels, self.config, self.follower, self._inner)
             kind = self.config.reference == "leave-one-out"
             self._foresight = Foresight(
                 self.config, self._classifier, self.follower.learner.optimizer, "leave-one-out" if kind else "response"
@@ -202,7 +192,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     # One call, on every process that holds the reward model. Nothing below depends on which of them it is.
 
     def _train(self, batch: Batch) -> dict[str, Any]:
-        follower, foresight = self._players()
+        follower, foresight, panel = self._players()
         config, counts = self.config, follower.counts
         rows = groups(batch, self._size)
         follower.take_probe(batch.prompts, batch.responses)
@@ -212,20 +202,20 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
         referenced = batch.references is not None
         if config.every_pair:
-            answers = self._ask(batch, rows, every_pair(len(rows), len(rows[0]), referenced), scores)
+            answers = panel.ask(batch, rows, every_pair(len(rows), len(rows[0]), referenced), scores)
             penalty = self._penalty(scores, answers)
         else:
             penalty = self._penalty(scores, None)
-            answers = self._ask(batch, rows, best_pairs(scores.reward - penalty.value, referenced), scores)
+            answers = panel.ask(batch, rows, best_pairs(scores.reward - penalty.value, referenced), scores)
 
         update = None
         if counts.rounds % config.update_every == 0:
-            self._collect()
+            panel.collect()
             update = follower.update()
         played = Round(
             number=counts.rounds, batch=batch, rows=rows, scores=scores, penalty=penalty,
-            labels=_means(answers, *scores.reward.shape), utilities=answers.utilities,
-            judged=_judged(scores, answers), loss=update.loss if update else None,
+            labels=answers.means(*scores.reward.shape), utilities=answers.utilities,
+            judged=answers.judged(scores), loss=update.loss if update else None,
             drift=follower.drift() if update else None, labels_read=answers.read, labels_failed=answers.failed,
             labels_total=counts.labels_total,
         )  # fmt: skip
@@ -234,7 +224,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         return _by_row(len(batch.prompts), played)
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
-        follower, _ = self._players()
+        follower, _, panel = self._players()
         mine = self._inner.share(len(batch.prompts))
 
         def rewards() -> Tensor:
@@ -244,88 +234,27 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             return follower.rewards(batch.prompts[own], batch.responses[own])
 
         found = self._inner.concatenate(self._inner.attempt(rewards), len(batch.prompts)).tolist()
-        if self._journal is not None:
-            prompts, responses = [text_of(p) for p in batch.prompts], [text_of(r) for r in batch.responses]
-            known = self._asker.utility(prompts, responses) if self._asker else [None] * len(found)
-            columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
-            self._answers += [Answer(*row) for row in columns]
+        known = panel.utilities(batch.prompts, batch.responses)
+        columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
+        self._answers += [Answer(*row) for row in columns]
         return {"reward": found, "penalty": [0.0] * len(found), "metrics": {}}
 
-    def _players(self) -> tuple[Follower, Foresight]:
-        if self.follower is None or self._foresight is None:
+    def _players(self) -> tuple[Follower, Foresight, Panel]:
+        if self.follower is None or self._foresight is None or self._panel is None:
             raise RunError("reward_model: this process holds none; make FPOReward on every process alike")
-        return self.follower, self._foresight
+        return self.follower, self._foresight, self._panel
 
     def _penalty(self, scores: Scores, answers: Answers | None) -> Penalty:
         """Return the penalty; none in a round whose labels were asked for and not given."""
-        follower, foresight = self._players()
+        follower, foresight, _ = self._players()
         label = torch.full_like(scores.reward, follower.baseline)
         if self.config.reads_labels:
             assert answers is not None
-            known = _means(answers, *scores.reward.shape)
+            known = answers.means(*scores.reward.shape)
             if any(value is None for row in known for value in row):
                 return Penalty(torch.zeros_like(scores.reward), 0.0, None)
             label = torch.tensor(known, device=scores.reward.device, dtype=scores.reward.dtype)
         return foresight.penalty(scores, label)
-
-    def _ask(self, batch: Batch, rows: list[list[int]], pairs: list[Pair], scores: Scores) -> Answers:
-        """Have pairs labelled, and hand them to the reward model's buffer; the first process asks for all."""
-        follower, _ = self._players()
-        if self._asker is None and self._queue is None:
-            return Answers(pairs, [None] * len(pairs), 0, 0, {})
-        texts = [_texts(batch, rows, pair) for pair in pairs]
-        open_ = [i for i, (_, first, second) in enumerate(texts) if not same(first, second)]
-        number = follower.counts.rounds
-        labelled = {i: Labelled(f"{number}-{i}", *texts[i], None, _features(scores, pairs[i], follower)) for i in open_}
-        questions = [
-            Question(labelled[i].id, number, text_of(p), text_of(a), text_of(b))
-            for i, (p, a, b) in ((i, texts[i]) for i in open_)
-        ]
-        asked = sorted({rows[p.group][n] for p in pairs for n in (p.first, p.second) if n is not None})
-        said = self._first_process(lambda: self._answers_of(questions, batch, asked))
-        labels: list[float | None] = [0.5] * len(pairs)  # neither of two equal texts is preferred
-        for place, i in enumerate(open_):
-            labels[i] = None if said["labels"] is None else said["labels"][place]
-            labelled[i].label = labels[i]
-        utilities = dict(zip(asked, said["utility"], strict=True)) if said["utility"] else {}
-        if self._queue is not None:
-            follower.wait_for(list(labelled.values()))
-            return Answers(pairs, labels, 0, 0, utilities)
-        failed = len(open_) if said["labels"] is None else 0
-        follower.counts.labels_failed += failed
-        if not failed:
-            follower.counts.labels_total += len(open_)
-            follower.ready += labelled.values()
-        return Answers(pairs, labels, len(open_) - failed, failed, utilities)
-
-    def _answers_of(self, questions: list[Question], batch: Batch, asked: list[int]) -> dict[str, Any]:
-        if self._queue is not None:
-            self._queue.submit(questions)
-            return {"labels": None, "utility": []}
-        assert self._asker is not None
-        columns = [[getattr(q, name) for q in questions] for name in ("prompt", "first", "second")]
-        labels = self._asker.preferences(*columns) if questions else []
-        prompts = [text_of(batch.prompts[i]) for i in asked]
-        return {"labels": labels, "utility": self._asker.utility(prompts, [text_of(batch.responses[i]) for i in asked])}
-
-    def _collect(self) -> None:
-        """Take the labels that came into the queue since the last update."""
-        follower, _ = self._players()
-        queue = self._queue
-        if queue is None:
-            return
-        said = self._first_process(queue.collect)
-        waiting = {name: said[name] for name in follower.pending if name in said}
-        follower.arrived(dict(zip(waiting, checked(list(waiting.values()), len(waiting)), strict=True)))
-
-    def _first_process(self, work: Callable[[], Any]) -> Any:
-        """Return what `work` returns on the first process, on all that hold the reward model.
-
-        Raises:
-            ForesightedError: the first process's own; a `RunError` with the same words elsewhere.
-        """
-        result = self._inner.attempt(lambda: work() if self._inner.rank == 0 else None)
-        return self._inner.broadcast(result)
 
     # The callback.
 
@@ -379,40 +308,6 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         logs.update(means)
         if state.log_history:
             state.log_history[-1].update(means)
-
-
-def _texts(batch: Batch, rows: list[list[int]], pair: Pair) -> tuple[Text, Text, Text]:
-    """Return prompt, first and second response of a pair."""
-    group = rows[pair.group]
-    first = batch.responses[group[pair.first]]
-    if pair.second is not None:
-        return batch.prompts[group[0]], first, batch.responses[group[pair.second]]
-    assert batch.references is not None
-    return batch.prompts[group[0]], first, batch.references[group[0]]
-
-
-def _features(scores: Scores, pair: Pair, follower: Follower) -> Tensor | None:
-    """Return the head's inputs of a pair, shape 2 D, where they never change."""
-    if scores.features is None or not follower.classifier.head_only:
-        return None
-    own = scores.features[pair.group]
-    return own[[pair.first, -1 if pair.second is None else pair.second]]
-
-
-def _means(answers: Answers, groups: int, size: int) -> list[list[float | None]]:
-    known = [(pair, label) for pair, label in zip(answers.pairs, answers.labels, strict=True) if label is not None]
-    return preferences([pair for pair, _ in known], [label for _, label in known], groups, size)
-
-
-def _judged(scores: Scores, answers: Answers) -> list[tuple[float, float]]:
-    """Return the margin r(first) - r(second) and the label of each labelled pair."""
-    reward, reference = scores.reward.tolist(), scores.reference_reward.tolist()
-    found = []
-    for pair, label in zip(answers.pairs, answers.labels, strict=True):
-        if label is not None:
-            other = reference[pair.group][0] if pair.second is None else reward[pair.group][pair.second]
-            found.append((reward[pair.group][pair.first] - other, label))
-    return found
 
 
 def _by_row(count: int, played: Round) -> dict[str, Any]:
