@@ -21,7 +21,6 @@ from foresighted.prompts import load_prompts
 @dataclass
 class ScriptArguments:
     reward_model: str | None = None  # a sequence classifier or an encoder; default: the embedded encoder
-    steering: str = "proximal"
     gamma: float = 1.0
 
 
@@ -33,7 +32,9 @@ def main(script_args, training_args, model_args):
     policy = model_args.model_name_or_path or policy_source()
     judge = load_policy(TrainConfig(policy=policy), training_args.device)
     source = script_args.reward_model or encoder_source()
-    config = FPOConfig(steering=script_args.steering, gamma=script_args.gamma, gamma_unit="share")
+    config = FPOConfig(
+        steering="proximal", gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2
+    )
     fpo = FPOReward(
         AutoModelForSequenceClassification.from_pretrained(source, num_labels=1),
         args=config,

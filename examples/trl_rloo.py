@@ -31,9 +31,10 @@ def main(script_args, training_args, model_args):
     policy = model_args.model_name_or_path or policy_source()
     judge = RelevanceLabels(load_policy(TrainConfig(policy=policy), training_args.device), training_args.device)
     source = script_args.reward_model or encoder_source()
+    settings = {"gamma": script_args.gamma, "gamma_unit": "share", "reward_model_learning_rate": 1e-2}
     fpo = FPOReward(
         AutoModelForSequenceClassification.from_pretrained(source, num_labels=1),
-        args=FPOConfig(steering="practical", gamma=script_args.gamma, gamma_unit="share"),
+        args=FPOConfig(steering="practical", **settings),
         labels=judge,
         tokenizer=AutoTokenizer.from_pretrained(source),
     )
