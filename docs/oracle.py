@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment.labels import RelevanceLabels, added, fluency, repetition
+from foresighted.alignment.labels import RelevanceLabels, added, fluency
 from foresighted.alignment.loading import load_policy
 from foresighted.config import TrainConfig, from_mapping, preset
+from foresighted.texts import repetition
 
 ANSWERS: dict[str, dict[str, str]] = {
     "Why does ice float on top of liquid water?": {

@@ -42,13 +42,14 @@ def main(script_args, training_args, model_args):
     def gold(prompts, completions, **_):
         return judge.utility(prompts, completions)
 
+    dataset = [{"prompt": f"Question: {prompt.text}\nAnswer:"} for prompt in load_prompts("bundled").train]
     training_args.reward_weights = [1.0, 0.0]
     trainer = RLOOTrainer(
-        model=policy,
+        policy,
         reward_funcs=[fpo, gold],
         callbacks=[fpo, CollapseMonitor(gold="rewards/gold/mean", action="rollback")],
         args=training_args,
-        train_dataset=Dataset.from_dict({"prompt": [prompt.text for prompt in load_prompts("bundled").train]}),
+        train_dataset=Dataset.from_list(dataset),
         peft_config=LoraConfig(r=16, lora_alpha=32, task_type="CAUSAL_LM"),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

@@ -141,7 +141,7 @@ class TrainConfig(SteeringConfig):
         "bundled",
         "run",
         "'bundled', a .jsonl file (key 'prompt'; optional 'id', 'kind', 'split'), a .txt file with one a line,"
-        " or hub:DATASET:SPLIT:COLUMN",
+        " 'truthfulqa', or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN",
     )
     prompt_limit: int | None = setting(None, "run", "use only the first K training prompts of the file")
     prompts_per_round: int = setting(4, "run", "B, prompts answered in a round")

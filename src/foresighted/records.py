@@ -81,7 +81,7 @@ class RoundRow:
     gamma_share: float | None = None
     """The same as a share of the spread of rewards within a prompt; null without steering or without spread."""
     reward_model_drift: float | None = None
-    """Mean absolute change, since the first round, of the rewards of a fixed set of responses; null where none is kept."""
+    """Mean absolute change, since the first round, of the rewards of a fixed set of responses; null where none is."""
     labels_failed: int = 0
     """Labels asked for and not given in time: no label was guessed."""
 
@@ -99,7 +99,7 @@ class HeldoutRow:
     reward: float
     utility: float | None
     kl: float | None
-    """Sum over the answer's tokens of log pi - log pi_ref: one sample of KL(pi || pi_ref), in nats. Null where unknown."""
+    """Sum over the answer's tokens of log pi - log pi_ref: a sample of KL(pi || pi_ref) in nats, or null."""
     distinct_1: float
     distinct_2: float
     """Share of distinct words and word pairs in the answer."""

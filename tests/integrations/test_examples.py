@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-trl = pytest.importorskip("trl")
+pytest.importorskip("trl")
+
+import trl
 
 from foresighted.alignment.embedded import ENCODER_HUB_ID, encoder_source
 from foresighted.records import HeldoutRow, RoundRow, read

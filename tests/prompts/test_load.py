@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from foresighted.errors import DataError
-from foresighted.prompts import load_prompts, order
+from foresighted.prompts import load_prompts, order, read_prompts
 from foresighted.prompts.load import held_out
 
 
@@ -59,6 +61,21 @@ def test_unreadable_and_binary_files(tmp_path):
         load_prompts(str(tmp_path / "b.txt"))
     with pytest.raises(DataError, match="expected hub:DATASET:SPLIT:COLUMN"):
         load_prompts("hub:only-a-name")
+
+
+def test_sets_of_the_hub_by_name_and_configuration(monkeypatch):
+    asked = []
+
+    def load_dataset(name, configuration, split):
+        asked.append((name, configuration, split))
+        return {"question": [f"Is {i} a number?" for i in range(9)]}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    prompts = read_prompts("truthfulqa")
+    assert [prompt.id for prompt, _ in prompts] == [str(i) for i in range(9)]
+    assert prompts[0] == (("0", "Is 0 a number?", "unspecified"), None)
+    read_prompts("hub:some/data:train:question")
+    assert asked == [("truthfulqa/truthful_qa", "generation", "validation"), ("some/data", None, "train")]
 
 
 def test_limit_keeps_the_first(tmp_path):

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 from foresighted.alignment import noise
-from foresighted.alignment.labels import words
 from foresighted.alignment.round import Loop
 from foresighted.records import HeldoutRow
+from foresighted.texts import distinct
 from foresighted.types import Prompt
 
 
@@ -39,10 +39,3 @@ def evaluate(loop: Loop, prompts: Sequence[Prompt], number: int) -> list[Heldout
         HeldoutRow(number, p.id, p.text, p.kind, text, length, reward, u, kl, distinct(text, 1), distinct(text, 2))
         for p, text, length, reward, u, kl in columns
     ]
-
-
-def distinct(text: str, n: int) -> float:
-    """Return the share of a text's word n-grams that are distinct (1 for a text of fewer than n words)."""
-    sequence = words(text)
-    grams = list(zip(*(sequence[i:] for i in range(n)), strict=False))
-    return len(set(grams)) / len(grams) if grams else 1.0

@@ -7,9 +7,7 @@ once, as a number in [0, 1]; whether it came from a model, a person, or a coin f
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from foresighted.alignment.policy import Policy
 from foresighted.alignment.reward_model import RewardModel, mean_pooled
 from foresighted.config import TrainConfig
 from foresighted.errors import ConfigError, DataError
+from foresighted.texts import repetition, words
 from foresighted.types import Labeller, Utility
 
 RELEVANCE_WEIGHT = 8.0
@@ -117,11 +116,6 @@ class CallableLabels:
         return [self._function(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a text, lower case, punctuation dropped."""
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
-
-
 def added(prompt: str, response: str) -> str:
     """Return the response's words that its prompt does not have, in order; another inflection is the same word."""
     known = set(words(prompt))
@@ -132,13 +126,6 @@ def _same_word(one: str, other: str) -> bool:
     """Return whether two words are equal or differ by an English ending: float, floats, floating."""
     stem = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one == other or (stem >= _STEM and one[stem:] in _ENDINGS and other[stem:] in _ENDINGS)
-
-
-def repetition(response: str) -> float:
-    """Return the share of the response's word pairs that stood in it before, in [0, 1)."""
-    sequence = words(response)
-    pairs = list(itertools.pairwise(sequence))
-    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
 def fluency(policy: Policy, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

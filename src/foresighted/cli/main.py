@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from foresighted import __version__
-from foresighted.cli import compare, report, simulate, train
+from foresighted.cli import audit, compare, evaluate, report, simulate, train
 from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped
 
@@ -25,17 +25,17 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"foresighted {__version__}")
     commands = top.add_subparsers(title="commands", dest="command", required=True, parser_class=Parser)
-    for module in (train, compare, report, simulate):
+    for module in (train, compare, evaluate, report, simulate, audit):
         module.add(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run the command line; return the exit code: 0 done, 1 collapse found, 2 bad input, 130 interrupted."""
     args = parser().parse_args(arguments)
     _quieten()
     try:
-        args.run(args)
+        code: int | None = args.run(args)  # None: done
     except ForesightedError as error:
         return _say(str(error), BAD_INPUT)
     except ImportError as error:
@@ -44,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(stop), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("stopped; finished rounds are saved, go on with --resume", INTERRUPTED)
-    return 0
+    return code or 0
 
 
 def _say(text: str, code: int) -> int:
-    print(f"foresighted: {' '.join(text.split())}", file=sys.stderr)
+    """Print one line; what a file holds must not steer a terminal."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    print(f"foresighted: {line}", file=sys.stderr)
     return code
 
 

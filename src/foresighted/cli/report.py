@@ -1,4 +1,4 @@
-"""`foresighted report`: one self-contained page from the records of a run or a comparison."""
+"""`foresighted report`: one self-contained page from the records of a run, a comparison, an evaluation or an audit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from foresighted.errors import ConfigError
 from foresighted.evaluate.comparison import Arm, Comparison, summarise
 from foresighted.evaluate.intervals import Interval, interval_text
 
@@ -21,18 +23,41 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="one self-contained HTML page from records",
-        description="Reads the records of a run or a comparison, prints the summary and writes report.html there.",
+        description="Reads a run, a comparison, an evaluation or an audit, prints its summary and writes report.html"
+        " there: charts, every response to search and sort, configuration. The page needs no network.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="directory of foresighted train or compare")
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="directory of foresighted train, compare, evaluate or audit --out, or an evaluation.json or audit.json",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page here (default: PATH/report.html)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    from foresighted.report import write_report
+    if args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
+        raise ConfigError(
+            f"out: got {args.out}, expected a file name in a directory that exists, for example page.html"
+        )
+    from foresighted.report import kind_of, write_report
 
-    print_summary(summarise(args.path))
-    print(f"report: {write_report(args.path)}")
+    kind = kind_of(args.path)
+    if kind == "evaluation":
+        from foresighted.cli.evaluate import print_evaluation
+        from foresighted.evaluate.result import read_evaluation
+
+        print_evaluation(read_evaluation(args.path))
+    elif kind == "audit":
+        from foresighted.audit.result import read_audit
+        from foresighted.cli.audit import print_audit
+
+        print_audit(read_audit(args.path))
+    else:
+        print_summary(summarise(args.path))
+    print(f"report: {write_report(args.path, args.out)}")
 
 
 def print_summary(comparison: Comparison) -> None:
@@ -44,10 +69,15 @@ def print_summary(comparison: Comparison) -> None:
     for name in ("arm", "labels a seed", "true utility", "against baseline", "proxy reward", "KL (nats)", "collapsed"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     for arm in comparison.arms:
-        table.add_row(*_cells(arm))
+        table.add_row(*(Text(_safe(cell)) for cell in _cells(arm)))
     console.print(table)
     for sentence in comparison.sentences():
-        console.print(f"- {sentence}", highlight=False, markup=False)
+        console.print(f"- {_safe(sentence)}", highlight=False, markup=False)
+
+
+def _safe(text: str) -> str:
+    """Return text without control characters: an arm's label must not steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _cells(arm: Arm) -> list[str]:

@@ -24,6 +24,34 @@ class PromptSet(NamedTuple):
     heldout: list[Prompt]
 
 
+NAMED = {"truthfulqa": "hub:truthfulqa/truthful_qa@generation:validation:question"}
+"""Sets of the hub that have a short name here."""
+
+
+def read_prompts(source: str) -> list[tuple[Prompt, str | None]]:
+    """Read prompts in order, each with the split that its file gives it, or None.
+
+    Args:
+        source: 'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN.
+
+    Raises:
+        DataError: unreadable, empty, a bad line (with its number) or a repeated id.
+    """
+    named = NAMED.get(source, source)
+    rows = _hub(named) if named.startswith("hub:") else _file(source)
+    seen: set[str] = set()
+    found = []
+    for where, row in rows:
+        prompt, split = _prompt(where, row)
+        if prompt.id in seen:
+            raise DataError(f"prompts: {where}: id {prompt.id!r} stands twice; make ids unique")
+        seen.add(prompt.id)
+        found.append((prompt, split))
+    if not found:
+        raise DataError(f"prompts: {source} has no prompt; give at least one a line")
+    return found
+
+
 def load_prompts(source: str, *, limit: int | None = None) -> PromptSet:
     """Read prompts and split them.
 
@@ -31,29 +59,21 @@ def load_prompts(source: str, *, limit: int | None = None) -> PromptSet:
     id is divisible by 5, so that adding prompts never moves one across.
 
     Args:
-        source: 'bundled', a .jsonl or .txt file, or hub:DATASET:SPLIT:COLUMN.
+        source: as `read_prompts` takes it.
         limit: keep only the first training prompts.
 
     Raises:
-        DataError: unreadable, empty, a bad line (with its number), a repeated id, or one side of the split empty.
+        DataError: what `read_prompts` refuses, or one side of the split empty.
     """
-    rows = _hub(source) if source.startswith("hub:") else _file(source)
-    seen: set[str] = set()
     sides = PromptSet([], [])
-    for where, row in rows:
-        prompt, split = _prompt(where, row, source)
-        if prompt.id in seen:
-            raise DataError(f"prompts: {where}: id {prompt.id!r} stands twice; make ids unique")
-        seen.add(prompt.id)
+    for prompt, split in read_prompts(source):
         held = split == "heldout" or (split is None and held_out(prompt.id))
         (sides.heldout if held else sides.train).append(prompt)
-    if not seen:
-        raise DataError(f"prompts: {source} has no prompt; give at least one a line")
     for name, side in zip(PromptSet._fields, sides, strict=True):
         if not side:
             raise DataError(
-                f"prompts: {source} leaves no {name} prompt ({len(seen)} in all); add prompts or give some"
-                f' the key "split": "{name}"'
+                f"prompts: {source} leaves no {name} prompt ({len(sides.train) + len(sides.heldout)} in all); add"
+                f' prompts or give some the key "split": "{name}"'
             )
     return PromptSet(sides.train[:limit], sides.heldout)
 
@@ -87,14 +107,15 @@ def _json(where: str, line: str) -> Any:
 def _hub(source: str) -> list[tuple[str, Any]]:
     parts = source.split(":")
     if len(parts) != 4:
-        raise DataError(f"prompts: got {source!r}; expected hub:DATASET:SPLIT:COLUMN")
-    _, name, split, column = parts
+        raise DataError(f"prompts: got {source!r}; expected hub:DATASET:SPLIT:COLUMN or hub:DATASET@CONFIGURATION:...")
+    _, dataset, split, column = parts
+    name, _, configuration = dataset.partition("@")
     try:
         from datasets import load_dataset
     except ImportError:
         raise DataError(f"prompts: {source} needs the datasets library (pip install 'foresighted[hub]')") from None
     try:
-        data = load_dataset(name, split=split)
+        data = load_dataset(name, configuration or None, split=split)
         texts = data[column]
     except Exception as error:  # the library raises many kinds, all of them the user's to mend
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -102,7 +123,7 @@ def _hub(source: str) -> list[tuple[str, Any]]:
     return [(f"{source}, row {n}", {"prompt": text, "id": f"{n}"}) for n, text in enumerate(texts)]
 
 
-def _prompt(where: str, row: Any, source: str) -> tuple[Prompt, str | None]:
+def _prompt(where: str, row: Any) -> tuple[Prompt, str | None]:
     text = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise DataError(f'prompts: {where}: no text under "prompt"; expected {{"prompt": "..."}}')

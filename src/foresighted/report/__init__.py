@@ -1,6 +1,6 @@
-"""The page and the picture of a comparison or a run, from records alone. Needs matplotlib and jinja2."""
+"""The page of a run, a comparison, an evaluation or an audit. Needs jinja2 and vl-convert-python."""
 
-from foresighted.report.charts import write_picture
-from foresighted.report.page import write_report
+from foresighted.report.picture import write_picture
+from foresighted.report.write import kind_of, write_report
 
-__all__ = ["write_picture", "write_report"]
+__all__ = ["kind_of", "write_picture", "write_report"]

@@ -1,276 +1,326 @@
-"""Charts of a comparison: inline SVG for the page, one PNG for a README.
+"""Charts of the page as Vega-Lite specifications, each with its data table and a description in words.
 
 One colour, dash and marker an arm, the same in every chart and in the legend, so that arms can be told apart in print
-and without colour vision. Ink is drawn in a stand-in colour that becomes `currentColor`: the page's text colour, light
-or dark.
+and without colour vision. Colours are CSS variables of the page, so light, dark and print need one drawing; a picture
+outside of the page puts the light ones in their place.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from foresighted.evaluate.intervals import Interval, interval_text, number
 
-from foresighted.evaluate.comparison import Arm, Comparison, Evaluated, summarise
-from foresighted.evaluate.intervals import Interval
-
-INK = "#010203"
-"""Stand-in for the page's text colour; no arm has it."""
-COLOURS = ("#d55e00", "#0077bb", "#009e73", "#cc6fa8", "#b8860b", "#56a5d8", "#8a63c9", "#7f7f7f")
-"""Okabe and Ito's colours, some darkened for a white page; the baseline is first."""
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#c24a00", "#0069a8", "#00785a", "#a8437f", "#7a5c00", "#3b6fd4", "#6a45b0", "#5c6670")
+"""Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 on white; the baseline is first."""
+DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 2, 2, 2))
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 MAX_MARKERS = 15
+MAX_HOVERS = 200
+"""Longer lines have no value to point at; their table has every one."""
+BOUNDED = {"filter": "isValid(datum.low) && isValid(datum.high)"}
+SHOWN = {"filter": "indexof(shown, datum.index) >= 0"}
+HEIGHT = 240
+ROW_HEIGHT = 34
+MARK_ROW = 12
 
+NUMERIC = tuple("0123456789-+<.")
 
-class Look(NamedTuple):
-    """How an arm is drawn everywhere."""
-
-    colour: str
-    dash: Any
-    marker: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart of the page."""
-
-    title: str
-    svg: str
+Cells = tuple[str, ...]
+Guide = Literal["none", "zero", "diagonal", "half"]
 
 
 class Point(NamedTuple):
     """One value of a line with its band; `low` and `high` are None where there is no band."""
 
-    round: int
+    x: float
     value: float
     low: float | None
     high: float | None
 
+    @property
+    def text(self) -> str:
+        """The value with its bounds, for people."""
+        if self.low is None or self.high is None:
+            return number(self.value)
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
-def look(index: int) -> Look:
-    """Return the look of the arm at `index` of the planned arms."""
-    return Look(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
+
+def of_interval(x: float, interval: Interval) -> Point:
+    """Return an interval as a point at `x`; bounds that are infinite are left out."""
+    if not math.isfinite(interval.low):
+        return Point(x, interval.mean, None, None)
+    return Point(x, interval.mean, interval.low, interval.high)
 
 
-def _style() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Series:
+    """One arm's line (or row) in a chart; `index` sets colour, dash and marker."""
+
+    label: str
+    index: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where something happened on the x axis, with the interval of its place where one is known."""
+
+    text: str
+    index: int
+    x: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first cell of a row is its heading."""
+
+    caption: str
+    head: Cells
+    rows: tuple[Cells, ...]
+    looks: tuple[int, ...] = ()
+    """The arm of each row, where each row is one."""
+
+    @property
+    def worded(self) -> tuple[bool, ...]:
+        """Whether a column holds words rather than numbers."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
+        return tuple(not any(cell[:1] in NUMERIC for cell in column if cell) for column in columns)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of the page.
+
+    Attributes:
+        name: unique in the page; letters, digits and hyphens.
+        title: heading above the chart.
+        x: title of the x axis, with its unit.
+        y: title of the y axis, with its unit; of a forest, what the rows are.
+        series: what is drawn.
+        kind: `line`, points joined along x; `forest`, one row for each series with its interval along x.
+        band: what the bounds are, in words (`95% interval`); empty where there are none.
+        guide: a line for the eye: at 0 or 0.5 of the values, or along y = x.
+        marks: vertical markers.
+        whole: x takes whole numbers only.
+    """
+
+    name: str
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    kind: Literal["line", "forest"] = "line"
+    band: str = ""
+    guide: Guide = "none"
+    marks: tuple[Mark, ...] = ()
+    whole: bool = True
+
+    @property
+    def description(self) -> str:
+        """What a screen reader says: what is drawn, and where each line starts and ends."""
+        if self.kind == "forest":
+            said = [f"{one.label}: {one.points[0].text}" for one in self.series]
+            return f"{self.title}. {self.x}{self._bounds}. {'; '.join(said)}."
+        said = [_course(one) for one in self.series]
+        marked = [f"Marked: {mark.text}." for mark in self.marks]
+        return " ".join([f"{self.title}. {self.y} by {self.x}{self._bounds}. {'; '.join(said)}.", *marked])
+
+    @property
+    def _bounds(self) -> str:
+        return f", with {self.band}" if self.band else ""
+
+    @property
+    def table(self) -> Table:
+        """The numbers behind the chart."""
+        bounds = f" [{self.band}]" if self.band else ""
+        if self.kind == "forest":
+            rows = tuple((one.label, one.points[0].text) for one in self.series)
+            return Table(f"{self.title}{bounds}", (self.y, f"{self.x}{bounds}"), rows)
+        values = [{point.x: point.text for point in one.points} for one in self.series]
+        places = sorted({x for column in values for x in column})
+        head = (self.x, *(one.label for one in self.series))
+        return Table(
+            f"{self.y}{bounds}",
+            head,
+            tuple((_place(x), *(column.get(x, "") for column in values)) for x in places),
+        )
+
+
+def drawn(chart: Chart | None) -> tuple[Chart, ...]:
+    """Return the chart if it has anything to draw."""
+    return (chart,) if chart and any(one.points for one in chart.series) else ()
+
+
+def _place(x: float) -> str:
+    return str(int(x)) if x == int(x) else number(x)
+
+
+def _course(series: Series) -> str:
+    if not series.points:
+        return f"{series.label}: no value"
+    first, last = series.points[0], series.points[-1]
+    if first == last:
+        return f"{series.label}: {last.text} at {_place(last.x)}"
+    return f"{series.label}: from {first.text} at {_place(first.x)} to {last.text} at {_place(last.x)}"
+
+
+def specification(chart: Chart) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart.
+
+    Its parameter `shown` holds the indices of the arms that are drawn. No text of a record is used as an expression,
+    a field name or a template: labels are values only.
+    """
+    layers = _forest_layers(chart) if chart.kind == "forest" else _line_layers(chart)
+    rows = len(chart.series)
     return {
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-        "lines.linewidth": 1.8,
-        "lines.markersize": 4.5,
-        "axes.facecolor": "none",
-        "text.parse_math": False,  # an arm's label may hold a dollar sign
-        "axes.unicode_minus": True,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "foresighted",
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "description": chart.description,
+        "width": "container",
+        "height": HEIGHT if chart.kind == "line" else ROW_HEIGHT * max(rows, 2),
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"values": list(_rows(chart.series))},
+        "params": [{"name": "shown", "value": sorted({one.index for one in chart.series})}],
+        "transform": [SHOWN],
+        "layer": layers,
+        "config": _config(),
     }
 
 
-@contextmanager
-def _drawing(background: str = "none") -> Iterator[None]:
-    style = {**_style(), "figure.facecolor": background, "savefig.facecolor": background}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a label in a script that matplotlib's font lacks
-        yield
+def _rows(series: Iterable[Series]) -> Iterable[dict[str, Any]]:
+    for one in series:
+        for point in one.points:
+            yield {
+                "index": one.index, "arm": one.label, "x": point.x, "y": point.value,
+                "low": point.low, "high": point.high, "text": point.text,
+            }  # fmt: skip
 
 
-def of_interval(evaluated: Evaluated, column: str) -> Point | None:
-    """Return a held-out column of one evaluated round as a point, or None where it is not known."""
-    interval: Interval | None = getattr(evaluated, column)
-    if interval is None:
-        return None
-    if not math.isfinite(interval.low):
-        return Point(evaluated.round, interval.mean, None, None)
-    return Point(evaluated.round, interval.mean, interval.low, interval.high)
+def _looks(series: Sequence[Series]) -> dict[str, Any]:
+    """Return the encodings of colour, dash and marker by arm."""
+    domain = list(dict.fromkeys(one.index for one in series))
+    ranges: dict[str, list[Any]] = {
+        "color": [f"var(--arm-{index % len(COLOURS)})" for index in domain],
+        "strokeDash": [list(DASHES[index % len(DASHES)]) for index in domain],
+        "shape": [MARKERS[index % len(MARKERS)] for index in domain],
+    }
+    return {
+        channel: {"field": "index", "type": "nominal", "legend": None, "scale": {"domain": domain, "range": values}}
+        for channel, values in ranges.items()
+    }
 
 
-def heldout_line(arm: Arm, column: str) -> list[Point]:
-    """Return a held-out column of an arm by evaluated round."""
-    return [point for evaluated in arm.evaluated if (point := of_interval(evaluated, column))]
-
-
-def training_line(arm: Arm, column: str) -> list[Point]:
-    """Return a training column of an arm by round: mean over seeds, with their range where there are several."""
-    several = len(arm.seeds) > 1
+def _tooltip(chart: Chart) -> list[dict[str, Any]]:
+    if chart.kind == "forest":
+        return [
+            {"field": "arm", "type": "nominal", "title": chart.y},
+            {"field": "text", "type": "nominal", "title": chart.x},
+        ]
     return [
-        Point(trained.round, spread.mean, spread.lowest if several else None, spread.highest if several else None)
-        for trained in arm.trained
-        if (spread := trained.columns.get(column))
+        {"field": "arm", "type": "nominal", "title": "arm"},
+        {"field": "x", "type": "quantitative", "title": chart.x},
+        {"field": "text", "type": "nominal", "title": chart.y},
     ]
 
 
-def _draw(axes: Axes, comparison: Comparison, line: Callable[[Arm], list[Point]], ylabel: str) -> None:
-    planned = {label: index for index, label in enumerate(comparison.planned_arms)}
-    for arm in comparison.arms:
-        points = line(arm)
-        if not points:
-            continue
-        colour, dash, marker = look(planned[arm.label])
-        rounds, values = [point.round for point in points], [point.value for point in points]
-        axes.plot(
-            rounds, values, color=colour, linestyle=dash, marker=marker if len(points) <= MAX_MARKERS else "",
-            label=arm.label,
-        )  # fmt: skip
-        band = [point for point in points if point.low is not None and point.high is not None]
-        low, high = [point.low or 0.0 for point in band], [point.high or 0.0 for point in band]
-        axes.fill_between([point.round for point in band], low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.set_xlabel("rounds done")
-    axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    axes.set_axisbelow(True)
+def _line_layers(chart: Chart) -> list[dict[str, Any]]:
+    looks = _looks(chart.series)
+    colour, dash, shape = looks["color"], looks["strokeDash"], looks["shape"]
+    axis = {"format": "d", "tickMinStep": 1} if chart.whole else {}
+    x = {"field": "x", "type": "quantitative", "title": chart.x, "axis": {"grid": False, **axis}}
+    x["scale"] = {"zero": False, "nice": False, "padding": 8}
+    y = {"field": "y", "type": "quantitative", "title": chart.y, "scale": {"zero": False}}
+    longest = max((len(one.points) for one in chart.series), default=0)
+    layers = _guides(chart)
+    if _bounded(chart):
+        mark = {"type": "area", "opacity": 0.16}
+        encoding = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour}
+        layers.append({"transform": [BOUNDED], "mark": mark, "encoding": encoding})
+    mark = {"type": "line", "strokeWidth": 2}
+    layers.append({"mark": mark, "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash}})
+    if longest <= MAX_MARKERS:
+        mark = {"type": "point", "filled": True, "size": 45, "opacity": 1}
+        layers.append({"mark": mark, "encoding": {"x": x, "y": y, "color": colour, "shape": shape}})
+    if longest <= MAX_HOVERS:
+        mark = {"type": "point", "filled": True, "size": 260, "opacity": 0}
+        layers.append({"mark": mark, "encoding": {"x": x, "y": y, "color": colour, "tooltip": _tooltip(chart)}})
+    return layers + _mark_layers(chart.marks, colour)
 
 
-def _chart(
-    comparison: Comparison, name: str, title: str, ylabel: str, line: Callable[[Arm], list[Point]], zero: bool = False
-) -> Chart | None:
-    """Return a chart, or None where no arm has a value."""
-    if not any(line(arm) for arm in comparison.arms):
-        return None
-    with _drawing():
-        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
-        axes = figure.add_subplot()
-        _draw(axes, comparison, line, ylabel)
-        if zero:
-            axes.axhline(0, color=INK, linewidth=0.8, alpha=0.5)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(title, inline_svg(buffer.getvalue(), name, f"{title}: {ylabel} by rounds done"))
+def _bounded(chart: Chart) -> bool:
+    return any(point.low is not None for one in chart.series for point in one.points)
 
 
-def inline_svg(svg: str, name: str, description: str) -> str:
-    """Return matplotlib's SVG document as an element for HTML: no prolog, ids of its own, scalable, ink as text colour.
-
-    Args:
-        svg: the document.
-        name: prefix of every id, unique in the page.
-        description: what a screen reader says; plain text of ours.
-    """
-    element = svg[svg.index("<svg") :]
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    element = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", element)
-    element = element.replace(INK, "currentColor")
-    head, rest = element.split(">", 1)
-    head = re.sub(r' (width|height|version|xmlns:xlink)="[^"]*"', "", head)
-    rest = rest.replace("xlink:href", "href")
-    return f'{head} class="chart" role="img" aria-label="{description}">{rest}'
+def _guides(chart: Chart) -> list[dict[str, Any]]:
+    mark: dict[str, Any] = {"type": "rule", "color": "var(--soft)", "strokeDash": [3, 3], "opacity": 0.8}
+    if chart.guide == "zero":
+        return [{"data": {"values": [{}]}, "mark": mark, "encoding": {"y": {"datum": 0}}}]
+    if chart.guide == "diagonal":
+        ends = {channel: {"datum": value} for channel, value in (("x", 0), ("x2", 1), ("y", 0), ("y2", 1))}
+        return [{"data": {"values": [{}]}, "mark": mark, "encoding": ends}]
+    return []
 
 
-def result_charts(comparison: Comparison) -> list[Chart]:
-    """Return held-out true utility and proxy reward by round."""
-    charts = [
-        _chart(comparison, "utility", "True utility, held out", "true utility (labeller's unit)",
-               lambda arm: heldout_line(arm, "utility")),
-        _chart(comparison, "reward", "Proxy reward, held out", "proxy reward (reward model's unit)",
-               lambda arm: heldout_line(arm, "reward")),
-    ]  # fmt: skip
-    return [chart for chart in charts if chart]
+def _mark_layers(marks: Sequence[Mark], colour: dict[str, Any]) -> list[dict[str, Any]]:
+    if not marks:
+        return []
+    rows = [{"index": mark.index, "x": mark.x, "low": mark.low, "high": mark.high, "text": mark.text} for mark in marks]
+    x = {"field": "x", "type": "quantitative"}
+    coloured: dict[str, Any] = {"color": colour, "tooltip": [{"field": "text", "type": "nominal", "title": "marked"}]}
+    rule: dict[str, Any] = {"type": "rule", "strokeWidth": 1.5, "strokeDash": [1, 3]}
+    data: dict[str, Any] = {"data": {"values": rows}, "transform": [SHOWN]}
+    layers: list[dict[str, Any]] = [{**data, "mark": rule, "encoding": {"x": x, **coloured}}]
+    for place, mark in enumerate(marks):  # each in a row of its own above the plot
+        own, row = {**data, "data": {"values": [rows[place]]}}, {"value": -MARK_ROW * (place + 1)}
+        if mark.low is not None and mark.high is not None:
+            bar = {"type": "rule", "strokeWidth": 2.5}
+            reach = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": row, **coloured}
+            layers.append({**own, "mark": bar, "encoding": reach})
+        dot = {"type": "point", "shape": MARKERS[mark.index % len(MARKERS)], "filled": True, "size": 90, "opacity": 1}
+        layers.append({**own, "mark": dot, "encoding": {"x": x, "y": row, **coloured}})
+    return layers
 
 
-def gap_charts(comparison: Comparison) -> list[Chart]:
-    """Return the gap between proxy reward and true utility, and the distance from the first policy."""
-    charts = [
-        _chart(comparison, "gap", "Gap: growth of proxy less of true utility", "gap (standard deviations)",
-               lambda arm: heldout_line(arm, "gap"), zero=True),
-        _chart(comparison, "kl", "Distance from the frozen policy", "KL(policy ‖ frozen) (nats an answer)",
-               lambda arm: heldout_line(arm, "kl")),
-    ]  # fmt: skip
-    return [chart for chart in charts if chart]
+def _forest_layers(chart: Chart) -> list[dict[str, Any]]:
+    looks = _looks(chart.series)
+    labels = [one.label for one in chart.series]
+    y = {"field": "arm", "type": "nominal", "sort": labels, "title": None, "axis": {"labelLimit": 190, "grid": False}}
+    x = {"field": "x", "type": "quantitative", "title": chart.x, "scale": {"zero": False}}
+    x["axis"] = {"titleAnchor": "end"}  # a long title may reach below the labels of the rows
+    value = {**x, "field": "y"}
+    layers: list[dict[str, Any]] = []
+    if _bounded(chart):
+        bounds = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y, "color": looks["color"]}
+        layers.append({"transform": [BOUNDED], "mark": {"type": "rule", "strokeWidth": 2.5}, "encoding": bounds})
+    look = {"color": looks["color"], "shape": looks["shape"]}
+    dot = {"type": "point", "filled": True, "size": 90, "opacity": 1}
+    layers.append({"mark": dot, "encoding": {"x": value, "y": y, **look, "tooltip": _tooltip(chart)}})
+    middle = {"zero": 0, "half": 0.5}.get(chart.guide)
+    if middle is not None:
+        mark = {"type": "rule", "color": "var(--soft)", "strokeDash": [3, 3]}
+        layers.insert(0, {"data": {"values": [{}]}, "mark": mark, "encoding": {"x": {"datum": middle}}})
+    return layers
 
 
-def training_charts(comparison: Comparison) -> list[Chart]:
-    """Return the winner's penalty and the reward model's overconfidence by training round."""
-    charts = [
-        _chart(comparison, "penalty", "Penalty of the winner", "penalty (reward model's unit)",
-               lambda arm: training_line(arm, "penalty_chosen")),
-        _chart(comparison, "overconfidence", "Overconfidence of the reward model",
-               "predicted - labelled preference", lambda arm: training_line(arm, "overconfidence"), zero=True),
-    ]  # fmt: skip
-    return [chart for chart in charts if chart]
+def _config() -> dict[str, Any]:
+    return {
+        "background": "transparent",
+        "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+        "aria": False,  # the page describes the chart, and its table holds every value
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": "var(--ink)", "titleColor": "var(--ink)", "titleFontWeight": "normal", "labelFontSize": 12,
+            "titleFontSize": 12, "gridColor": "var(--line)", "domainColor": "var(--soft)", "tickColor": "var(--soft)",
+            "tickCount": 5, "labelOverlap": True,
+        },
+    }  # fmt: skip
 
 
-def text_charts(comparison: Comparison) -> list[Chart]:
-    """Return the length and the variety of held-out answers."""
-    charts = [
-        _chart(comparison, "tokens", "Length of answers, held out", "length (tokens)",
-               lambda arm: heldout_line(arm, "tokens")),
-        _chart(comparison, "distinct", "Variety of answers, held out", "distinct word pairs (share)",
-               lambda arm: heldout_line(arm, "distinct_2")),
-    ]  # fmt: skip
-    return [chart for chart in charts if chart]
-
-
-def legend_symbol(index: int) -> str:
-    """Return an SVG symbol `swatch-INDEX` of an arm's colour, dash and marker, for the page's legends to refer to."""
-    with _drawing():
-        figure = Figure(figsize=(0.5, 0.17))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.axis("off")
-        colour, dash, marker = look(index)
-        axes.plot([0, 0.5, 1], [0, 0, 0], color=colour, linestyle=dash)
-        axes.plot([0.5], [0], color=colour, marker=marker)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    _, content = inline_svg(buffer.getvalue(), f"arm{index}", "").split(">", 1)
-    content = content[: content.rindex("</svg>")]
-    return f'<symbol id="swatch-{index}" viewBox="0 0 36 12.24">{content}</symbol>'
-
-
-def write_picture(out: Path, path: Path) -> Path:
-    """Write a PNG of held-out true utility and proxy reward by round, atomically.
-
-    Args:
-        out: a comparison directory or the directory of one run.
-        path: the PNG file to write.
-
-    Returns:
-        The path written.
-
-    Raises:
-        DataError: the records cannot be summarised.
-    """
-    comparison = summarise(out)
-    panels: Sequence[tuple[str, str]] = (
-        ("utility", "true utility (labeller's unit)"),
-        ("reward", "proxy reward (reward model's unit)"),
-    )
-    known = [panel for panel in panels if any(heldout_line(arm, panel[0]) for arm in comparison.arms)]
-    with _drawing("white"):
-        figure = Figure(figsize=(4.4 * len(known), 3.5), layout="constrained")
-        for position, (column, ylabel) in enumerate(known, start=1):
-            axes = figure.add_subplot(1, len(known), position)
-            _draw(axes, comparison, partial(heldout_line, column=column), ylabel)
-            axes.set_title("Held-out true utility" if column == "utility" else "Held-out proxy reward")
-        handles, _ = figure.axes[0].get_legend_handles_labels()
-        labels = [arm.label for arm in comparison.arms]
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
-        part = path.with_name(f".{path.name}.part")
-        figure.savefig(part, format="png", dpi=160, metadata={"Software": None})
-    os.replace(part, path)
-    return path
+def interval_cell(value: Interval | None, otherwise: str = "unknown") -> str:
+    """Return an interval as the text of a cell."""
+    return otherwise if value is None else interval_text(value)

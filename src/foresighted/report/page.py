@@ -1,161 +1,189 @@
-"""One self-contained HTML page of a comparison or a run."""
+"""The page, whatever it is about: its parts as plain values, and one self-contained HTML text from them.
+
+Every text of a record is hostile input. Text in the page is escaped by the template; specifications and responses
+travel compressed and in base64, so that nothing of them can end a script element; scripts write text nodes only; and
+the page's security policy lets no script run but the two whose hashes it names, and nothing load.
+"""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from foresighted.evaluate.comparison import Arm, Comparison, read_plan, summarise
-from foresighted.evaluate.intervals import Interval, interval_text, number
-from foresighted.report import charts
-from foresighted.report.samples import read_samples
+from foresighted import __version__
+from foresighted.errors import DataError
+from foresighted.report import library
+from foresighted.report.charts import COLOURS, DASHES, MARKERS, Chart, Table, specification
+from foresighted.report.responses import Responses, compact
+from foresighted.report.samples import Samples
 
-REPORT = "report.html"
+MARKER_PATHS: Mapping[str, str] = {
+    "circle": "M14 6a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
+    "square": "M14.5 2.5h7v7h-7z",
+    "triangle-up": "M18 1.5l4.5 8.5h-9z",
+    "diamond": "M18 1l3.5 5l-3.5 5l-3.5 -5z",
+    "triangle-down": "M18 10.5l4.5 -8.5h-9z",
+    "cross": "M16.5 1.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    "triangle-right": "M22.5 6l-8.5 4.5v-9z",
+    "triangle-left": "M13.5 6l8.5 4.5v-9z",
+}
+"""The markers of the charts in a swatch of 36 by 12."""
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """One arm in the summary table; cells are text."""
+class Legend:
+    """An arm (policy, reward model) as the page names it; `index` sets its look."""
 
     label: str
     index: int
-    """Place among the planned arms, which sets colour, dash and marker."""
-    labels: str
-    utility: str
-    utility_difference: str
-    reward: str
-    kl: str
-    collapsed: str
 
 
 @dataclass(frozen=True)
-class ChartGroup:
-    """Charts that stand side by side under one heading."""
+class Section:
+    """Charts and tables under one heading. `id` is unique in the page; letters and hyphens."""
+
+    id: str
+    title: str
+    note: str = ""
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    points: tuple[str, ...] = ()
+    """Sentences, as a list."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.charts or self.tables or self.points)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page shows, as text and numbers.
+
+    Attributes:
+        title: heading and window title.
+        sentences: what was seen, before any chart.
+        legend: the arms, in the order of their looks.
+        sections: charts and tables in order.
+        verdict: a few words that stand out above all else; empty where there is none.
+        lead: one sentence for somebody who reads nothing else; may be empty.
+        alarm: whether the verdict is bad news.
+        samples: held-out answers side by side.
+        responses: what the response browser searches.
+        texts: heading and verbatim text, last on the page.
+    """
 
     title: str
-    charts: tuple[charts.Chart, ...]
-    caption: str
+    sentences: tuple[str, ...]
+    legend: tuple[Legend, ...]
+    sections: tuple[Section, ...]
+    verdict: str = ""
+    lead: str = ""
+    alarm: bool = False
+    samples: Samples | None = None
+    responses: Responses | None = None
+    texts: tuple[tuple[str, str], ...] = ()
 
 
-def write_report(out: Path) -> Path:
-    """Write `OUT/report.html` from the records of a comparison, or of one run, atomically.
-
-    Args:
-        out: a comparison directory (`config.yaml` names `arms`) or the run directory of `foresighted train`.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        DataError: the records cannot be summarised, for example because nothing was evaluated yet.
-        ConfigError: `config.yaml` cannot be read.
-    """
-    comparison = summarise(out)
+def render(page: Page) -> bytes:
+    """Return the page as HTML in UTF-8; the same page gives the same bytes."""
+    ours = (files("foresighted.report") / "page.js").read_text("utf-8")
+    ours += (files("foresighted.report") / "responses.js").read_text("utf-8")
+    style = (files("foresighted.report") / "style.css").read_text("utf-8") + _arm_colours()
+    sections = [section for section in page.sections if not section.empty]
+    charts = {chart.name: specification(chart) for section in sections for chart in section.charts}
+    payload = {"charts": charts, "responses": page.responses.payload if page.responses else None}
     environment = Environment(
         loader=PackageLoader("foresighted.report", "."),
-        autoescape=True,  # every text of a record is hostile input
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _known
-    page = environment.get_template("template.html").render(_content(out, comparison))
-    part = out / f".{REPORT}.part"
+    text = environment.get_template("template.html").render(
+        page=page,
+        sections=sections,
+        style=Markup(style),
+        script=Markup(ours),
+        library=_base64(gzip.compress(library.script().encode(), 9, mtime=0)) if charts else "",
+        payload=_base64(compact(payload)),
+        policy=_policy(scripts=(ours, library.script()) if charts else (ours,), style=style),
+        symbols=Markup("".join(_symbol(one.index) for one in page.legend)),
+        made_by=f"foresighted {__version__}; charts by {library.versions()}",
+    )
     # Records may hold a lone surrogate (JSON allows it); UTF-8 does not.
-    part.write_bytes(page.encode("utf-8", "replace"))
-    os.replace(part, out / REPORT)
-    return out / REPORT
+    return text.encode("utf-8", "replace")
 
 
-def _content(out: Path, comparison: Comparison) -> dict[str, Any]:
-    planned = {label: index for index, label in enumerate(comparison.planned_arms)}
-    return {
-        "title": _title(out, comparison),
-        "single": read_plan(out).single,
-        "comparison": comparison,
-        "sentences": comparison.sentences(),
-        "baseline": comparison.planned_arms[0],
-        "planned": planned,
-        "symbols": Markup("".join(charts.legend_symbol(planned[arm.label]) for arm in comparison.arms)),
-        "looks": [charts.look(index).colour for index in range(len(planned))],
-        "table": [_table_row(arm, comparison, planned[arm.label]) for arm in comparison.arms],
-        "groups": [group for group in _groups(comparison) if group.charts],
-        "samples": read_samples(out, comparison),
-        "config": _text(out / "config.yaml"),
-        "environment": _text(out / "environment.json"),
-    }
+def write(page: Page, path: Path) -> Path:
+    """Write the page to `path`, atomically, and return it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    data = render(page)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another place with --out") from None
+    return path
 
 
-def _title(out: Path, comparison: Comparison) -> str:
-    name = out.resolve().name
-    if len(comparison.planned_arms) == 1:
-        return f"{comparison.planned_arms[0]}: one arm of iterative RLHF ({name})"
-    baseline, *others = comparison.planned_arms
-    versus = others[0] if len(others) == 1 else f"{len(others)} other arms"
-    return f"{baseline} and {versus} in iterative RLHF ({name})"
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
-def _known(value: float | None) -> str:
-    return "unknown" if value is None else number(value)
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _interval(value: Interval | None, otherwise: str = "unknown") -> str:
-    return otherwise if value is None else interval_text(value)
-
-
-def _table_row(arm: Arm, comparison: Comparison, index: int) -> TableRow:
-    totals = sorted({labels.total for labels in arm.labels})
-    share = arm.collapsed_share
-    is_baseline = arm.label == comparison.planned_arms[0]
-    return TableRow(
-        label=arm.label if arm.finished else f"{arm.label} (unfinished, round {arm.last_round})",
-        index=index,
-        labels=str(totals[0]) if len(totals) == 1 else f"{totals[0]} to {totals[-1]}",
-        utility=_interval(arm.final_utility),
-        utility_difference="baseline" if is_baseline else _interval(arm.utility_difference),
-        reward=interval_text(arm.final_reward),
-        kl=interval_text(arm.evaluated[-1].kl),
-        collapsed="unknown" if share is None else f"{share.successes} of {share.total}",
+def _policy(*, scripts: tuple[str, ...], style: str) -> str:
+    return (
+        f"default-src 'none'; script-src {' '.join(_hash(one) for one in scripts)}; style-src {_hash(style)};"
+        " base-uri 'none'; form-action 'none'"
     )
 
 
-def _groups(comparison: Comparison) -> list[ChartGroup]:
-    level = f"{comparison.level:.0%}"
-    first = comparison.arms[0].evaluated[0]
-    resampled = first.reward.resampled
-    band = f"Bands: {level} bootstrap intervals; resampled: {resampled}."
-    return [
-        ChartGroup(
-            "What was meant and what was measured",
-            tuple(charts.result_charts(comparison)),
-            f"Means over {comparison.prompts} held-out prompts and all seeds. {band} They hold the spread between"
-            " prompts, which all arms share: overlapping bands can still go with a clear paired difference (table).",
-        ),
-        ChartGroup(
-            "Where the two part",
-            tuple(charts.gap_charts(comparison)),
-            "Gap: how far proxy reward has grown since the first evaluated round, minus how far true utility has, each"
-            " divided by its own prompt-to-prompt standard deviation at that round so that the two can be compared. At"
-            f" 0 they moved together; above 0 the reward model is more pleased than it should be. {band}",
-        ),
-        ChartGroup(
-            "In training",
-            tuple(charts.training_charts(comparison)),
-            "Penalty: what foresight took off the winner's reward (0 for plain RLHF). Overconfidence: the reward"
-            " model's preference for the chosen answer over the reference, less the label, before it was retrained."
-            " Lines are means over seeds, bands the range of the seeds.",
-        ),
-        ChartGroup("What the answers look like", tuple(charts.text_charts(comparison)), band),
-    ]
+def _arm_colours() -> str:
+    dark = ("#ff9450", "#5cb8f0", "#35d0a2", "#f09ac8", "#e8c04a", "#9dbcff", "#c3a8f5", "#b6bec6")
+    pairs = zip(COLOURS, dark, strict=True)
+    names = "".join(f" --arm-{i}: light-dark({light}, {night});" for i, (light, night) in enumerate(pairs))
+    shown = "".join(f".arm-{i} {{ --arm: var(--arm-{i}); }}\n" for i in range(len(COLOURS)))
+    return f":root {{{names} }}\n{shown}"
 
 
-def _text(path: Path) -> str | None:
+def _symbol(index: int) -> str:
+    dash = " ".join(str(length) for length in DASHES[index % len(DASHES)] if index % len(DASHES))
+    colour, marker = f"var(--arm-{index % len(COLOURS)})", MARKER_PATHS[MARKERS[index % len(MARKERS)]]
+    line = f'<path d="M0 6h36" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash or "none"}"/>'
+    return f'<symbol id="swatch-{index}" viewBox="0 0 36 12">{line}<path d="{marker}" fill="{colour}"/></symbol>'
+
+
+def read_text(path: Path) -> str | None:
+    """Return a text file as it is, undecodable bytes replaced, or None where it cannot be read."""
     try:
         return path.read_text("utf-8", errors="replace").rstrip()
     except OSError:
         return None
+
+
+def kept_texts(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Return the configuration and the environment that a directory keeps."""
+    named: tuple[tuple[str, Any], ...] = (
+        ("Configuration", read_text(directory / "config.yaml")),
+        ("Environment", read_text(directory / "environment.json")),
+    )
+    return tuple((title, text) for title, text in named if text is not None)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foresighted.evaluate.comparison import Comparison, read_plan, run_directory, whole_rounds
+from foresighted.evaluate.intervals import number
 from foresighted.records import HELDOUT, HeldoutRow, read
 
 SHOWN = 8
+SHOWN_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Answer:
     heading: str
     index: int | None
     text: str
-    utility: float | None
-    reward: float
+    utility: str
+    reward: str
     tokens: int
 
 
@@ -59,6 +61,12 @@ def shown_prompts(prompt_ids: Iterable[str], count: int = SHOWN) -> list[str]:
     return sorted(prompt_ids, key=rank)[:count]
 
 
+def shown_rounds(rounds: Sequence[int], count: int = SHOWN_ROUNDS) -> list[int]:
+    """Return at most `count` rounds at even steps, the last one included; the response browser has all of them."""
+    steps = min(count, len(rounds))
+    return [rounds[len(rounds) - 1 - (len(rounds) * i) // steps] for i in reversed(range(steps))]
+
+
 def read_samples(out: Path, comparison: Comparison) -> Samples | None:
     """Return sample answers of the first seed that most arms have, or None where there is none.
 
@@ -88,8 +96,7 @@ def read_samples(out: Path, comparison: Comparison) -> Samples | None:
         SampleRound(
             round_, tuple(_question(first, first_round, prompt, round_, answers, plan.arms) for prompt in prompts)
         )
-        for round_ in rounds
-        if round_ != first_round or len(rounds) == 1
+        for round_ in shown_rounds([one for one in rounds if one != first_round] or rounds)
     ]
     return Samples(seed, tuple(shown))
 
@@ -114,4 +121,5 @@ def _question(
 
 
 def _answer(heading: str, index: int | None, row: HeldoutRow) -> Answer:
-    return Answer(heading, index, row.text, row.utility, row.reward, row.tokens)
+    utility = "unknown" if row.utility is None else number(row.utility)
+    return Answer(heading, index, row.text, utility, number(row.reward), row.tokens)

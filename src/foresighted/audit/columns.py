@@ -1,0 +1,201 @@
+"""Which column of a log means what: ours, told by flags, or guessed from its name; a guess is always shown.
+
+A name may be nested: `scores.rm` is the key `rm` inside the key `scores`. Several columns may make one:
+`helpful+polite` is their sum, and `arm+gamma` puts two names side by side.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from foresighted.errors import ConfigError, DataError, nearest
+
+NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens", "chosen")
+TEXTS = ("prompt", "prompt_id", "response", "kind", "run", "seed")
+CANONICAL = (*NUMBERS, *TEXTS)
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "round": ("round", "step", "global_step", "training_step", "train_step", "iteration", "iter", "update"),
+    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "prompts"),
+    "prompt_id": ("prompt_id", "question_id", "query_id"),
+    "response": ("response", "completion", "output", "answer", "text", "generation", "generated_text"),
+    "reward": (
+        "reward",
+        "score",
+        "rm_score",
+        "reward_score",
+        "proxy_reward",
+        "reward_model_score",
+        "rewards",
+        "scores",
+    ),
+    "utility": ("utility", "true_utility", "gold", "gold_reward", "gold_score", "true_reward", "human_score", "rating"),
+    "label": ("label", "preference", "human_label", "human_preference"),
+    "reference_reward": ("reference_reward", "baseline_reward"),
+    "kl": ("kl", "kl_divergence", "kl_to_ref"),
+    "tokens": ("tokens", "num_tokens", "completion_length", "response_length", "output_tokens"),
+    "chosen": ("chosen",),
+    "kind": ("kind", "category", "data_source", "domain", "topic"),
+    "run": ("run", "arm", "run_name", "run_id", "experiment"),
+    "seed": ("seed",),
+}
+"""Names under which a column is looked for, best first; upper and lower case count alike."""
+
+FROM_FILE_NAME = "file name"
+TRL_OWN = ("step", "prompt", "completion", "advantage")
+"""What TRL writes besides one column a reward function."""
+NUMBER_OF_FILE = re.compile(r"(\d+)(?!.*\d)")
+
+Shape = Literal["number", "text", "truth", "messages", "other", "nothing"]
+"""What the values of a column look like: numbers, text, true or false, chat messages, something else, only nulls."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where one of our columns is found: one path of keys, or several that are added or put side by side."""
+
+    paths: tuple[tuple[str, ...], ...]
+    shapes: tuple[Shape, ...]
+    name: str
+    """As a user writes it."""
+
+
+def flattened(row: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Return a row's values by dotted name, with the path of keys; a key that itself holds dots goes first."""
+    found: dict[str, tuple[tuple[str, ...], Any]] = {}
+    queue: list[tuple[tuple[str, ...], Any]] = [((str(key),), value) for key, value in row.items()]
+    while queue:
+        path, value = queue.pop(0)
+        found.setdefault(".".join(path), (path, value))
+        if isinstance(value, Mapping):
+            queue += [((*path, str(key)), item) for key, item in value.items()]
+    return found
+
+
+def shape_of(values: Iterable[Any]) -> Shape:
+    """Return what values look like, nulls aside."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "nothing"
+    if all(isinstance(value, bool) for value in known):
+        return "truth"
+    if all(isinstance(value, int | float) for value in known):
+        return "number"
+    if all(isinstance(value, str) for value in known):
+        return "text"
+    if all(isinstance(value, list) and all(isinstance(item, Mapping) for item in value) for value in known):
+        return "messages"
+    return "other"
+
+
+def find_columns(
+    rows: Sequence[Mapping[str, Any]], told: Mapping[str, str], where: str, *, file_name: str
+) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """Return where each of our columns is found, and which of them were guessed.
+
+    Args:
+        rows: the first rows of the log.
+        told: our name -> their name, from `--column`; an empty name: do not use such a column.
+        where: the file, for messages.
+        file_name: its last part; a number in it can tell the round.
+
+    Raises:
+        ConfigError: `told` names a column that we do not know.
+        DataError: a column that was told or is needed is not there; the message has the nearest names.
+    """
+    flat: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    for row in rows:
+        for name, item in flattened(row).items():
+            flat.setdefault(name, []).append(item)
+    shapes = {name: shape_of(value for _, value in items) for name, items in flat.items()}
+
+    def column(text: str) -> Column | None:
+        names = [text] if text in flat else [part.strip() for part in text.split("+")]
+        if not all(name in flat for name in names):
+            return None
+        return Column(tuple(flat[name][0][0] for name in names), tuple(shapes[name] for name in names), text)
+
+    found: dict[str, Column] = {}
+    for ours, theirs in told.items():
+        if ours not in CANONICAL:
+            raise ConfigError(f"column: {ours!r} is not one of {', '.join(CANONICAL)}{nearest(ours, CANONICAL)}")
+        if theirs in ("", FROM_FILE_NAME):
+            continue
+        if (made := column(theirs)) is None:
+            raise DataError(f"{where}: has no column {theirs!r}{nearest(theirs, flat)}; it has {_listed(flat)}")
+        found[ours] = made
+    guessed = []
+    for ours, name in _guesses(shapes, found, set(told)).items():
+        made = column(name)
+        assert made is not None
+        found[ours] = made
+        guessed.append(ours)
+    _check_needed(found, flat, where, file_name)
+    return found, tuple(guessed)
+
+
+def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, str]:
+    lower = {name.lower(): name for name in reversed(list(shapes))}
+    used = {column.name for column in found.values()}
+    made: dict[str, str] = {}
+    for ours, aliases in ALIASES.items():
+        if ours in told:
+            continue
+        for alias in aliases:
+            name = lower.get(alias)
+            if name is not None and name not in used and _suits(ours, shapes[name]):
+                made[ours] = name
+                used.add(name)
+                break
+    if "reward" not in made and "reward" not in told:
+        functions = _trl_rewards(shapes)
+        if functions:
+            made["reward"] = functions
+    return made
+
+
+def _suits(ours: str, shape: Shape) -> bool:
+    if ours in NUMBERS:
+        return shape in ("number", "truth", "nothing")  # labels may begin after the first rows
+    if ours == "response" or ours == "prompt":
+        return shape != "truth"
+    return shape in ("text", "number")
+
+
+def _trl_rewards(shapes: Mapping[str, Shape]) -> str | None:
+    """Return TRL's reward functions as one sum: the columns of numbers between `completion` and `advantage`."""
+    names = list(shapes)
+    if not set(TRL_OWN) <= set(names):
+        return None
+    between = names[names.index("completion") + 1 : names.index("advantage")]
+    numbers = [name for name in between if shapes[name] == "number" and "." not in name]
+    return "+".join(numbers) or None
+
+
+def _check_needed(found: Mapping[str, Column], names: Iterable[str], where: str, file_name: str) -> None:
+    names = list(names)
+    missing = []
+    if "round" not in found and not NUMBER_OF_FILE.search(file_name):
+        missing.append("round")
+    if not {"reward", "utility", "label"} & set(found):
+        missing.append("reward")
+    if missing:
+        hints = [f"--column {ours}={_nearest_alias(ours, names)}" for ours in missing]
+        raise DataError(
+            f"{where}: no column tells the {' or the '.join(missing)}; it has {_listed(names)};"
+            f" say which, for example {' '.join(hints)}"
+        )
+
+
+def _nearest_alias(ours: str, names: Sequence[str]) -> str:
+    close = (difflib.get_close_matches(alias, names, n=1, cutoff=0.7) for alias in ALIASES[ours])
+    return next((found[0] for found in close if found), "NAME")
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")

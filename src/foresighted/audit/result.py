@@ -1,0 +1,300 @@
+"""What an audit says, as frozen dataclasses: `foresighted audit` prints them, `audit.json` holds them.
+
+Every estimate is an `Interval` of `foresighted.evaluate.intervals`: mean, low, high, level and the numbers of seeds
+and prompts it rests on. This module needs neither NumPy arrays nor pyarrow, so that a page can read an audit alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from foresighted.errors import DataError
+from foresighted.evaluate.intervals import Interval
+
+AUDIT = "audit.json"
+FORMAT = 1
+"""Version of the fields below."""
+
+Verdict = Literal["collapsed", "suspicious", "cannot tell", "no collapse seen"]
+VERDICTS: tuple[Verdict, ...] = ("collapsed", "suspicious", "cannot tell", "no collapse seen")
+"""Worst first; the audit's verdict is the worst of its arms'."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read."""
+
+    path: str
+    format: str
+    """In words: `comparison`, `run`, `TRL completion logs`, `verl rollout dump`, `JSONL`, ..."""
+    files: int
+    rows: int
+    columns: Mapping[str, str]
+    """Our name of a column -> what it is called there; `file name` for a round that only the file's name tells."""
+    guessed: tuple[str, ...]
+    """Which of them were guessed, not told."""
+    remarks: tuple[str, ...]
+    """What could not be used, and what was assumed."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One row of the table: the rounds from `first` to `last`, pooled where one round alone has too few prompts.
+
+    None: not known. Text measures read a sample of the responses (`read`), everything else all of them.
+    """
+
+    first: int
+    last: int
+    responses: int
+    prompts: int
+    utility: Interval | None
+    """Mean true utility, or mean label where that stands for it."""
+    reward: Interval | None
+    gap: Interval | None
+    """Growth of reward less growth of utility since the first row, each in prompt-to-prompt standard deviations."""
+    kl: Interval | None
+    length: Interval | None
+    """Tokens where they are recorded, else characters."""
+    distinct_2: Interval | None
+    """Share of distinct word pairs in a response."""
+    alike: Interval | None
+    """Chance that two responses to different prompts begin with the same 32 characters."""
+    read: int
+    """Responses whose text was read."""
+
+
+@dataclass(frozen=True)
+class Fall:
+    """From the best row to the last one (or to an earlier one, after which proxy reward fell too): the definition of
+    collapse, and the same after correction.
+
+    By the definition a run collapsed where `fall.mean > threshold`, `fall.low > 0` and proxy reward did not fall.
+    `low_corrected` is the lower end that also allows for the best row having been picked after the fact among
+    `rounds`, and for `family` runs having been judged.
+    """
+
+    seed: str | None
+    """None: the mean over seeds."""
+    best: int
+    last: int
+    fall: Interval
+    threshold: float
+    low_corrected: float
+    rounds: int
+    family: int
+    reward_change: Interval | None
+    by_definition: bool
+    corrected: bool
+    """`by_definition`, and `low_corrected > 0`."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Onset:
+    """The last row at which less than a tenth of the fall had happened, with a bootstrap interval of rounds."""
+
+    round: int
+    low: int
+    high: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted preference sigma(margin) of the reward model against the label, rounds `first` to `last`."""
+
+    first: int
+    last: int
+    pairs: int
+    brier: Interval
+    """Mean squared difference; 0.25 is what a coin gets against labels of 0 and 1."""
+    ece: Interval
+    """Expected calibration error, ten bins of equal count; positive by chance alone where pairs are few."""
+    overconfidence: Interval
+    """Mean predicted preference for the response that the reward model prefers, less the label's for that one."""
+    accuracy: Interval
+    """Mean label of the response that the reward model prefers: right order counts 1, a tie 0.5."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of prompts: how far its utility fell from the arm's best row to the last, and from when on."""
+
+    kind: str
+    prompts: int
+    fall: Interval
+    fell_by: int | None
+    """First row after the best one from which on its fall stays above the threshold; None: it does not."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One thing that can be seen without labels, first row against last."""
+
+    name: str
+    what: str
+    """In words, unit included."""
+    start: float
+    end: float
+    change: Interval
+    alarming: bool
+    """Clear, large and in the direction in which a collapsing loop goes."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response that a person should look at."""
+
+    arm: str
+    seed: str
+    round: int
+    prompt: str
+    kind: str | None
+    text: str
+    reward: float
+    utility: float | None
+    excess: float
+    """What it was ranked by, in standard deviations; see `Audit.look_rule`."""
+    earlier_round: int | None
+    """A response to the same prompt in the first row, for comparison."""
+    earlier_text: str | None
+    earlier_reward: float | None
+
+
+@dataclass(frozen=True)
+class LabelsNeeded:
+    """How many labels would settle whether utility fell by `fall` standard deviations."""
+
+    what: str
+    """`comparisons` (early against late response to one prompt) or `ratings` (single responses, both halves)."""
+    labels: int
+    known: int
+    power: float
+    level: float
+    fall: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ArmAudit:
+    """One arm: the runs (seeds) that share a configuration."""
+
+    label: str
+    seeds: tuple[str, ...]
+    verdict: Verdict
+    reason: str
+    measured_by: str | None
+    """`utility`, `label`, or None: nothing tells what is true."""
+    paired: bool
+    """Whether the same prompts are answered in every row of the table."""
+    rounds: tuple[Round, ...]
+    fall: Fall | None
+    seed_falls: tuple[Fall, ...]
+    onset: Onset | None
+    calibration: tuple[Calibration, ...]
+    kinds: tuple[Kind, ...]
+    """Those that fell first come first."""
+    symptoms: tuple[Symptom, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The whole result."""
+
+    format: int
+    verdict: Verdict
+    headline: str
+    """One sentence for somebody who reads nothing else."""
+    sentences: tuple[str, ...]
+    source: Source
+    arms: tuple[ArmAudit, ...]
+    look_at: tuple[Response, ...]
+    look_rule: str
+    labels_needed: LabelsNeeded | None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the exit code is 1."""
+        return self.verdict == "collapsed"
+
+
+def to_mapping(value: Any) -> Any:
+    """Return an audit, or a part of it, as plain JSON values; a number that is not finite becomes None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_mapping(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_mapping(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_mapping(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_audit(audit: Audit, directory: Path) -> Path:
+    """Write `DIRECTORY/audit.json`, whole or not at all.
+
+    Raises:
+        DataError: the directory cannot be made or written.
+    """
+    path = directory / AUDIT
+    part = path.with_name(f".{AUDIT}.part")
+    text = json.dumps(to_mapping(audit), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(text.encode("utf-8", "replace"))  # a record may hold a lone surrogate
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"out: {directory} cannot be written ({error.strerror}); give another --out") from None
+    return path
+
+
+def read_audit(path: Path) -> Audit:
+    """Read what `write_audit` wrote.
+
+    Args:
+        path: the file, or the directory that holds it.
+
+    Raises:
+        DataError: it cannot be read, is not JSON, or is no audit of this format.
+    """
+    file = path / AUDIT if path.is_dir() else path
+    try:
+        mapping = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); write it with foresighted audit --out") from None
+    except ValueError:
+        raise DataError(f"{file}: not JSON; write it again with foresighted audit --out") from None
+    if not isinstance(mapping, dict) or mapping.get("format") != FORMAT:
+        raise DataError(f"{file}: no audit of format {FORMAT}; write it again with foresighted audit --out")
+    try:
+        made: Audit = _made(Audit, mapping)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: damaged ({error}); write it again with foresighted audit --out") from None
+    return made
+
+
+def _made(hint: Any, value: Any) -> Any:
+    """Return JSON as the type that a field's annotation names."""
+    if get_origin(hint) is types.UnionType:
+        inner = [part for part in get_args(hint) if part is not type(None)]
+        return None if value is None else _made(inner[0], value)
+    if get_origin(hint) is tuple:
+        return tuple(_made(get_args(hint)[0], item) for item in value)
+    if hint is Interval:
+        low, high = value["low"], value["high"]
+        bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+        return Interval(**{**value, **bounds})
+    if isinstance(hint, type) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        needed = [field.name for field in fields(hint) if field.default is MISSING]
+        return hint(**{name: _made(hints[name], value[name]) for name in needed})
+    if hint is float:
+        return -math.inf if value is None else float(value)
+    return value

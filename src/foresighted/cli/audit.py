@@ -1,0 +1,190 @@
+"""`foresighted audit`: whether, when and how a loop collapsed, from its records or its logs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foresighted.errors import ConfigError
+from foresighted.evaluate.intervals import interval_text, number
+
+if TYPE_CHECKING:
+    from foresighted.audit.result import ArmAudit, Audit, Response
+    from foresighted.evaluate.intervals import Interval
+
+COLLAPSED = 1
+_WIDTH = 160
+_LINE = 100
+"""Characters of a response that its line shows; audit.json has more."""
+
+DESCRIPTION = (
+    "Reads what a loop left behind and says whether true utility fell while the reward that it follows did not, from"
+    " when on, and how sure that is. PATH is a run or a comparison of foresighted, the output directory of a TRL"
+    " trainer, a folder of OpenRLHF or verl rollout dumps, or a JSONL, CSV or Parquet file (.gz too for text) with"
+    " a round, a prompt, a response, a reward and, where known, a utility or a label. Exit code 1: collapsed; 0: not,"
+    " or nothing tells; 2: the input cannot be used."
+)
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("audit", help="say whether, when and how a loop collapsed", description=DESCRIPTION)
+    parser.add_argument("path", type=Path, metavar="PATH", help="directory or file with records or logged responses")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="what a column is called there, for example reward=scores.rm (nested keys by dots), reward=helpful+polite"
+        " (a sum), run=arm+gamma (side by side), label= (do not use it); OURS is round, prompt, prompt_id, response,"
+        " reward, utility, label, reference_reward, kl, tokens, chosen, kind, run or seed; may be given several times;"
+        " those not given are guessed, and the guesses are shown",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/audit.json")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is suspicious, too")
+    parser.add_argument(
+        "--power",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="chance with which the labels that are asked for should settle the question (default: 0.8)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand; return 1 for a collapse."""
+    from foresighted.audit.audit import audit
+    from foresighted.audit.result import to_mapping, write_audit
+    from foresighted.cli.progress import Bars
+
+    columns = _columns(args.column)
+    with Bars(quiet=args.quiet) as bars:
+        result = audit(
+            args.path, columns=columns, power=args.power, progress=lambda n, total: bars.update("files", n, total)
+        )
+    if args.json:
+        print(json.dumps(to_mapping(result), indent=1, allow_nan=False))
+    else:
+        print_audit(result)
+    if args.out:
+        written = write_audit(result, args.out)
+        if not args.json:
+            print(f"audit: {written}")
+    return COLLAPSED if result.collapsed or (args.strict and result.verdict == "suspicious") else 0
+
+
+def _columns(texts: Iterable[str]) -> dict[str, str]:
+    columns = {}
+    for text in texts:
+        ours, equals, theirs = text.partition("=")
+        if not equals or not ours:
+            raise ConfigError(f"column: got {text!r}, expected OURS=THEIRS, for example --column reward=score")
+        columns[ours.strip()] = theirs.strip()
+    return columns
+
+
+def print_audit(result: Audit) -> None:
+    """Print the verdict, a table an arm, what was seen, and which responses to look at."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
+
+    def say(text: str) -> None:
+        console.print(plain(text), highlight=False, markup=False)
+
+    say(result.headline)
+    say("")
+    for line in _source(result):
+        say(line)
+    for arm in result.arms:
+        _print_arm(console, arm)
+    say("")
+    for sentence in result.sentences:
+        say(f"- {sentence}")
+    if result.look_at:
+        say("")
+        say(f"Look at these first. {result.look_rule}")
+        for place, response in enumerate(result.look_at, start=1):
+            say(_line(place, response, several=len(result.arms) > 1))
+
+
+def plain(text: str) -> str:
+    """Return text without control characters: what a log holds must not steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _source(result: Audit) -> Iterable[str]:
+    source = result.source
+    yield f"Read {source.rows} rows of {source.files} file{'' if source.files == 1 else 's'} ({source.format})."
+    if source.guessed:
+        guesses = ", ".join(f"{ours} = {source.columns[ours]}" for ours in source.guessed)
+        yield f"Columns guessed: {guesses}. Wrong? Say --column OURS=THEIRS."
+
+
+def _print_arm(console: Any, arm: ArmAudit) -> None:
+    shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in arm.rounds)]
+    table = _new_table(f"{arm.label}: {arm.verdict}", ["rounds", "responses", *(_COLUMNS[name] for name in shown)])
+    for row in arm.rounds:
+        cells = [_cell(getattr(row, name), bare=name in _BARE) for name in shown]
+        table.add_row(_span(row.first, row.last), str(row.responses), *cells)
+    console.print(table)
+    if arm.calibration:
+        names = ["rounds", "pairs", "overconfidence", "right order", "Brier", "ECE"]
+        table = _new_table("the reward model's preferences against the labels'", names)
+        for one in arm.calibration:
+            cells = [_cell(value) for value in (one.overconfidence, one.accuracy, one.brier, one.ece)]
+            table.add_row(_span(one.first, one.last), str(one.pairs), *cells)
+        console.print(table)
+    if arm.symptoms:
+        table = _new_table("seen without labels, last row against first", ["", "from", "to", "change", ""])
+        for symptom in arm.symptoms:
+            ends = (number(symptom.start), number(symptom.end))
+            table.add_row(symptom.what, *ends, _cell(symptom.change), "ALARM" if symptom.alarming else "")
+        console.print(table)
+
+
+def _new_table(title: str, names: Sequence[str]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(plain(title), style="bold"), box=box.SIMPLE, title_justify="left")
+    for place, name in enumerate(names):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place > 0)
+    return table
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+_COLUMNS = {
+    "utility": "utility", "reward": "reward", "gap": "gap (sd)", "kl": "KL", "length": "length",
+    "distinct_2": "distinct pairs", "alike": "alike",
+}  # fmt: skip
+_BARE = ("kl", "length", "distinct_2", "alike")
+"""Columns shown without interval: that of their change is in the table of symptoms, each one's own in audit.json."""
+
+
+def _cell(interval: Interval | None, *, bare: bool = False) -> str:
+    if interval is None:
+        return "-"
+    return number(interval.mean) if bare else interval_text(interval)
+
+
+def _line(place: int, response: Response, *, several: bool) -> str:
+    where = f"{response.arm}, " if several else ""
+    text = " ".join(response.text.split())
+    shown = text if len(text) <= _LINE else text[: _LINE - 1] + "…"
+    utility = "" if response.utility is None else f", utility {response.utility:.2f}"
+    prompt = " ".join(response.prompt.split())[:60]
+    scores = f"reward {response.reward:.2f}{utility}, excess {response.excess:.1f}"
+    return f"{place:3}. {where}round {response.round}, {scores}: {prompt!r} -> {shown!r}"

@@ -1,0 +1,187 @@
+"""`foresighted evaluate`: answers of two or more policies, judged in pairs, with win rates and capability checks."""
+
+from __future__ import annotations
+
+import argparse
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from foresighted.cli.options import add_settings
+from foresighted.cli.progress import Bars
+from foresighted.config import from_text, read_yaml, settings
+from foresighted.errors import ConfigError
+from foresighted.evaluate.findings import p_text, share_text
+from foresighted.evaluate.intervals import Interval, interval_text, number
+from foresighted.evaluate.result import Evaluation
+from foresighted.evaluate.settings import EvaluateConfig, from_mapping, to_yaml
+
+_WIDTH = 160
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="answers of two or more policies, judged in pairs: win rates with intervals",
+        description="Lets each policy answer the same prompts, shows each pair of answers to a judge in both orders,"
+        " and reports wins, ties and losses with tests and intervals, next to length, repetition and refusals. Nothing"
+        " is generated or paid for twice: a stopped evaluation goes on with --resume. Example: foresighted evaluate"
+        " --policies before=embedded,after=runs/first --judge likelihood --out runs/judged",
+    )
+    group = parser.add_argument_group("directory and configuration")
+    group.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory of the evaluation (needed but for --judgements)"
+    )
+    group.add_argument(
+        "--config", dest="file_of_settings", type=Path, metavar="FILE.yaml", help="settings; flags override them"
+    )
+    group.add_argument("--resume", action="store_true", help="go on with the evaluation in DIR, or add policies to it")
+    group.add_argument(
+        "--dry-run", action="store_true", help="check, print settings and an estimate of tokens, do nothing"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    group = parser.add_argument_group("judgements made elsewhere")
+    group.add_argument(
+        "--judgements", type=Path, metavar="FILE.csv",
+        help="report on a table with columns A_vs_B (winner's name or tie), and prompt_id, category, seed, words_A,"
+        " same_A_B where there are any; nothing is asked",
+    )  # fmt: skip
+    group.add_argument("--baseline", metavar="NAME", help="policy to compare with (default: the first that appears)")
+    add_settings(parser, EvaluateConfig)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the subcommand."""
+    if args.judgements is not None:
+        _table(args)
+        return
+    if args.baseline is not None:
+        raise ConfigError("baseline: only for --judgements; elsewhere the first of --policies is the baseline")
+    if args.out is None:
+        raise ConfigError("out: needed; give --out DIR")
+    config = _merged(args)
+    from foresighted.evaluate.run import evaluate, plan
+
+    if args.dry_run:
+        estimate = plan(config, args.out)
+        print(to_yaml(config), end="")
+        print(f"# answers to generate: {estimate.answers}; pairs: {estimate.pairs}")
+        print(f"# requests to the judge: at most {estimate.requests}, about {estimate.tokens} tokens")
+        return
+    with Bars(quiet=args.quiet) as bars:
+        result = evaluate(config, args.out, resume=args.resume, on_progress=bars.update)
+    print_evaluation(result)
+    print(f"evaluation: {args.out}")
+
+
+def _table(args: argparse.Namespace) -> None:
+    given = [name for name in settings(EvaluateConfig) if name != "seed" and getattr(args, name) is not None]
+    if given or args.resume or args.dry_run:
+        flag = (given or ["resume" if args.resume else "dry_run"])[0].replace("_", "-")
+        raise ConfigError(f"{flag}: has no meaning with --judgements, which asks nobody")
+    from foresighted.evaluate.run import evaluate_table
+
+    seed = from_text(EvaluateConfig, "seed", args.seed or "0")
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed: got {seed!r}, expected a whole number of at least 0")
+    print_evaluation(evaluate_table(args.judgements, baseline=args.baseline, seed=seed, out=args.out))
+
+
+def _merged(args: argparse.Namespace) -> EvaluateConfig:
+    """Return the configuration: file, then flags; a resumed evaluation starts from its own file."""
+    values: dict[str, Any] = {}
+    own = args.out / "config.yaml"
+    if args.resume and own.exists() and args.file_of_settings is None:
+        values |= read_yaml(own)
+    if args.file_of_settings is not None:
+        values |= read_yaml(args.file_of_settings)
+    for name in settings(EvaluateConfig):
+        if (text := getattr(args, name)) is not None:
+            values[name] = text
+    return from_mapping(values)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print what was seen: tables of pairs, categories, policies and capabilities, then the sentences."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
+    for table in (_pairs(evaluation), _categories(evaluation), _policies(evaluation)):
+        if table.row_count:
+            console.print(table)
+    for sentence in evaluation.sentences:
+        console.print(f"- {_safe(sentence)}", highlight=False, markup=False)
+
+
+def _safe(text: str) -> str:
+    """Return a text without control and direction characters: names and messages come from files and endpoints."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(_safe(cell)) for cell in cells))
+
+
+def _titled(title: str, *columns: str) -> Table:
+    table = Table(title=Text(_safe(title)), box=box.SIMPLE, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    return table
+
+
+def _pairs(evaluation: Evaluation) -> Table:
+    table = _titled(
+        f"{evaluation.prompts} prompts: {evaluation.prompt_source}", "pair", "wins", "ties", "losses", "position bias",
+        "failed", "win rate", "of decided", "p", "p (Holm)", "longer won",
+    )  # fmt: skip
+    for pair in evaluation.pairs:
+        counts, longer = pair.counts, pair.lengths.longer_won if pair.lengths else None
+        _add(
+            table,
+            f"{pair.first} over {pair.second}", str(counts.wins), str(counts.ties), str(counts.losses),
+            str(counts.position_bias) if pair.bias else "-", str(counts.failed), _text(pair.win_rate),
+            share_text(pair.decided) if pair.decided else "-", _p(pair.p), _p(pair.holm),
+            share_text(longer) if longer else "-",
+        )  # fmt: skip
+    return table
+
+
+def _categories(evaluation: Evaluation) -> Table:
+    table = _titled("by category", "category", "pair", "wins", "ties", "losses", "position bias", "failed", "p")
+    for pair in evaluation.pairs:
+        for group in pair.categories:
+            counts = group.counts
+            numbers = (counts.wins, counts.ties, counts.losses, counts.position_bias, counts.failed)
+            _add(table, group.name, f"{pair.first} over {pair.second}", *map(str, numbers), _p(group.p))
+    return table
+
+
+def _policies(evaluation: Evaluation) -> Table:
+    table = _titled("policies", "policy", "answers", "words", "repetition", "refusals", "empty", "rating (log-odds)")
+    for policy in evaluation.policies:
+        rating = policy.rating
+        shown = "-"
+        if rating is not None:
+            known = rating.low is not None and rating.high is not None
+            shown = f"{number(rating.rating)} [{rating.low:.2f}, {rating.high:.2f}]" if known else "0 (baseline)"
+        _add(
+            table,
+            policy.name, str(policy.answers), _text(policy.words), _text(policy.repetition),
+            share_text(policy.refusals) if policy.refusals else "-", str(policy.empty), shown,
+        )  # fmt: skip
+    return table
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else p_text(value)
+
+
+def _text(interval: Interval | None) -> str:
+    return interval_text(interval) if interval else "-"

@@ -1,0 +1,153 @@
+"""What an evaluation writes as it goes: one JSON line an answer, one a judged pair and prompt.
+
+Both files are only appended to, in whole lines; a later line for the same thing counts instead of the earlier one. So a
+killed evaluation goes on where it was: nothing is generated or paid for twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from foresighted.errors import DataError
+from foresighted.records import read_mappings
+
+CONFIG = "config.yaml"
+ANSWERS = "answers.jsonl"
+JUDGEMENTS = "judgements.jsonl"
+CAPABILITIES = "capabilities.jsonl"
+EVALUATION = "evaluation.json"
+
+TIE = "tie"
+Result = Literal["win", "tie", "loss", "position_bias", "failure"]
+FAILURES = (
+    "rate_limit", "server", "timeout", "connection", "rejected", "refused", "malformed", "error",
+)  # fmt: skip
+"""Kinds of failure. The first four are the endpoint's and are tried again by `--resume`; `rejected`: the endpoint
+called the request bad; `refused`: the judge would not judge; `malformed`: its answer is no verdict; `error`: a judge
+of the user's own raised."""
+TRANSIENT = ("rate_limit", "server", "timeout", "connection")
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One answer of one policy (and training seed) to one prompt."""
+
+    policy: str
+    seed: int
+    """Training seed of the policy; 0 where there is only one or none is known."""
+    prompt_id: str
+    prompt: str
+    kind: str
+    text: str
+    tokens: int | None = None
+    """Length in the policy's own tokens, an end-of-sequence token included; null where another engine did not say."""
+
+
+@dataclass(frozen=True)
+class JudgementRow:
+    """One pair of answers to one prompt, shown to the judge in both orders. `result` is that of `first`."""
+
+    first: str
+    second: str
+    seed: int
+    """Training seed that the pair stands for: the cluster in statistics."""
+    first_seed: int
+    second_seed: int
+    prompt_id: str
+    category: str
+    result: Result
+    """win, tie or loss: both orders agree. position_bias: they do not. failure: at least one order has no verdict."""
+    identical: bool
+    """The answers are the same text: a tie that was not asked about."""
+    forward: str | None
+    """Name of the policy that the judge preferred with `first` shown first, `tie`, or null (failed, or not asked)."""
+    backward: str | None
+    """The same with `second` shown first."""
+    forward_reason: str | None
+    """What the judge gave as its reason, verbatim: hostile text to whatever shows it."""
+    backward_reason: str | None
+    failure: str | None
+    """Kind of failure, one of `rows.FAILURES`."""
+    failure_detail: str | None
+    tokens_estimated: int
+    """Estimate of both requests and replies, before they were sent: one token for four bytes. 0: no endpoint."""
+    tokens_prompt: int | None
+    """Tokens read, both orders, as the endpoint counted them (when first asked, if cached); null where it did not."""
+    tokens_completion: int | None
+    sent: int
+    """Requests sent for this pair in this run, 0 to 2, retries not counted."""
+    cached: int
+    """Replies that came from the cache, 0 to 2."""
+    first_words: int | None = None
+    second_words: int | None = None
+
+
+Row = TypeVar("Row", AnswerRow, JudgementRow)
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Read rows, the last one for each key; a torn last line is left out.
+
+    Raises:
+        DataError: unreadable, or a line with a column that is missing or of the wrong type, with its number.
+    """
+    hints = get_type_hints(kind)
+    newest: dict[tuple[Any, ...], Row] = {}
+    for number, mapping in enumerate(read_mappings(path), start=1):
+        values: dict[str, Any] = {}
+        for field in fields(kind):
+            value = mapping.get(field.name, None if field.default is MISSING else field.default)
+            if (field.name not in mapping and field.default is MISSING) or not _fits(value, hints[field.name]):
+                raise DataError(
+                    f"{path}, line {number}: {field.name} is {_shown(mapping, field.name)}; expected"
+                    f" {_describe(hints[field.name])}"
+                )
+            values[field.name] = value
+        row = kind(**values)
+        newest[key(row)] = row
+    return list(newest.values())
+
+
+def key(row: AnswerRow | JudgementRow) -> tuple[Any, ...]:
+    """Return what a row is about: a later row with the same key replaces it."""
+    if isinstance(row, AnswerRow):
+        return row.policy, row.seed, row.prompt_id
+    return row.first, row.second, row.first_seed, row.second_seed, row.prompt_id
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a file back to its last whole line, so that what is appended starts a line of its own."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            os.truncate(path, whole)
+
+
+def counted(kinds: Iterable[str | None]) -> dict[str, int]:
+    """Return how often each kind occurs, in the order of `FAILURES`."""
+    found = [kind for kind in kinds if kind is not None]
+    return {kind: found.count(kind) for kind in (*FAILURES, *sorted(set(found) - set(FAILURES))) if kind in found}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(hint, type):
+        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    names = {int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint) or " or ".join(_describe(part) for part in get_args(hint))
+
+
+def _shown(mapping: dict[str, Any], name: str) -> str:
+    return repr(mapping[name])[:60] if name in mapping else "missing"

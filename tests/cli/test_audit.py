@@ -1,0 +1,132 @@
+"""`foresighted audit` as a user types it: what it prints, its exit codes, its one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foresighted.audit.result import read_audit
+
+FALLING, RISING = (0.0, 0.2, 0.4, -0.6, -1.6), (0.0, 0.2, 0.4, 0.6, 0.8)
+
+
+def _log(path: Path, utility: tuple[float, ...], *, name: str = "gold", text: str = "an answer") -> Path:
+    random = np.random.default_rng(0)
+    effects = random.standard_normal(40)
+    with path.open("w") as file:
+        for round_, mean in enumerate(utility):
+            for prompt in range(40):
+                true = mean + effects[prompt] + 0.3 * random.standard_normal()
+                row = {"step": round_, "prompt": f"q{prompt}", "completion": f"{text} {prompt}",
+                       "scores": {"rm": effects[prompt] + 0.1 * round_ + 0.3 * random.standard_normal()}}  # fmt: skip
+                file.write(json.dumps(row | ({name: true} if name else {})) + "\n")
+    return path
+
+
+REWARD = ["--column", "reward=scores.rm"]
+
+
+def test_a_collapse_is_said_first_and_exits_with_1(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING)
+    code, out, err = foresighted("audit", path, *REWARD, "--out", tmp_path / "audit")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("COLLAPSED: the answers got worse, from about round 2 on")
+    assert "Columns guessed: round = step, prompt = prompt, response = completion, utility = gold." in out
+    assert "log: collapsed" in out
+    assert "Look at these first." in out
+    assert " 20. round 4, reward" in out
+    assert lines[-1] == f"audit: {tmp_path / 'audit' / 'audit.json'}"
+    assert read_audit(tmp_path / "audit").verdict == "collapsed"
+
+
+def test_health_exits_with_0(foresighted, tmp_path):
+    code, out, _ = foresighted("audit", _log(tmp_path / "log.jsonl", RISING), *REWARD)
+    assert code == 0
+    assert out.startswith("NO COLLAPSE SEEN: ")
+
+
+def test_json_is_the_whole_result_and_nothing_else(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING)
+    code, out, _ = foresighted("audit", path, *REWARD, "--json", "--out", tmp_path)
+    assert code == 1
+    assert json.loads(out) == json.loads((tmp_path / "audit.json").read_text())
+
+
+def test_strict_counts_suspicion(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "scores"}) + "\n" for row in lines))
+    assert foresighted("audit", path)[0] == 0
+    assert foresighted("audit", path, "--strict")[0] == 1
+
+
+def test_without_labels_power_sets_how_many_are_asked_for(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING, name="")
+    code, out, _ = foresighted("audit", path, *REWARD)
+    assert code == 0
+    assert out.startswith("CANNOT TELL: nothing tells what is true")
+    assert "show a person 101 prompts" in out
+    assert "show a person 101 prompts" not in foresighted("audit", path, *REWARD, "--power", "0.9")[1]
+
+
+def test_text_cannot_steer_the_terminal(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING, text="\x1b[2J\x07[bold red]hostile[/]\u202e")
+    _, out, _ = foresighted("audit", path, *REWARD)
+    assert "[bold red]hostile[/]" in out
+    assert not {"\x1b", "\x07", "\u202e"} & set(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no column tells the reward"),
+        (["--column", "reward=scores.mr"], "did you mean 'scores.rm'?"),
+        (["--column", "reword=scores.rm"], "did you mean 'reward'?"),
+        (["--column", "reward"], "expected OURS=THEIRS"),
+        ([*REWARD, "--power", "2"], "power: got 2.0"),
+    ],
+)
+def test_bad_arguments_are_one_line(foresighted, tmp_path, arguments, words):
+    code, out, err = foresighted("audit", _log(tmp_path / "log.jsonl", FALLING, name=""), *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_bad_input_is_one_line(foresighted, tmp_path):
+    path = _log(tmp_path / "log.jsonl", FALLING)
+    path.write_text(path.read_text().replace('{"step": 3', '{"step" 3', 1))
+    code, _, err = foresighted("audit", path, *REWARD)
+    assert code == 2
+    assert err == f"foresighted: {path}, line 121: not a JSON object; mend or remove this line\n"
+    code, _, err = foresighted("audit", tmp_path / "nothing")
+    assert (code, err.count("\n")) == (2, 1)
+    (tmp_path / "taken").write_text("")
+    code, _, err = foresighted("audit", _log(tmp_path / "log.jsonl", RISING), *REWARD, "--out", tmp_path / "taken")
+    assert code == 2
+    assert "taken cannot be written" in err
+
+
+def test_the_parser_loads_no_pyarrow():
+    code = "import sys, foresighted.cli.main, foresighted.audit.result; print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_documented_log_says_what_the_page_says(foresighted, monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    page = (root / "docs" / "audit.md").read_text()
+    command = "audit docs/assets/audit/rollouts.jsonl --column reward=scores.rm"
+    assert f"$ foresighted {command}" in page
+    code, out, _ = foresighted(*command.split())
+    assert code == 1
+    shown = page.split(f"$ foresighted {command}")[1].split("```text\n")[1].split("```")[0]
+    assert shown.strip()
+    assert all(line in out for line in shown.splitlines())
