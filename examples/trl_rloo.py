@@ -23,7 +23,7 @@ from foresighted.prompts import load_prompts
 
 @dataclass
 class ScriptArguments:
-    reward_model: str | None = None  # a sequence classifier or an encoder; default: the embedded encoder
+    reward_model: str | None = None  # default: the embedded encoder
     gamma: float = 0.3
 
 
@@ -31,13 +31,9 @@ def main(script_args, training_args, model_args):
     policy = model_args.model_name_or_path or policy_source()
     judge = RelevanceLabels(load_policy(TrainConfig(policy=policy), training_args.device), training_args.device)
     source = script_args.reward_model or encoder_source()
-    settings = {"gamma": script_args.gamma, "gamma_unit": "share", "reward_model_learning_rate": 1e-2}
-    fpo = FPOReward(
-        AutoModelForSequenceClassification.from_pretrained(source, num_labels=1),
-        args=FPOConfig(steering="practical", **settings),
-        labels=judge,
-        tokenizer=AutoTokenizer.from_pretrained(source),
-    )
+    config = FPOConfig(gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2)
+    reward_model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+    fpo = FPOReward(reward_model, config, judge, tokenizer=AutoTokenizer.from_pretrained(source))
 
     def gold(prompts, completions, **_):
         return judge.utility(prompts, completions)

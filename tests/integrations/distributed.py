@@ -79,7 +79,7 @@ def different(models: Path, out: Path) -> None:
     fpo = FPOReward(str(models / "deberta"), FPOConfig(), Labels())
     if dist.get_rank() == 1:
         with torch.no_grad():
-            fpo._classifier.head.weight.add_(1e-3)
+            next(fpo._classifier.body.parameters()).add_(1e-3)  # of the frozen body: the head is the same
     args, state, model = trainer(out)
     fpo.on_train_begin(args, state, None, model=model, processing_class=None)
 
@@ -89,6 +89,22 @@ def refused(models: Path, out: Path) -> None:
     fpo = FPOReward(str(models / "deberta"), FPOConfig(), lambda prompts, first, second: [1.5] * len(prompts))
     args, state, model = trainer(out)
     fpo.on_train_begin(args, state, None, model=model, processing_class=None)
+    prompts, responses = rows(0, 1)
+    mine = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+    fpo(prompts[mine], responses[mine])
+
+
+def away(models: Path, out: Path) -> None:
+    """Records cannot be written on the first process, with an error that is none of ours."""
+    fpo = FPOReward(str(models / "deberta"), FPOConfig(), Labels())
+    args, state, model = trainer(out)
+    fpo.on_train_begin(args, state, None, model=model, processing_class=None)
+    if fpo._journal is not None:
+
+        def full(_):
+            raise ConnectionError("the disk is away")
+
+        fpo._journal.add_round = full
     prompts, responses = rows(0, 1)
     mine = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
     fpo(prompts[mine], responses[mine])
@@ -132,10 +148,10 @@ def killed_and_resumed(models: Path, out: Path) -> None:
 
 def failures(models: Path, out: Path) -> None:
     """Two mistakes, each said on every process."""
-    for scenario in (different, refused):
+    for scenario in (different, refused, away):
         try:
             scenario(models, out / scenario.__name__)
-        except ForesightedError as error:
+        except (ForesightedError, ConnectionError) as error:
             (out / f"{scenario.__name__}-{dist.get_rank()}.txt").write_text(f"{type(error).__name__}: {error}")
 
 

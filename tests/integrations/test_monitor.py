@@ -76,6 +76,29 @@ def test_metrics_that_are_missing_or_not_finite_are_passed_over(tmp_path):
     assert not _logged(monitor, tmp_path, rows).should_training_stop
 
 
+def test_the_penalty_does_not_hide_a_collapse(tmp_path):
+    """With FPO the score is the reward less the penalty; what is watched beside utility is the reward."""
+    random = np.random.default_rng(0)
+    rows = []
+    for step in range(20):
+        utility, reward = (1.0 if step < 10 else -7.0), 0.1 * step
+        noise = random.normal(0, 0.1, 3)
+        rows.append(
+            {"fpo/utility": utility + noise[0], "fpo/reward_model": reward + noise[1], "fpo/utility_std": 2.0,
+             "reward": reward - (0 if step < 10 else 5) + noise[2]}
+        )  # fmt: skip
+    assert _logged(CollapseMonitor(gold="fpo/utility", action="stop"), tmp_path, rows).should_training_stop
+    small = [{**row, "fpo/utility": row["fpo/utility"] if i < 10 else 0.1} for i, row in enumerate(rows)]
+    assert not _logged(CollapseMonitor(gold="fpo/utility", action="stop"), tmp_path, small).should_training_stop
+
+
+def test_a_metric_that_nobody_logs_is_named(tmp_path, caplog):
+    _logged(CollapseMonitor(gold="fpo/utilty", window=3), tmp_path, [{"fpo/utility": 1.0, "reward": 1.0}] * 6)
+    assert [r.message for r in caplog.records] == [
+        "no log holds 'fpo/utilty' (did you mean 'fpo/utility'?): nothing can be judged by it"
+    ]
+
+
 def test_settings_are_checked():
     for settings, said in (
         ({"action": "rolback"}, "did you mean 'rollback'"),
@@ -103,7 +126,7 @@ def test_a_trainer_stops_with_the_weights_from_before_the_fall(peft, tmp_path, t
     monitor = CollapseMonitor(gold="rewards/gold/mean", window=3, action="rollback")
     args = trl.GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=6,
-        max_steps=20, save_steps=2, logging_steps=1, report_to="none", use_cpu=True, bf16=False, learning_rate=1e-2,
+        max_steps=20, save_steps=3, logging_steps=1, report_to="none", use_cpu=True, bf16=False, learning_rate=1e-2,
         disable_tqdm=True, reward_weights=[1.0, 0.0], gradient_checkpointing=False,
     )  # fmt: skip
     trainer = trl.GRPOTrainer(
@@ -116,11 +139,12 @@ def test_a_trainer_stops_with_the_weights_from_before_the_fall(peft, tmp_path, t
     assert trainer.state.global_step == 9
     trainer.save_model(tmp_path / "final")
     name = "adapter_model.safetensors" if peft else "model.safetensors"
-    good, final, latest = (
-        (tmp_path / folder / name).read_bytes() for folder in ("checkpoint-6", "final", "checkpoint-8")
+    good, final, first = (
+        (tmp_path / folder / name).read_bytes() for folder in ("checkpoint-6", "final", "checkpoint-3")
     )
     assert final == good
-    assert final != latest
+    assert final != first
+    assert not (tmp_path / "checkpoint-9").exists()  # weights of step 6 with the optimiser of step 9
     if not peft:
         with pytest.raises(RunError, match="holds no safetensors that one process can load"):
             load_weights(AutoModelForCausalLM.from_pretrained(tiny_llama), tmp_path)

@@ -68,6 +68,8 @@ def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
     said = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
     assert said["different-0"] == said["different-1"]
     assert "RunError: reward model: after loading its replica on process 1 differs from" in said["different-0"]
+    assert said["away-0"] == "ConnectionError: the disk is away"
+    assert said["away-1"] == "RunError: ConnectionError: the disk is away"
     assert said["refused-0"] == "DataError: labels: got 1.5; a preference lies in [0, 1]"
     assert said["refused-1"] == "RunError: labels: got 1.5; a preference lies in [0, 1]"
 

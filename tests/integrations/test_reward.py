@@ -12,11 +12,12 @@ import torch
 
 pytest.importorskip("trl")
 
-from foresighted.errors import ConfigError, DataError, ModelError
+from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.influence import naive_gradients
 from foresighted.integrations.trl import FileQueue, FPOConfig, FPOReward
-from foresighted.integrations.trl.groups import Batch, groups, text_of
+from foresighted.integrations.trl.groups import Batch, gather, groups, text_of
 from foresighted.integrations.trl.pairs import every_pair, preferences
+from foresighted.integrations.trl.processes import Processes
 from foresighted.records import CandidateRow, RoundRow, read
 
 PROMPTS = ["Why is the sky blue?"] * 3 + ["What is rain?"] * 3
@@ -96,6 +97,7 @@ def test_equal_responses_are_neither_asked_about_nor_learnt_from(tmp_path, tiny_
     fpo(PROMPTS[:3], ["the same"] * 3)
     assert asked == []
     assert rounds(tmp_path)[0].reward_model_loss is None
+    assert rounds(tmp_path)[0].overconfidence is None
     fpo(PROMPTS[:3], ["the same", "the same", "another"])
     assert len(asked) == 2
 
@@ -110,6 +112,39 @@ def test_an_async_labeller_is_awaited(tmp_path, tiny_deberta):
         fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels), tmp_path / str(len(both)))
         both.append(fpo(PROMPTS, RESPONSES))
     assert both[0] == both[1]
+
+
+def test_an_async_labeller_keeps_its_event_loop_and_its_time_limit(tmp_path, tiny_deberta):
+    loops = []
+
+    async def judge(prompts, first, second):
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(30 if len(loops) == 3 else 0)
+        return prefer(prompts, first, second)
+
+    config = FPOConfig(steering="proximal", label_timeout=0.5, label_retries=0)
+    fpo = begun(FPOReward(str(tiny_deberta), config, judge), tmp_path)
+    began = time.monotonic()
+    for _ in range(3):
+        fpo(PROMPTS, RESPONSES)
+    assert len(set(map(id, loops))) == 1
+    assert [row.labels_failed for row in rounds(tmp_path)] == [0, 0, 6]
+    assert time.monotonic() - began < 20
+
+
+def test_a_slow_utility_is_left_out_of_the_records(tmp_path, tiny_deberta):
+    class Slow:
+        def utility(self, prompts, responses):
+            time.sleep(1.0)
+            return [0.0] * len(prompts)
+
+        def __call__(self, prompts, first, second):
+            return prefer(prompts, first, second)
+
+    fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(label_timeout=0.2), Slow()), tmp_path)
+    fpo(PROMPTS, RESPONSES)
+    assert rounds(tmp_path)[0].labels == 2
+    assert rounds(tmp_path)[0].utility_chosen is None
 
 
 class Unreliable:
@@ -165,9 +200,40 @@ def test_a_queue_is_answered_rounds_later(tmp_path, tiny_deberta):
     row = rounds(tmp_path)[1]
     assert row.reward_model_loss is not None
     assert row.labels_total == 2
-    assert sorted(fpo.follower.pending) == ["2-0", "2-1"]
+    assert all(name.startswith("2-") for name in fpo.follower.pending)
     (queue.folder / "labels.jsonl").write_text('{"id": "2-0"}\n')
     with pytest.raises(DataError, match=r"labels.jsonl, line 1: expected"):
+        fpo(PROMPTS, RESPONSES)
+
+
+def test_answers_of_another_run_in_the_same_folder_are_not_taken(tmp_path, tiny_deberta):
+    queue = FileQueue(tmp_path / "queue")
+    for number, words in enumerate((RESPONSES, [f"{text} indeed" for text in RESPONSES])):
+        fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(), queue), tmp_path / str(number))
+        fpo(PROMPTS, words)
+        asked = [json.loads(line) for line in (queue.folder / "questions.jsonl").read_text().splitlines()]
+        with (queue.folder / "labels.jsonl").open("w") as file:
+            file.writelines(json.dumps({"id": q["id"], "label": 1.0}) + "\n" for q in asked)
+    assert len({q["id"] for q in asked}) == 4
+    assert fpo.follower.counts.labels_total == 0  # its own answers come with the next call
+    fpo(PROMPTS, words)
+    assert fpo.follower.counts.labels_total == 2
+
+
+def test_a_queue_that_cannot_be_reached_is_asked_again_and_ends_the_run_at_last(tmp_path, tiny_deberta, monkeypatch):
+    monkeypatch.setattr("foresighted.integrations.trl.labelling._FIRST_WAIT", 0.01)
+
+    class Away(FileQueue):
+        def submit(self, questions):
+            raise ConnectionError("the queue is away")
+
+    config = FPOConfig(label_retries=1, label_failures=3)
+    fpo = begun(FPOReward(str(tiny_deberta), config, Away(tmp_path)), tmp_path)
+    for _ in range(2):
+        fpo(PROMPTS, RESPONSES)
+    assert [row.labels_failed for row in rounds(tmp_path)] == [2, 2]
+    assert not fpo.follower.pending
+    with pytest.raises(RunError, match="no answer in 3 rounds"):
         fpo(PROMPTS, RESPONSES)
 
 
@@ -218,6 +284,41 @@ def test_messages_are_read_as_text():
     assert text_of([{"role": "system", "content": "Be kind"}, {"role": "user", "content": parts}]) == (
         "system: Be kind\nuser: look"
     )
+
+
+def test_a_reward_model_in_bfloat16_learns_in_float32(tmp_path, tiny_llama_reward):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_reward)
+    for train, scope in (("head", "head"), ("head", "head:1"), ("all", "last:1")):
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_llama_reward, dtype=torch.bfloat16)
+        config = FPOConfig(steering="proximal", scope=scope, reward_model_train=train)
+        fpo = begun(FPOReward(model, config, prefer, tokenizer=tokenizer), tmp_path / f"{train}-{scope}")
+        before = {name: p.detach().clone() for name, p in fpo.follower.learner.parameters.items()}
+        fpo(PROMPTS, RESPONSES)
+        assert all(p.dtype == torch.float32 for p in before.values())
+        moved = before["head.weight"] != fpo.follower.learner.parameters["head.weight"]
+        assert moved.float().mean() > 0.95
+
+
+def test_a_long_prompt_is_cut_and_never_the_response(tmp_path, tiny_llama_reward, caplog):
+    config = FPOConfig(reward_model_max_length=24)
+    fpo = begun(FPOReward(str(tiny_llama_reward), config, prefer), tmp_path)
+    long = ["why " * 200] * 3
+    encoded = fpo.follower.classifier.encode(long, RESPONSES[:3])["input_ids"]
+    texts = fpo.follower.classifier.tokenizer.batch_decode(encoded, skip_special_tokens=True)
+    assert all(text.endswith(response) for text, response in zip(texts, RESPONSES, strict=False))
+    assert "the beginning of its prompt is cut off" in caplog.text
+
+
+def test_the_reward_model_can_be_taken_out(tmp_path, tiny_deberta):
+    from transformers import AutoModelForSequenceClassification
+
+    fpo = begun(FPOReward(str(tiny_deberta), FPOConfig(reward_model_learning_rate=0.1), prefer), tmp_path)
+    fpo(PROMPTS, RESPONSES)
+    fpo.save_reward_model(tmp_path / "out")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.classifier.weight, fpo.follower.classifier.head.weight)
 
 
 # Bad input: one line that says what, where and what to do.
@@ -291,6 +392,29 @@ def test_forms_that_read_labels_need_somebody_who_gives_them_at_once(tmp_path, t
         with pytest.raises(ConfigError, match=said):
             FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed"), labels)
         FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed", steering_labels="baseline"), labels)
+
+
+def test_what_cannot_be_a_labeller_or_settings_is_refused(tmp_path, tiny_deberta):
+    for arguments, said in (
+        ({"args": prefer}, "args: got function, expected FPOConfig"),
+        ({"labels": "judge"}, "labels: got 'judge'; give a function"),
+        ({"labels": lambda text: 1.0}, r"cannot be called with \(prompts, first, second\)"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            FPOReward(str(tiny_deberta), **arguments)
+    with pytest.raises(RunError, match="but the trainer begins anew"):
+        begun(FPOReward(str(tiny_deberta), FPOConfig(), prefer, resume_from=tmp_path), tmp_path)
+
+
+def test_a_prompt_with_an_image_is_refused():
+    batch = [[{"role": "user", "content": [{"type": "image", "image": object()}]}]]
+
+    class Two(Processes):
+        def gather(self, value):
+            return [json.loads(json.dumps(value))] * 2
+
+    with pytest.raises(DataError, match="FPOReward reads text alone"):
+        gather(Two(torch.device("cpu")), batch, ["a"], [1], None)
 
 
 def test_settings_are_checked_all_at_once():

@@ -172,6 +172,63 @@ def test_references_come_from_the_frozen_policy(tmp_path, tiny_llama, tiny_deber
                  max_steps=2).train()  # fmt: skip
 
 
+def test_an_own_reference_policy_is_read_as_it_is(tiny_llama, tokenizer):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from foresighted.integrations.trl.references import FrozenPolicy
+
+    def policy(**settings):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+
+    trained = policy(init_lora_weights=False, lora_alpha=200)
+    options = {"begins": True, "seed": 0, "max_new_tokens": 8}
+    own = FrozenPolicy.of_trainer(policy(), tokenizer, trained, **options).write(["What is rain?"])
+    base = FrozenPolicy.of_trainer(policy(), tokenizer, None, **options).write(["What is rain?"])
+    assert own != base
+    with pytest.raises(ConfigError, match="adapter was trained before"):
+        FrozenPolicy.of_trainer(trained, tokenizer, None, **options)
+
+
+def test_two_objects_in_one_trainer_need_two_names(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
+    def made(*names):
+        return [FPOReward(str(tiny_deberta), FPOConfig(), labels, name=name) for name in names]
+
+    def trainer(both):
+        import trl
+
+        args = trl.GRPOConfig(
+            output_dir=str(tmp_path), num_generations=4, max_steps=2, **{**COMMON, "save_strategy": "steps"},
+            save_steps=1,
+        )  # fmt: skip
+        return trl.GRPOTrainer(
+            model=str(tiny_llama), reward_funcs=both, callbacks=both, args=args, train_dataset=prompts()
+        )
+
+    with pytest.raises(ConfigError, match="two FPOReward objects of one trainer are called 'fpo'"):
+        trainer(made("fpo", "fpo")).train()
+    one = trainer(made("helpful", "harmless"))
+    one.train()
+    assert {"helpful/penalty", "harmless/penalty"} <= set(one.state.log_history[0])
+    for name in ("helpful", "harmless"):
+        assert len(read(tmp_path / f"foresighted-{name}" / "rounds.jsonl", RoundRow)) == 2
+        assert (tmp_path / "checkpoint-2" / f"foresighted-{name}" / "state.json").exists()
+
+
+def test_the_table_of_completions_holds_the_rewards_of_evaluation(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
+    fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels)
+    trainer = _trainer("GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=1, per_device_eval_batch_size=4)
+    trainer.train()
+    trainer.evaluate()
+    logs = trainer._logs
+    last = 4  # rows of an evaluation batch
+    rewards = list(logs["rewards"]["fpo"])[-last:]
+    assert list(logs["extra"]["reward_model"])[-last:] == pytest.approx(rewards, abs=1e-5)
+    assert list(logs["extra"]["penalty"])[-last:] == [0.0] * last
+
+
 def test_the_command_line_of_trl(tmp_path, tiny_llama, tiny_deberta, prompts, monkeypatch):
     """`trl grpo --reward_funcs my_rewards.fpo`: no callbacks can be passed, the object attaches itself."""
     from transformers import trainer as transformers_trainer
@@ -221,6 +278,14 @@ def test_a_checkpoint_without_our_state_is_an_error(tmp_path, tiny_llama, tiny_d
     trainer().train()
     with pytest.raises(RunError, match=r"belongs to another configuration \(update_every was 1, now 2\)"):
         trainer(update_every=2).train(resume_from_checkpoint=True)
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    other = AutoModelForSequenceClassification.from_pretrained(tiny_deberta)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    fpo = FPOReward(other, FPOConfig(), labels, tokenizer=AutoTokenizer.from_pretrained(tiny_deberta))
+    with pytest.raises(RunError, match="has another body than the one given"):
+        _trainer("GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2).train(resume_from_checkpoint=True)
     state = tmp_path / "checkpoint-2" / "foresighted" / "reward_model.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     with pytest.raises(RunError, match=r"damaged; resume_from_checkpoint='.*checkpoint-1' has it"):
@@ -230,6 +295,10 @@ def test_a_checkpoint_without_our_state_is_an_error(tmp_path, tiny_llama, tiny_d
         trainer().train(resume_from_checkpoint=True)
     elsewhere = tmp_path.with_name(tmp_path.name + "-moved")
     shutil.move(tmp_path / "checkpoint-1", elsewhere)
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    fpo = FPOReward(str(tiny_deberta), FPOConfig(), labels, resume_from=elsewhere)
+    _trainer("GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2).train(resume_from_checkpoint=str(elsewhere))
+    assert [row.round for row in _records(tmp_path)[0]] == [1, 2]
     with pytest.raises(RunError, match="is no checkpoint of the trainer; give FPOReward"):
         trainer().train(resume_from_checkpoint=str(elsewhere))
 

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         metavar="OURS=THEIRS",
         help="what a column is called there, for example reward=scores.rm (nested keys by dots), reward=helpful+polite"
         " (a sum), run=arm+gamma (side by side), label= (do not use it); OURS is round, prompt, prompt_id, response,"
-        " reward, utility, label, reference_reward, kl, tokens, chosen, kind, run or seed; may be given several times;"
+        " reward, utility, label, reference_reward, kl, tokens, kind, run or seed; may be given several times;"
         " those not given are guessed, and the guesses are shown",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/audit.json")

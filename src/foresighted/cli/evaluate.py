@@ -16,8 +16,8 @@ from foresighted.cli.options import add_settings
 from foresighted.cli.progress import Bars
 from foresighted.config import from_text, read_yaml, settings
 from foresighted.errors import ConfigError
-from foresighted.evaluate.findings import p_text, share_text
-from foresighted.evaluate.intervals import Interval, interval_text, number
+from foresighted.evaluate.findings import p_text, rating_text, share_text
+from foresighted.evaluate.intervals import Interval, interval_text
 from foresighted.evaluate.result import Evaluation
 from foresighted.evaluate.settings import EvaluateConfig, from_mapping, to_yaml
 
@@ -166,11 +166,8 @@ def _categories(evaluation: Evaluation) -> Table:
 def _policies(evaluation: Evaluation) -> Table:
     table = _titled("policies", "policy", "answers", "words", "repetition", "refusals", "empty", "rating (log-odds)")
     for policy in evaluation.policies:
-        rating = policy.rating
-        shown = "-"
-        if rating is not None:
-            known = rating.low is not None and rating.high is not None
-            shown = f"{number(rating.rating)} [{rating.low:.2f}, {rating.high:.2f}]" if known else "0 (baseline)"
+        shown = rating_text(policy.rating) if policy.rating else "-"
+        shown = "0 (baseline)" if policy.rating and policy.name == evaluation.baseline else shown
         _add(
             table,
             policy.name, str(policy.answers), _text(policy.words), _text(policy.repetition),

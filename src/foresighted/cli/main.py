@@ -13,6 +13,10 @@ from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped
 
 BAD_INPUT = 2
+FAULT = 70
+"""A fault of the program (EX_SOFTWARE): never 1, which says that a loop collapsed."""
+TRACEBACK = "FORESIGHTED_TRACEBACK"
+"""Environment variable that shows where a fault is."""
 INTERRUPTED = 130
 
 
@@ -31,7 +35,10 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 1 collapse found, 2 bad input, 130 interrupted."""
+    """Run the command line; return the exit code.
+
+    0 done, 1 the audit found collapse, 2 bad input, 70 a fault of the program, 130 interrupted.
+    """
     args = parser().parse_args(arguments)
     _quieten()
     try:
@@ -44,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(stop), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("stopped; finished rounds are saved, go on with --resume", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        told = f"a fault of foresighted itself: {type(error).__name__}: {error}; {TRACEBACK}=1 shows where"
+        return _say(told, FAULT)
     return code or 0
 
 
@@ -60,6 +72,7 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; the failure itself is our one line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours are rich's
     if not sys.warnoptions:

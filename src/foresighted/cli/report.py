@@ -42,22 +42,23 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"out: got {args.out}, expected a file name in a directory that exists, for example page.html"
         )
-    from foresighted.report import kind_of, write_report
+    from foresighted.report import kind_of, records_of, write_report
 
-    kind = kind_of(args.path)
+    path = records_of(args.path)
+    kind = kind_of(path)
     if kind == "evaluation":
         from foresighted.cli.evaluate import print_evaluation
         from foresighted.evaluate.result import read_evaluation
 
-        print_evaluation(read_evaluation(args.path))
+        print_evaluation(read_evaluation(path))
     elif kind == "audit":
         from foresighted.audit.result import read_audit
         from foresighted.cli.audit import print_audit
 
-        print_audit(read_audit(args.path))
+        print_audit(read_audit(path))
     else:
-        print_summary(summarise(args.path))
-    print(f"report: {write_report(args.path, args.out)}")
+        print_summary(summarise(path))
+    print(f"report: {write_report(path, args.out)}")
 
 
 def print_summary(comparison: Comparison) -> None:

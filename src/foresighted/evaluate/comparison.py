@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foresighted.config import read_yaml
-from foresighted.errors import DataError
+from foresighted.errors import ConfigError, DataError
 from foresighted.evaluate.intervals import (
     Grid,
     Interval,
@@ -25,6 +25,7 @@ from foresighted.evaluate.intervals import (
     paired_interval,
     wilson_share,
 )
+from foresighted.evaluate.sentences import PROXY_FELL
 from foresighted.records import (
     HELDOUT,
     INITIAL_PAIRS,
@@ -230,7 +231,7 @@ def read_plan(out: Path) -> Plan:
 
     Raises:
         DataError: the directory is neither a comparison nor a run.
-        ConfigError: `config.yaml` cannot be read.
+        ConfigError: `config.yaml` cannot be read, or a seed is no whole number.
     """
     config = read_yaml(out / "config.yaml")
     rounds = config.get("rounds")
@@ -239,13 +240,19 @@ def read_plan(out: Path) -> Plan:
         arms, seeds = config["arms"], config.get("seeds", [0])
         if not isinstance(arms, list) or not arms or not isinstance(seeds, list) or not seeds:
             raise DataError(f"{out / 'config.yaml'}: arms and seeds must be lists with at least one entry")
-        return Plan(tuple(map(str, arms)), tuple(map(int, seeds)), rounds, False)
+        return Plan(tuple(map(str, arms)), tuple(_seed(seed, out) for seed in seeds), rounds, False)
     if not (out / ROUNDS).exists() and not (out / HELDOUT).exists():
         raise DataError(
             f"{out}: neither a comparison (config.yaml names no arms) nor a run (no {ROUNDS}, no {HELDOUT})"
         )
     label = str(config.get("steering") or out.resolve().name)
-    return Plan((label,), (int(config.get("seed", 0)),), rounds, True)
+    return Plan((label,), (_seed(config.get("seed", 0), out),), rounds, True)
+
+
+def _seed(value: object, out: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"config: {out / 'config.yaml'}: a seed is {value!r}; expected a whole number")
+    return value
 
 
 def run_directory(out: Path, plan: Plan, arm: str, seed: int) -> Path:
@@ -419,7 +426,7 @@ def judge_collapse(utilities: Mapping[int, Grid], rewards: Mapping[int, Grid], *
         "the last evaluated round is the best one": best == last,
         "the fall is within half the prompt-to-prompt standard deviation at round 0": fall.mean <= threshold,
         "the interval of the fall includes 0": not fall.low > 0,
-        "proxy reward fell too": reward_fell,
+        PROXY_FELL: reward_fell,
     }
     against = [reason for reason, holds in reasons.items() if holds]
     reason = against[0] if against else "true utility fell while proxy reward did not"

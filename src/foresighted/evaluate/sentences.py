@@ -10,6 +10,9 @@ from foresighted.evaluate.intervals import Interval, Share, interval_text
 if TYPE_CHECKING:
     from foresighted.evaluate.comparison import Arm, Comparison
 
+PROXY_FELL = "proxy reward fell too"
+"""Why a fall of true utility is no collapse: whoever watches the reward sees it."""
+
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """Return what was seen, with intervals, label counts and the numbers of seeds and prompts."""
@@ -34,7 +37,13 @@ def _collapse_sentences(comparison: Comparison) -> Iterable[str]:
         return
     collapsed = [arm.label for arm in judged if any(c.collapsed for c in (arm.collapse, *arm.seed_collapses) if c)]
     baseline = comparison.planned_arms[0]
-    if baseline not in collapsed:
+    worse = [arm.label for arm in judged if arm.collapse and arm.collapse.reason == PROXY_FELL]
+    for label in worse:
+        yield (
+            f"{label} got worse, and by the last round proxy reward fell too: no collapse by the last round alone."
+            " `foresighted audit` judges the rounds before it as well."
+        )
+    if baseline not in (*collapsed, *worse):
         where = f"in the baseline {baseline}" if collapsed else "in any arm or seed"
         yield (
             f"No collapse was seen {where} at this size ({_count(comparison.last_round, 'round')}):"
@@ -55,7 +64,8 @@ def _fall_sentence(arm: Arm) -> Iterable[str]:
     collapse = arm.collapse
     if collapse is None or collapse.best_round == collapse.last_round:
         return
-    verdict = "a collapse" if collapse.collapsed else f"not a collapse: {collapse.reason}"
+    alone = " by the last round alone" if collapse.reason == PROXY_FELL else ""
+    verdict = "a collapse" if collapse.collapsed else f"not a collapse{alone}: {collapse.reason}"
     whose = "" if len(arm.seeds) == 1 else "the mean over seeds of "
     yield (
         f"{arm.label}: {whose}true utility fell by {interval_text(collapse.fall)} from its best evaluated round"

@@ -161,7 +161,8 @@ def _categories_section(evaluation: Evaluation, policies: Sequence[str]) -> Sect
 
 def _group_row(pair: PairResult, by: str, group: GroupResult) -> tuple[str, ...]:
     counts = group.counts
-    numbers = (counts.wins, counts.ties, counts.losses, counts.position_bias, counts.failed)
+    disagree = str(counts.position_bias) if pair.bias else "unknown"
+    numbers = (counts.wins, counts.ties, counts.losses, disagree, counts.failed)
     return (_name(pair), by, group.name, *map(str, numbers), _share(group.decided), p_text(group.p))
 
 

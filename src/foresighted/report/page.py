@@ -95,6 +95,10 @@ class Page:
     texts: tuple[tuple[str, str], ...] = ()
 
 
+SHOWN, MOST_SHOWN = 6, 12
+"""Findings that stand open where there are more than so many."""
+
+
 def render(page: Page) -> bytes:
     """Return the page as HTML in UTF-8; the same page gives the same bytes."""
     ours = (files("foresighted.report") / "page.js").read_text("utf-8")
@@ -112,6 +116,7 @@ def render(page: Page) -> bytes:
     )
     text = environment.get_template("template.html").render(
         page=page,
+        shown=SHOWN if len(page.sentences) > MOST_SHOWN else len(page.sentences),
         sections=sections,
         style=Markup(style),
         script=Markup(ours),

@@ -9,12 +9,16 @@ from foresighted.audit.result import AUDIT, read_audit
 from foresighted.errors import DataError
 from foresighted.evaluate.result import read_evaluation
 from foresighted.evaluate.rows import EVALUATION
+from foresighted.records import HELDOUT, ROUNDS
 from foresighted.report.audit import audit_page
 from foresighted.report.comparison import comparison_page
 from foresighted.report.evaluation import evaluation_page
 from foresighted.report.page import Page, write
 
 REPORT = "report.html"
+CONFIG = "config.yaml"
+TRAINER_FOLDER = "foresighted"
+"""Where FPOReward keeps its records inside a trainer's output directory."""
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
@@ -32,8 +36,15 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         DataError: the records cannot be read, for example because nothing was evaluated yet.
         ConfigError: `config.yaml` cannot be read.
     """
+    path = records_of(path)
     directory = path.parent if path.is_file() else path
     return write(read_page(path), out or directory / REPORT)
+
+
+def records_of(path: Path) -> Path:
+    """Return the path itself, or the folder of records inside a trainer's output directory."""
+    inside = path / TRAINER_FOLDER
+    return inside if (inside / ROUNDS).exists() and not (path / ROUNDS).exists() else path
 
 
 def read_page(path: Path) -> Page:
@@ -60,6 +71,11 @@ def kind_of(path: Path) -> Literal["evaluation", "audit", "comparison"]:
     if not path.exists():
         raise DataError(
             f"{path}: cannot be read, nothing is there; give a directory of train, compare, evaluate or audit --out"
+        )
+    if path.is_dir() and not any((path / name).exists() for name in (EVALUATION, AUDIT, CONFIG, ROUNDS, HELDOUT)):
+        raise DataError(
+            f"{path}: holds no run, comparison, evaluation or audit; give a directory of train, compare, evaluate or"
+            " audit --out, or the output_dir of a trainer with FPOReward"
         )
     if path.name == EVALUATION or (path / EVALUATION).exists():
         return "evaluation"

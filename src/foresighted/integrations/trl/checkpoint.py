@@ -22,16 +22,15 @@ from foresighted.errors import RunError
 from foresighted.integrations.trl.follower import Counts, Follower, Probe
 from foresighted.integrations.trl.pairs import Labelled
 
-FOLDER = "foresighted"
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features"
 MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "reward_model_batch_size", "placement")
 """Settings that a resumed run may change: they leave what is computed as it is, but for the last bits."""
 
 
-def save(checkpoint: Path, follower: Follower, journal: Path | None) -> None:
-    """Write the state beside the trainer's own checkpoint."""
-    target = checkpoint / FOLDER
+def save(folder: Path, follower: Follower, journal: Path | None) -> None:
+    """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
+    target = folder
     temporary = target.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -48,6 +47,7 @@ def save(checkpoint: Path, follower: Follower, journal: Path | None) -> None:
     state = {
         "config": to_mapping(follower.config),
         "counts": asdict(follower.counts),
+        "frozen": follower.frozen_fingerprint,
         "optimizer": numbers,
         "probe": asdict(follower.probe),
         "ready": [_plain(pair) for pair in follower.ready],
@@ -59,20 +59,19 @@ def save(checkpoint: Path, follower: Follower, journal: Path | None) -> None:
     fsync(temporary / _STATE)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    fsync(checkpoint)
+    fsync(target.parent)
 
 
 def _plain(pair: Labelled) -> dict[str, Any]:
     return {"id": pair.id, "prompt": pair.prompt, "first": pair.first, "second": pair.second, "label": pair.label}
 
 
-def restore(checkpoint: Path, follower: Follower) -> dict[str, int] | None:
+def restore(folder: Path, follower: Follower) -> dict[str, int] | None:
     """Put back what `save` wrote; return the byte counts of the records at that time.
 
     Raises:
         RunError: the state is absent, damaged, or of another configuration or reward model.
     """
-    folder = checkpoint / FOLDER
     state = _read(folder)
     asked = to_mapping(follower.config)
     differ = [name for name in asked if name not in MAY_CHANGE and state["config"].get(name) != asked[name]]
@@ -83,6 +82,8 @@ def restore(checkpoint: Path, follower: Follower) -> dict[str, int] | None:
     parameters = follower.learner.parameters
     if saved.keys() != parameters.keys() or any(saved[key].shape != parameters[key].shape for key in saved):
         raise RunError(f"{folder}: its reward model has other parameters than the one given; give the same one")
+    if state["frozen"] != follower.frozen_fingerprint:
+        raise RunError(f"{folder}: its reward model has another body than the one given; give the same one")
     with torch.no_grad():
         for key, parameter in parameters.items():
             parameter.copy_(saved[key])
@@ -119,7 +120,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _instead(folder: Path) -> str:
     """Return what to do: an earlier checkpoint that is whole, or a new run."""
     siblings = [path for path in folder.parents[1].glob("checkpoint-*") if path != folder.parent]
-    whole = [path for path in siblings if (path / FOLDER / _STATE).exists()]
+    whole = [path for path in siblings if (path / folder.name / _STATE).exists()]
     if not whole:
         return "start a new run"
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from foresighted.influence import find_head
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Text, text_of
 
+_log = logging.getLogger(__name__)
 _WANTED = "give a sequence classifier of transformers with one label, or the folder of one"
 
 
@@ -32,11 +35,15 @@ class Classifier(RewardModel):
         reads = config.reward_model_input
         if reads == "auto":
             reads = "text" if tokenizer.sep_token_id is None else "pair"
+        tokenizer = copy.copy(tokenizer)
+        if reads != "response":
+            tokenizer.truncation_side = "left"  # what is cut off of a long text is its prompt, never the response
         super().__init__(body, head, tokenizer, pooled=False, train=config.reward_model_train, reads=reads)
         self._end = str(tokenizer.eos_token) if config.append_eos else ""
         longest = (
             getattr(body.config.get_text_config(), "max_position_embeddings", None) or config.reward_model_max_length
         )
+        self._cut = False
         self._longest = min(config.reward_model_max_length, tokenizer.model_max_length, longest)
 
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
@@ -63,6 +70,9 @@ class Classifier(RewardModel):
             max_length=self._longest,
             return_tensors="pt",
         )
+        if not self._cut and batch["input_ids"].shape[1] >= self._longest:
+            self._cut = True
+            _log.warning("a text has %d tokens or more: the beginning of its prompt is cut off", self._longest)
         return {name: tensor.to(self.head.weight.device) for name, tensor in batch.items()}
 
     def _chat_of(self, prompt: Text, response: Text) -> str:
@@ -94,10 +104,10 @@ def load_classifier(
         raise ModelError(f"reward_model: got {type(reward_model).__name__}; {_WANTED}")
     name = source or type(reward_model).__name__
     _check_kind(type(reward_model).__name__, int(getattr(reward_model.config, "num_labels", 1)), name)
-    if any(hasattr(p, "ds_id") or p.numel() == 0 for p in reward_model.parameters()):
+    if any(hasattr(p, "ds_id") or p.numel() == 0 or p.is_meta for p in reward_model.parameters()):
         raise ModelError(
-            f"reward_model: {name} was partitioned by DeepSpeed ZeRO-3 as it was loaded; load it before the trainer's"
-            " arguments are made, or give its folder and use placement='first-rank'"
+            f"reward_model: {name} was partitioned as it was loaded (DeepSpeed ZeRO-3, or FSDP with"
+            " cpu_ram_efficient_loading); load it before the trainer's arguments are made, or without that"
         )
     tokenizer = _tokenizer(transformers, tokenizer, source)
     _check_tokenizer(reward_model, tokenizer, name)
@@ -114,6 +124,11 @@ def load_classifier(
 
 
 def _from_folder(transformers: Any, source: str) -> Any:
+    if transformers.integrations.is_deepspeed_zero3_enabled():
+        raise ModelError(
+            f"reward_model: DeepSpeed ZeRO-3 would partition {source} as it is loaded; make FPOReward before the"
+            " trainer's arguments (GRPOConfig)"
+        )
     try:
         config = transformers.AutoConfig.from_pretrained(source)
         _check_kind((config.architectures or [""])[0], config.num_labels, source)
@@ -179,6 +194,10 @@ def _with_adapter(model: Any, config: FPOConfig, head: str) -> Any:
 
 def _train_only(model: nn.Module, head: nn.Linear, train: str) -> None:
     own = {id(p) for p in head.parameters()}
+    if train == "all":
+        model.float()  # AdamW's steps are smaller than what half precision can hold
+    head.float()
+    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(module.weight.dtype), *inputs[1:]))
     for name, parameter in model.named_parameters():
         wanted = train == "all" or id(parameter) in own or (train == "lora" and ".lora_" in name)
         if parameter.is_floating_point():

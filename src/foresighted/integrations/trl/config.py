@@ -73,6 +73,7 @@ class FPOConfig(SteeringConfig):
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
     label_timeout: float = setting(120.0, "labels", "seconds that a labeller may take for one call")
     label_retries: int = setting(2, "labels", "times that a labeller is asked again after it failed")
+    label_failures: int = setting(10, "labels", "rounds without any answer, one after the other, that end the run")
     pending_pairs: int = setting(
         10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first"
     )
@@ -81,8 +82,8 @@ class FPOConfig(SteeringConfig):
         return [
             *at_least(
                 self, label_seed=0, update_every=1, reward_model_steps=1, reward_model_batch_size=1,
-                reward_model_lora_rank=1, reward_model_lora_alpha=1, probe_size=0, label_retries=0, pending_pairs=1,
-                reward_model_max_length=2, reference_max_new_tokens=1,
+                reward_model_lora_rank=1, reward_model_lora_alpha=1, probe_size=0, label_retries=0, label_failures=1,
+                pending_pairs=1, reward_model_max_length=2, reference_max_new_tokens=1,
             ),
             *positive(self, "reward_model_learning_rate", "reward_model_max_grad_norm"),
             (

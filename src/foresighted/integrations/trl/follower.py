@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from foresighted.integrations.trl.classifier import Classifier
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Text
 from foresighted.integrations.trl.pairs import Labelled
-from foresighted.integrations.trl.processes import Processes
+from foresighted.integrations.trl.processes import Processes, fingerprint
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Counts:
     """Of those that the reward model learnt from: how many, and their sum."""
     labels_failed: int = 0
     """Labels asked for and not given: their rounds were skipped."""
+    rounds_failed: int = 0
+    """Of the last rounds, one after the other, those without any answer."""
     given_up: int = 0
     """Pairs that waited too long in a queue."""
 
@@ -74,6 +77,13 @@ class Follower:
         self.pending: dict[str, Labelled] = {}
         """Asked for in a queue."""
         self.probe = Probe()
+
+    @cached_property
+    def frozen_fingerprint(self) -> str:
+        """Hash of the weights that never change: a checkpoint holds the others only, and belongs to these."""
+        trained = {id(p) for p in self.learner.parameters.values()}
+        body = self.classifier.body.named_parameters()
+        return fingerprint({name: p for name, p in body if id(p) not in trained})
 
     @property
     def baseline(self) -> float:

@@ -39,7 +39,10 @@ def gather(
 ) -> Batch:
     """Return the rows of all processes."""
     own = [list(prompts), list(responses), list(tokens), None if references is None else list(references)]
-    every = together.gather(own)
+    try:
+        every = together.gather(own)
+    except TypeError:
+        raise DataError("prompts: hold something that is no text, an image say; FPOReward reads text alone") from None
     sizes = [len(part[0]) for part in every]
     start = sum(sizes[: together.rank])
     said, answered, lengths = ([row for part in every for row in part[i]] for i in range(3))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,8 @@ class Round:
     labels_read: int
     labels_failed: int
     labels_total: int
+    given_up: int
+    """Pairs that waited too long in a queue, so far."""
 
     @property
     def score(self) -> Tensor:
@@ -57,7 +60,7 @@ class Round:
     @property
     def accuracy(self) -> float | None:
         """Share of labelled pairs that the reward model ordered as the label does; ties of the label do not count."""
-        return mean(float((m > 0) == (p > 0.5)) for m, p in self.judged if p != 0.5)
+        return mean(float(m * (p - 0.5) > 0) for m, p in self.judged if p != 0.5)
 
 
 class Answer(NamedTuple):
@@ -98,6 +101,11 @@ class Journal:
         candidates = candidate_rows(played)
         records.append(self.folder / records.CANDIDATES, candidates)
         records.append(self.folder / records.ROUNDS, [round_row(played, candidates)])
+
+    def evaluated(self) -> set[int]:
+        """Return the rounds whose evaluation is recorded."""
+        path = self.folder / records.HELDOUT
+        return {row.round for row in records.read(path, HeldoutRow)} if path.exists() else set()
 
     def add_evaluation(self, number: int, answers: Sequence[Answer]) -> None:
         """Append an evaluation: one row a prompt, the first answer's text, means over its answers."""
@@ -169,6 +177,7 @@ def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
 
 def metrics(played: Round) -> dict[str, float]:
     """Return what TRL logs of a round; what is unknown is left out, never logged as NaN."""
+    known = [value for value in played.utilities.values() if value is not None]
     values: dict[str, float | None] = {
         "reward_model": float(played.scores.reward.mean()),
         "penalty": float(played.penalty.value.mean()),
@@ -178,11 +187,14 @@ def metrics(played: Round) -> dict[str, float]:
         "reward_model_loss": played.loss,
         "reward_model_accuracy": played.accuracy,
         "reward_model_drift": played.drift,
-        "utility": mean(played.utilities.values()),
+        "reward_model_std": float(played.scores.reward.std(correction=0)),
+        "utility": mean(known),
+        "utility_std": pstdev(known) if len(known) > 1 else None,
         "labels_total": float(played.labels_total),
         "labels_failed": float(played.labels_failed),
+        "given_up": float(played.given_up) if played.given_up else None,
     }
-    return {f"fpo/{name}": value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _sigmoid(x: float) -> float:

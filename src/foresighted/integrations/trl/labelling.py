@@ -11,13 +11,14 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from foresighted.alignment import noise
-from foresighted.errors import DataError
+from foresighted.errors import ConfigError, DataError, ForesightedError
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.records import append, read_mappings
 from foresighted.types import Utility
@@ -91,9 +92,25 @@ class Asker:
     Args:
         labels: a `types.Labeller` or an async function of the same arguments.
         config: limits, and whether a preference becomes one bit.
+
+    Raises:
+        ConfigError: something that cannot be called with three lists.
     """
 
     def __init__(self, labels: Any, config: FPOConfig) -> None:
+        if not callable(labels):
+            raise ConfigError(
+                f"labels: got {labels!r:.60}; give a function of (prompts, first, second), or a queue with submit and"
+                " collect"
+            )
+        with contextlib.suppress(ValueError):  # some callables have no signature
+            try:
+                inspect.signature(labels).bind([], [], [])
+            except TypeError as error:
+                raise ConfigError(
+                    f"labels: {getattr(labels, '__name__', type(labels).__name__)} cannot be called with (prompts,"
+                    f" first, second): {error}"
+                ) from None
         self._labels = labels
         self._config = config
 
@@ -103,18 +120,9 @@ class Asker:
         Raises:
             DataError: the wrong number of labels, or one outside [0, 1]: a mistake that asking again would not mend.
         """
-        wait = _FIRST_WAIT
-        for attempt in range(self._config.label_retries + 1):
-            if attempt:
-                time.sleep(wait)
-                wait *= 2
-            try:
-                found = self._call(list(prompts), list(first), list(second))
-            except Exception as error:  # whatever a labeller's network or model does, training goes on
-                _log.warning("labels: attempt %d failed (%s: %s)", attempt + 1, type(error).__name__, error)
-                continue
-            return self._sampled(checked(found, len(prompts)), prompts, first, second)
-        return None
+        columns = list(prompts), list(first), list(second)
+        done, found = again(lambda: limited(self._labels, columns, self._config.label_timeout), self._config)
+        return self._sampled(checked(found, len(prompts)), prompts, first, second) if done else None
 
     def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """Return the true utility of each response, None where the labeller knows none or fails: it is for records.
@@ -124,11 +132,13 @@ class Asker:
         """
         if not isinstance(self._labels, Utility) or not prompts:
             return [None] * len(prompts)
+        columns = list(prompts), list(responses)
         try:
-            found = [float(value) for value in self._labels.utility(list(prompts), list(responses))]
+            said = limited(self._labels.utility, columns, self._config.label_timeout)
         except Exception as error:  # as for labels
             _log.warning("labels: no utility this time (%s: %s)", type(error).__name__, error)
             return [None] * len(prompts)
+        found = [float(value) for value in said]
         if len(found) != len(prompts) or not all(map(math.isfinite, found)):
             raise DataError(f"labels: utility gave {len(found)} values for {len(prompts)}; give one finite value each")
         return list(found)
@@ -141,22 +151,55 @@ class Asker:
         rows = zip(labels, prompts, first, second, strict=True)
         return [float(noise.uniform(self._config.label_seed, "label", *texts) < p) for p, *texts in rows]
 
-    def _call(self, *columns: list[str]) -> Sequence[Any]:
-        limit = self._config.label_timeout
-        call = self._labels if inspect.iscoroutinefunction(self._labels) else type(self._labels).__call__
-        if inspect.iscoroutinefunction(call):
-            return _in_thread(lambda: asyncio.run(_limited(self._labels(*columns), limit)), math.inf)
-        if math.isinf(limit):
-            return list(self._labels(*columns))
-        return _in_thread(lambda: self._labels(*columns), limit)
+
+def again(work: Callable[[], Any], config: FPOConfig) -> tuple[bool, Any]:
+    """Return whether `work` went well, at once or after `label_retries` more attempts, and what it returned.
+
+    Raises:
+        ForesightedError: what `work` raises of ours: a mistake that another attempt would not mend.
+    """
+    wait = _FIRST_WAIT
+    for attempt in range(config.label_retries + 1):
+        if attempt:
+            time.sleep(wait)
+            wait *= 2
+        try:
+            return True, work()
+        except ForesightedError:
+            raise
+        except Exception as error:  # whatever a labeller's network or model does, training goes on
+            _log.warning("labels: attempt %d failed (%s: %s)", attempt + 1, type(error).__name__, error)
+    return False, None
 
 
-async def _limited(answer: Any, limit: float) -> Sequence[Any]:
-    return await asyncio.wait_for(answer, None if math.isinf(limit) else limit)
+def limited(call: Callable[..., Any], columns: Sequence[list[str]], limit: float) -> Any:
+    """Return what a sync or async function says of some columns, within a time.
+
+    One that is still at it when the time is up is left alone and its answer dropped. Async functions run in one event
+    loop that lives as long as the process, so that what they keep open between calls stays usable.
+
+    Raises:
+        TimeoutError: no answer in time.
+    """
+    own = call if inspect.iscoroutinefunction(call) else type(call).__call__  # of an object
+    if inspect.iscoroutinefunction(own):
+        future = asyncio.run_coroutine_threadsafe(call(*columns), _loop())
+        try:
+            return future.result(None if math.isinf(limit) else limit)
+        except TimeoutError:
+            future.cancel()
+            raise TimeoutError(f"no answer within {limit:g} s") from None
+    return call(*columns) if math.isinf(limit) else _in_thread(lambda: call(*columns), limit)
 
 
-def _in_thread(work: Any, limit: float) -> Sequence[Any]:
-    """Return what `work` returns. One that is still at it when the time is up is left alone, its answer dropped."""
+@lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="foresighted-labels").start()
+    return loop
+
+
+def _in_thread(work: Callable[[], Any], limit: float) -> Any:
     done: list[Any] = []
     failed: list[BaseException] = []
 
@@ -168,12 +211,12 @@ def _in_thread(work: Any, limit: float) -> Sequence[Any]:
 
     thread = threading.Thread(target=run, daemon=True, name="foresighted-labels")
     thread.start()
-    thread.join(None if math.isinf(limit) else limit)
+    thread.join(limit)
     if failed:
         raise failed[0]
     if not done:
         raise TimeoutError(f"no answer within {limit:g} s")
-    return done[0]  # type: ignore[no-any-return]
+    return done[0]
 
 
 def checked(found: Sequence[Any], count: int) -> list[float]:

@@ -64,7 +64,8 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
     Args:
         gold: metric to trust: a reward of weight 0 (`rewards/gold/mean`), the same in evaluation
             (`eval_rewards/gold/mean`), or `fpo/utility`. None: symptoms only.
-        proxy: metric that is optimised; default `reward`, or `eval_reward` for a gold metric of evaluation.
+        proxy: metric that is optimised; default `fpo/reward_model` (the reward without our penalty) where it is logged,
+            else `reward`, or `eval_reward` for a gold metric of evaluation.
         action: on collapse warn, stop training, or stop with the weights of the last checkpoint before the fall.
         window: logs that are averaged; a check is made each time as many are full.
         alpha: chance of a false alarm over the whole run.
@@ -106,7 +107,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
                 f"gold: got none; without a metric to trust nothing is called collapse, {action} needs one"
             )
         self.gold = gold
-        self.proxy = proxy or ("eval_reward" if (gold or "").startswith("eval_") else "reward")
+        self._proxy = proxy
         self.action = action
         self.window = window
         self.alpha = alpha
@@ -134,6 +135,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Judge the metrics so far, and act on a collapse once."""
         self._logs.append({"step": state.global_step, **(logs or {})})
+        self._say_missing()
         for symptom in self._new_symptoms():
             self._say(args, state, symptom)
         if self.gold is None or self.verdict is not None or self.gold not in (logs or {}):
@@ -152,7 +154,27 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         if self.action != "warn":
             control.should_training_stop = True
         if self.action == "rollback":
+            control.should_save = False  # weights of one step and the optimiser of another are no checkpoint
             self._roll_back(args, since, kwargs["model"])
+
+    @property
+    def proxy(self) -> str:
+        """Metric that is optimised."""
+        if self._proxy:
+            return self._proxy
+        if (self.gold or "").startswith("eval_"):
+            return "eval_reward"
+        return "fpo/reward_model" if any("fpo/reward_model" in entry for entry in self._logs) else "reward"
+
+    def _say_missing(self) -> None:
+        """Warn once, after a window of logs, of a metric that nobody logs."""
+        seen = set().union(*self._logs)
+        evaluated = any(name.startswith("eval_") for name in seen)
+        for metric in (self.gold, self.proxy):
+            late = len(self._logs) >= self.window and (evaluated or not (metric or "").startswith("eval_"))
+            if metric and late and metric not in seen and metric not in self._warned:
+                self._warned.add(metric)
+                _log.warning("no log holds %r%s: nothing can be judged by it", metric, nearest(metric, seen))
 
     def _points(self, gold: str) -> list[dict[str, float]]:
         """Return the logs that hold both metrics as numbers."""
@@ -205,11 +227,20 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         if folder is None:
             _log.warning("no checkpoint up to step %d is left: training stops with the weights it has", since)
             return
-        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+        if sharded():
             _log.warning("weights are sharded: training stops; go on from resume_from_checkpoint=%r", str(folder))
             return
         load_weights(model, folder)
-        _log.warning("training stops with the weights of %s", folder)
+        _log.warning("training stops with the weights of %s; to go on, resume_from_checkpoint=%r", folder, str(folder))
+
+
+def sharded() -> bool:
+    """Return whether FSDP or DeepSpeed shards the trainer's weights."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    kinds = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+    return bool(AcceleratorState._shared_state) and AcceleratorState().distributed_type in kinds
 
 
 def _spread(points: list[dict[str, float]], metric: str) -> float:

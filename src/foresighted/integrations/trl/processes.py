@@ -77,14 +77,15 @@ class Processes:
         """Return what `work` returns here, once it went well everywhere: nobody waits for one that failed.
 
         Raises:
-            ForesightedError: its own where it failed here, a `RunError` with the same words elsewhere.
+            RunError: with its words where it failed elsewhere; where it failed here, whatever it raised.
         """
-        result, failed = None, None
+        result: Result | None = None
+        failed: Exception | None = None
         try:
             result = work()
-        except ForesightedError as error:
+        except Exception as error:
             failed = error
-        said = next((text for text in self.gather(failed and str(failed)) if text), None)
+        said = next((text for text in self.gather(failed and told(failed)) if text), None)
         if failed is not None:
             raise failed
         if said is not None:
@@ -111,6 +112,11 @@ class Processes:
                 f"{what}: after {when} its replica on process {', '.join(map(str, different))} differs from that of"
                 " process 0; give every process the same weights and seed, and use one kind of device"
             )
+
+
+def told(error: Exception) -> str:
+    """Return an error in words for the other processes."""
+    return str(error) if isinstance(error, ForesightedError) else f"{type(error).__name__}: {error}"
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -21,31 +21,44 @@ class FrozenPolicy:
     """Writes one reference response a prompt.
 
     Args:
-        model: a causal language model; one with a PEFT adapter is read with the adapter off.
+        model: a causal language model.
         tokenizer: the policy's.
+        adapter_off: read it with its PEFT adapter switched off.
         seed: of the sampling noise, which is named by the prompt and draws from no generator of torch.
         max_new_tokens: longest response.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, seed: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, seed: int, max_new_tokens: int, adapter_off: bool = False
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._seed = seed
         self._longest = max_new_tokens
+        self._adapter_off = adapter_off
 
     @classmethod
-    def of_trainer(cls, model: Any, tokenizer: Any, own: Any | None, **settings: int) -> FrozenPolicy:
+    def of_trainer(
+        cls, model: Any, tokenizer: Any, own: Any | None, *, begins: bool, seed: int, max_new_tokens: int
+    ) -> FrozenPolicy:
         """Return the frozen policy of a trainer: `own` if the user gave one, else its model without the adapter.
 
         Raises:
-            ConfigError: the trainer's model has no adapter to switch off.
+            ConfigError: the trainer's model has no adapter to switch off, or one that was trained before.
         """
+        if own is None and begins and _trained_adapter(model):
+            raise ConfigError(
+                "reference: the policy's adapter was trained before, so the base model is not the initial policy; give"
+                " reference_policy=MODEL"
+            )
         if own is None and not hasattr(model, "disable_adapter"):
             raise ConfigError(
                 "reference: 'policy' needs the frozen initial policy, and the trained one has no adapter to switch off;"
                 " give reference_policy=MODEL, or reference='leave-one-out'"
             )
-        return cls(model if own is None else own, tokenizer, **settings)
+        if own is not None:
+            return cls(own, tokenizer, seed=seed, max_new_tokens=max_new_tokens)
+        return cls(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens, adapter_off=True)
 
     @torch.no_grad()
     def write(self, prompts: Sequence[Text]) -> list[Text]:
@@ -70,7 +83,7 @@ class FrozenPolicy:
         training = model.training
         model.eval()
         try:
-            with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+            with model.disable_adapter() if self._adapter_off else nullcontext():
                 output = model.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
@@ -85,3 +98,8 @@ class FrozenPolicy:
             model.train(training)
         text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         return str(text).strip()
+
+
+def _trained_adapter(model: Any) -> bool:
+    """Return whether a LoRA adapter already changes its model: a fresh one has a B of zeros."""
+    return any(".lora_B." in name and bool(p.any()) for name, p in model.named_parameters())

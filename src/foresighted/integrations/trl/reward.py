@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from transformers import TrainerCallback
 
 from foresighted import records
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
-from foresighted.errors import ConfigError, ForesightedError, RunError
+from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.classifier import Classifier, load_classifier
 from foresighted.integrations.trl.config import FPOConfig, check_labels
@@ -21,11 +23,14 @@ from foresighted.integrations.trl.follower import Follower
 from foresighted.integrations.trl.groups import Batch, Text, column, gather, groups
 from foresighted.integrations.trl.journal import Answer, Journal, Round, metrics
 from foresighted.integrations.trl.labelling import LabelQueue
+from foresighted.integrations.trl.monitor import sharded
 from foresighted.integrations.trl.pairs import best_pairs, every_pair
 from foresighted.integrations.trl.panel import Answers, Panel
-from foresighted.integrations.trl.processes import Processes
+from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
+
+_log = logging.getLogger(__name__)
 
 
 class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -41,6 +46,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         labels: who prefers what: a `types.Labeller`, an async function of the same arguments, or a `LabelQueue`. With
             a `utility` (`types.Utility`) the records also hold the true utility. None: the reward model stays as it is.
         tokenizer: the reward model's; None loads the one that belongs to it.
+        name: in logs, records and checkpoints; two objects in one trainer need two names.
         reference_policy: the frozen initial policy, for `reference='policy'` when the trained one has no adapter.
         resume_from: the trainer's checkpoint that training goes on from, where it is not in the trainer's output_dir.
 
@@ -63,11 +69,14 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         labels: Any = None,
         *,
         tokenizer: Any = None,
+        name: str = "fpo",
         reference_policy: Any = None,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.__name__ = "fpo"  # the name in TRL's logs
-        self.config = args or FPOConfig()
+        self.__name__ = name  # what TRL calls it in its logs
+        self.config = FPOConfig() if args is None else args
+        if not isinstance(self.config, FPOConfig):
+            raise ConfigError(f"args: got {type(args).__name__}, expected FPOConfig; labellers go to labels=")
         self._labels = labels
         check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
@@ -79,8 +88,22 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._size: int | None = None
         self._journal: Journal | None = None
         self._answers: list[Answer] = []
+        self._evaluated: set[int] = set()
         self._unsent: dict[str, list[float]] = {}
+        self._warned = False
         self._meet(torch.device("cpu"))
+
+    _begun: ClassVar[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
+    """Names that are taken, by the data loader of a training."""
+
+    def save_reward_model(self, folder: str | os.PathLike[str]) -> None:
+        """Write the reward model as it is now, with its tokenizer, as a folder that transformers loads.
+
+        An adapter is written as an adapter, with the head, as PEFT does.
+        """
+        if self.follower is not None and self._together.rank == 0:
+            self.follower.classifier.body.save_pretrained(folder)
+            self.follower.classifier.tokenizer.save_pretrained(folder)
 
     def attach_to_every_trainer(self) -> FPOReward:
         """Make every trainer of this process call this object back: for command lines that take no callbacks.
@@ -146,10 +169,11 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         said = self._everywhere(lambda: self._train(batch) if training else self._evaluate(batch))
         mine = slice(batch.mine.start, batch.mine.stop)
         reward, penalty = said["reward"][mine], said["penalty"][mine]
-        if log_extra is not None and training:
-            log_extra("reward_model", reward)
-            log_extra("penalty", penalty)
-        for name, value in said["metrics"].items():
+        if log_extra is not None:
+            log_extra("reward_model" if self.__name__ == "fpo" else f"{self.__name__}_reward_model", reward)
+            log_extra("penalty" if self.__name__ == "fpo" else f"{self.__name__}_penalty", penalty)
+        for metric, value in said["metrics"].items():
+            name = f"{self.__name__}/{metric}"
             if log_metric is not None:
                 log_metric(name, value)
             else:
@@ -182,8 +206,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         if self.follower is not None:
             try:
                 said = work()
-            except ForesightedError as error:
-                said = {"error": str(error)}
+            except Exception as error:  # told to all, so that nobody waits
+                said = {"error": told(error)}
         said = self._together.broadcast(said)
         if "error" in said:
             raise RunError(said["error"])
@@ -217,10 +241,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             labels=answers.means(*scores.reward.shape), utilities=answers.utilities,
             judged=answers.judged(scores), loss=update.loss if update else None,
             drift=follower.drift() if update else None, labels_read=answers.read, labels_failed=answers.failed,
-            labels_total=counts.labels_total,
+            labels_total=counts.labels_total, given_up=counts.given_up,
         )  # fmt: skip
-        if self._journal is not None:
-            self._journal.add_round(played)
+        self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
         return _by_row(len(batch.prompts), played)
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
@@ -260,44 +283,89 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Meet the other processes; begin the records, or bring back the state of the trainer's checkpoint."""
+        self._claim_name(kwargs.get("train_dataloader"))
         self._model = kwargs["model"]
         self._size = getattr(args, "num_generations", None)
         self._meet(args.device)
         if self.config.reference == "policy":
+            if sharded() and self._reference_policy is None:
+                raise ConfigError(
+                    "reference: 'policy' cannot read a policy in shards (FSDP, DeepSpeed); give reference_policy=MODEL"
+                )
             self._frozen = FrozenPolicy.of_trainer(
-                self._model, kwargs["processing_class"], self._reference_policy,
+                self._model, kwargs["processing_class"], self._reference_policy, begins=state.global_step == 0,
                 seed=self.config.label_seed, max_new_tokens=self.config.reference_max_new_tokens,
             )  # fmt: skip
-        folder = None if self.config.records is None else Path(args.output_dir) / self.config.records
+        folder = None if self.config.records is None else Path(args.output_dir) / self._folder(self.config.records)
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
         self._together.attempt(lambda: self._begin(args, state))
         if self.follower is not None:
-            self._inner.check_equal(self.follower.learner.parameters, "reward model", "loading")
+            every = dict(self.follower.classifier.body.named_parameters())
+            self._inner.check_equal(every, "reward model", "loading")
+
+    def _claim_name(self, loader: Any) -> None:
+        if loader is None:
+            return
+        taken = self._begun.setdefault(loader, set())
+        if self.__name__ in taken:
+            raise ConfigError(
+                f"name: two FPOReward objects of one trainer are called {self.__name__!r}; give one another name="
+            )
+        taken.add(self.__name__)
+
+    def _folder(self, name: str) -> str:
+        return name if self.__name__ == "fpo" else f"{name}-{self.__name__}"
 
     def _begin(self, args: Any, state: Any) -> None:
         if state.global_step == 0:
+            if self._resume_from is not None:
+                raise RunError(
+                    f"resume_from: got {self._resume_from}, but the trainer begins anew; give it"
+                    " resume_from_checkpoint, too"
+                )
             if self._journal is not None:
                 self._journal.start(self.config, args.device)
             return
         folder = checkpoint.of_step(
             state.global_step, Path(args.output_dir), self._resume_from, list(state.log_history)
         )
-        if self.follower is not None:
-            counts = checkpoint.restore(folder, self.follower)
-            if self._journal is not None and counts is not None:
-                records.cut_back(self._journal.folder, counts)
+        if self.follower is None:
+            return
+        counts = checkpoint.restore(folder / self._folder("foresighted"), self.follower)
+        if self._journal is not None and counts is None:
+            self._journal.start(self.config, args.device)  # the run kept no records so far
+        elif self._journal is not None and counts is not None:
+            records.cut_back(self._journal.folder, counts)
+            self._evaluated = self._journal.evaluated()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write reward model, optimiser, buffer and counters beside the trainer's checkpoint."""
+        every = (getattr(args, "steps_per_generation", None) or 1) * (getattr(args, "num_iterations", None) or 1)
+        if state.global_step * args.gradient_accumulation_steps % every and not self._warned:
+            self._warned = True
+            _log.warning(
+                "checkpoint-%d lies between two generations: a run that goes on from it generates and labels once more",
+                state.global_step,
+            )
+        self._together.attempt(lambda: self._save(args, state.global_step))
+
+    def _save(self, args: Any, step: int) -> None:
         if self.follower is not None and args.should_save and self._together.rank == 0:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(args.output_dir) / f"checkpoint-{step}" / self._folder("foresighted")
             checkpoint.save(folder, self.follower, None if self._journal is None else self._journal.folder)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the answers of an evaluation to the records."""
-        if self._journal is not None and self.follower is not None and self._answers:
-            self._journal.add_evaluation(self.follower.counts.rounds, self._answers)
-        self._answers = []
+        answers, self._answers = self._answers, []
+        self._together.attempt(lambda: self._record(answers))
+
+    def _record(self, answers: list[Answer]) -> None:
+        if self._journal is None or self.follower is None or not answers:
+            return
+        number = self.follower.counts.rounds
+        if number not in self._evaluated:  # a second evaluation of the same round says nothing new
+            self._evaluated.add(number)
+            self._journal.add_evaluation(number, answers)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add our metrics to the log of trainers that give reward functions no way to."""
