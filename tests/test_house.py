@@ -9,8 +9,8 @@ from pathlib import Path
 
 import foresighted
 
-ROOMS = ("types", "errors", "texts", "config", "steering", "influence", "games", "prompts", "records", "alignment",
-         "evaluate", "audit", "report", "integrations", "cli")  # fmt: skip
+ROOMS = ("types", "errors", "texts", "files", "config", "steering", "influence", "games", "prompts", "records",
+         "alignment", "evaluate", "audit", "report", "integrations", "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 

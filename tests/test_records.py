@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import MISSING, asdict, fields
 
@@ -7,7 +8,7 @@ import pytest
 
 from foresighted import records
 from foresighted.errors import DataError, RunError
-from foresighted.records import PairRow, RoundRow
+from foresighted.records import HeldoutRow, PairRow, RoundRow
 
 ROWS = [PairRow("p", "Why?", "é\n", '"b"', 0.25), PairRow("q", "Wo?", "", "x", 1.0)]
 
@@ -33,6 +34,50 @@ def test_a_torn_last_line_is_left_out_and_any_other_bad_line_is_an_error(tmp_pat
     path.write_bytes(whole + b'{"prompt_id": "r"}\n')
     with pytest.raises(DataError, match="line 3: lacks prompt, first, second, label"):
         records.read(path, PairRow)
+
+
+HELD = asdict(HeldoutRow(0, "p", "Why?", "factual", "So.", 3, 0.5, None, None, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("reward", '"x"', "reward is 'x'; expected a finite number"),
+        ("reward", "null", "reward is None; expected a finite number"),
+        ("reward", "NaN", "reward is nan; expected a finite number"),
+        ("reward", "true", "reward is True; expected a finite number"),
+        ("utility", "[1]", "utility is [1]; expected a finite number or null"),
+        ("utility", "-Infinity", "utility is -inf; expected a finite number or null"),
+        ("utility", "1" + 400 * "0", "; expected a finite number or null"),
+        ("tokens", "2.5", "tokens is 2.5; expected a whole number"),
+        ("prompt_id", "[1]", "prompt_id is [1]; expected text"),
+        ("round", "null", "round is None; expected a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_its_line(tmp_path, column, value, words):
+    path = tmp_path / "heldout.jsonl"
+    records.append(path, [HELD, HELD | {"utility": 1, "reward": 2}])
+    assert [row.reward for row in records.read(path, HeldoutRow)] == [0.5, 2]
+    cells = ", ".join(f"{json.dumps(k)}: {value if k == column else json.dumps(v)}" for k, v in HELD.items())
+    path.write_text(path.read_text() + "{" + cells + "}\n")
+    with pytest.raises(DataError) as caught:
+        records.read(path, HeldoutRow)
+    assert str(caught.value).startswith(f"{path}, line 3: {column} is ")
+    assert str(caught.value).endswith(words)
+    assert len(str(caught.value)) < len(str(path)) + 150
+
+
+def test_the_files_of_others_may_end_without_a_newline(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}')
+    assert records.read_mappings(path) == [{"a": 1}]
+    assert records.read_mappings(path, ours=False) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": ')
+    assert records.read_mappings(path) == [{"a": 1}]
+    for text, number in (('{"a": 1}\n{"a": ', 2), (100_000 * "[", 1)):
+        path.write_text(text)
+        with pytest.raises(DataError, match=f"line {number}: not a JSON object"):
+            records.read_mappings(path, ours=False)
 
 
 def test_columns_of_a_later_version_are_passed_over(tmp_path):

@@ -13,9 +13,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from foresighted.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ TIMINGS = "timings.jsonl"
 RECORD_FILES = (CANDIDATES, ROUNDS, HELDOUT)
 """The files that a checkpoint pins to a byte count."""
 
-Row = TypeVar("Row", CandidateRow, RoundRow, HeldoutRow, ReferenceRow, PairRow)
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 def to_line(row: Any) -> str:
@@ -157,23 +160,29 @@ def append(path: Path, rows: Iterable[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_mappings(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file. A torn last line (a process died while writing) is left out; any other bad line is an error.
+def read_mappings(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
+    """Read a JSONL file; a bad line is an error.
+
+    Args:
+        path: the file.
+        ours: every whole line ends in a newline, so that what follows the last one is torn (a process died while
+            writing) and is left out. In the files of others it is a line like any other.
 
     Raises:
-        DataError: the file is not there, or a line that is not the torn last one is not a JSON object.
+        DataError: the file is not there, or a line is not a JSON object.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); is this a run directory?") from None
     lines = data.split(b"\n")
-    lines.pop()  # what follows the last newline: nothing, or a torn line
+    last = lines.pop()  # what follows the last newline
+    lines += [last] if last.strip() and not ours else []
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: not a JSON object; restore the file or remove this line")
@@ -186,17 +195,51 @@ def read(path: Path, kind: type[Row]) -> list[Row]:
     one did not have yet take their default.
 
     Raises:
-        DataError: a line lacks a column that `kind` has.
+        DataError: a line lacks a column that `kind` has, or a value is of another type or not finite, with its line.
     """
-    names = [field.name for field in fields(kind)]
+    hints = get_type_hints(kind)
     needed = [field.name for field in fields(kind) if field.default is MISSING]
     rows: list[Row] = []
     for number, mapping in enumerate(read_mappings(path), start=1):
         missing = [name for name in needed if name not in mapping]
         if missing:
             raise DataError(f"{path}, line {number}: lacks {', '.join(missing)}; a {kind.__name__} needs them")
-        rows.append(kind(**{name: mapping[name] for name in names if name in mapping}))
+        values = {name: mapping[name] for name in hints if name in mapping}
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                raise DataError(
+                    f"{path}, line {number}: {name} is {repr(value)[:60]}; expected {_described(hints[name])}"
+                )
+        rows.append(kind(**values))
     return rows
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if hint is float:
+        return _finite(value)
+    if isinstance(hint, type):
+        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _finite(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _described(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    names = {
+        int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null",
+    }  # fmt: skip
+    return names.get(hint) or " or ".join(_described(part) for part in get_args(hint))
 
 
 def byte_counts(directory: Path) -> dict[str, int]:

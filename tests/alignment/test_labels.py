@@ -124,7 +124,9 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
     assert own.read(["p"], ["a"], ["bb"], [-2.0]) == ([1.0], [-1.0])
     with pytest.raises(ModelError, match="no trained head"):
         load_labels(replace(tiny, labels="reward:embedded"), policy, torch.device("cpu"))
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(4)\n")
     for labels, words in [
+        (f"{tmp_path / 'bad.py'}:f", "^labels: .*bad.py fails with SystemExit: 4"),
         (f"{path}:longer", "no function 'longer'"),
         ("/no/file.py:f", "no file"),
         ("liklihood", "expected"),

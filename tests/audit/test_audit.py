@@ -12,6 +12,7 @@ from audit_making import FALLING, RISING, write
 from foresighted import records
 from foresighted.audit.audit import audit
 from foresighted.errors import ConfigError, DataError
+from foresighted.evaluate.sentences import PROXY_FELL
 
 
 def test_a_collapse(tmp_path):
@@ -59,7 +60,10 @@ def test_decay_without_labels_is_suspicious_never_collapsed(tmp_path):
     decayed = lambda place, prompt: f"{prompt} a b c d e f g h" if place < 40 else "so and " * 8  # noqa: E731
     result = audit(write(tmp_path / "log.jsonl", FALLING, told=(), gain=0.5, text=decayed))
     assert result.verdict == "suspicious"
-    assert "reward, distinct_2, alike" in result.arms[0].reason
+    assert "reward, distinct word pairs, like openings moved" in result.arms[0].reason
+    seen = next(sentence for sentence in result.sentences if "Seen without labels" in sentence)
+    assert "distinct word pairs in a response (share) -" in seen
+    assert "distinct_2" not in " ".join((result.headline, *result.sentences))
     assert "no proof" in result.headline
 
 
@@ -67,6 +71,73 @@ def test_a_fall_without_reward_is_suspicious(tmp_path):
     result = audit(write(tmp_path / "log.jsonl", FALLING, reward=False))
     assert result.verdict == "suspicious"
     assert "no reward tells" in result.arms[0].reason
+    assert result.labels_needed is None  # more of them would not settle it
+    assert result.sentences[-1].startswith("To settle it: record, with each response, the reward")
+
+
+def test_few_labels_without_reward_want_both(tmp_path):
+    result = audit(write(tmp_path / "log.jsonl", (0.0, 0.1), reward=False, prompts=4, noise=3.0))
+    assert result.verdict == "cannot tell"
+    assert result.labels_needed.what == "ratings"
+    assert result.sentences[-2].startswith("To settle it: record")
+    assert result.sentences[-1].startswith("To settle it: rate the responses")
+
+
+def test_a_reward_that_falls_later_is_told_with_the_collapse(tmp_path):
+    path = write(tmp_path / "log.jsonl", (*FALLING, -3.0))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["reward"] -= 3.0 * (row["round"] == 70)
+    _save(path, rows)
+    result = audit(path)
+    (arm,) = result.arms
+    assert result.verdict == "collapsed"
+    assert (arm.fall.last, arm.to_last.last, arm.to_last.reason) == (60, 70, PROXY_FELL)
+    assert result.headline.endswith("while the reward that the loop follows did not fall until round 60.")
+    late = next(sentence for sentence in result.sentences if sentence.startswith("By round 70"))
+    assert "proxy reward then fell too (it changed by -2.74 [-2.93, -2.54])" in late
+    assert audit(write(path, FALLING)).arms[0].to_last is None
+
+
+def test_what_was_left_out_is_said(tmp_path):
+    path = write(tmp_path / "log.jsonl", FALLING)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[3]["reward"], rows[50]["reward"] = math.inf, -1e308
+    _save(path, rows)
+    assert audit(path).source.remarks == ("log: rewards absent or not finite, and left out: 2 of 280.",)
+    for row in rows:
+        row["utility"] = math.nan if row["round"] == 60 else row["utility"]
+    rows[0]["utility"] = None
+    _save(path, rows)
+    remarks = audit(path).source.remarks
+    assert remarks[0].endswith("left out: 2 of 280.")
+    assert (
+        "utilities absent or not finite, and left out: 41 of 280, most of them here: 1 of 40 of round 0" in remarks[1]
+    )
+    assert "40 of 40 of round 60" in remarks[1]
+    for row in rows:
+        row["utility"] = math.nan
+    _save(path, rows)
+    result = audit(path)
+    assert "The column utility holds no finite number: it tells no utility." in result.sentences
+
+
+def _save(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_our_records_are_never_guessed(tmp_path):
+    """A bad utility in held-out answers is an error; it must not turn the audit to the labels of candidates."""
+    _run(tmp_path / "run", FALLING, "rlhf")
+    file = tmp_path / "run" / records.HELDOUT
+    lines = file.read_text().splitlines()
+    row = json.loads(lines[4]) | {"utility": "x"}
+    file.write_text("\n".join([*lines[:4], json.dumps(row), *lines[5:]]) + "\n")
+    with pytest.raises(DataError, match=r"line 5: utility is 'x', expected a number"):
+        audit(tmp_path / "run")
+    row = json.loads(lines[0]) | {"score": 1.0}
+    file.write_text("\n".join([json.dumps(row), *lines[1:]]) + "\n")
+    assert audit(tmp_path / "run", columns={"reward": ""}).arms[0].fall.reward_change is None
 
 
 def test_labels_stand_for_utility_and_must_be_preferences(tmp_path):

@@ -21,15 +21,16 @@ def test_comparisons_have_the_power_that_was_asked_for(power):
     assert (won - count / 2 > limit).mean() == pytest.approx(power, abs=0.03)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.6])
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
 def test_ratings_have_the_power_that_was_asked_for(correlation):
     fall, random = 0.5, np.random.default_rng(1)
     count = ratings_needed(fall, power=0.8, correlation=correlation)
     shared = random.normal(0, correlation**0.5, (4000, count))
     early, late = (shared + random.normal(0, (1 - correlation) ** 0.5, (4000, count)) for _ in range(2))
     difference = early - (late - fall)
-    z = difference.mean(axis=1) / (difference.std(axis=1, ddof=1) / np.sqrt(count))
-    assert (z > stats.norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.03)
+    t = difference.mean(axis=1) / (difference.std(axis=1, ddof=1) / np.sqrt(count))
+    power = (t > stats.t.ppf(0.975, count - 1)).mean()
+    assert 0.77 < power < 0.87  # whole prompts: with few of them one more adds much
 
 
 def test_more_power_and_smaller_falls_cost_more():

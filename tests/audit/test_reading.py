@@ -6,6 +6,8 @@ import csv
 import gzip
 import json
 import math
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,65 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, text, words):
     assert words in _said(path)
 
 
+GOOD = [{"round": i % 3, "prompt": f"q{i}", "reward": i / 2, "utility": 1.0} for i in range(9)]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+@pytest.mark.parametrize("column", ["round", "reward", "utility"])
+def test_one_bad_value_among_the_first_rows_is_named_not_passed_over(tmp_path, name, column):
+    rows = [row | {column: "abc" if i == 4 else str(row[column])} for i, row in enumerate(GOOD)]
+    write = {"log.jsonl": _jsonl, "log.csv": _csv, "log.parquet": _parquet}[name]
+    place = {"log.jsonl": "line 5", "log.csv": "line 6", "log.parquet": "row 5"}[name]
+    said = _said(write(tmp_path / name, rows))
+    assert f"{name}, {place}: {column} is 'abc', expected a number; mend it" in said
+    assert f"--column {column}=NAME" in said
+
+
+def test_a_bad_value_among_bare_numbers_is_named(tmp_path):
+    rows = [row | ({"reward": [1, 2]} if i == 4 else {}) for i, row in enumerate(GOOD)]
+    assert "line 5: reward is [1, 2], expected a number" in _said(_jsonl(tmp_path / "log.jsonl", rows))
+    assert "line 1: utility is 'good'" in _said(_jsonl(tmp_path / "t.jsonl", [GOOD[0] | {"utility": "good"}]))
+    said = _said(_parquet(tmp_path / "log.parquet", [row | {"reward": {"a": 1.0}} for row in GOOD]))
+    assert "reward holds several values; say which one is the reward, for example --column reward=reward.a" in said
+    rows = [row | {"reward": [1.0]} for row in GOOD]
+    assert "row 1: reward is [1.0], expected a number" in _said(_parquet(tmp_path / "list.parquet", rows))
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+def test_numbers_in_quotes_and_absent_ones_are_read(tmp_path, name):
+    rows = [row | {"reward": "N/A" if i == 2 else f" {row['reward']}"} for i, row in enumerate(GOOD)]
+    _, _, _, numbers = _rows(
+        {"log.jsonl": _jsonl, "log.csv": _csv, "log.parquet": _parquet}[name](tmp_path / name, rows)
+    )
+    np.testing.assert_array_equal(numbers["reward"], [0.0, 0.5, math.nan, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
+
+
+def test_decimals_are_numbers(tmp_path):
+    rows = [row | {"reward": Decimal("1.25")} for row in GOOD]
+    assert _rows(_parquet(tmp_path / "log.parquet", rows))[3]["reward"] == [1.25] * 9
+
+
+def test_a_text_column_with_the_name_of_an_extra_is_passed_over(tmp_path):
+    rows = [row | {"tokens": ["a", "b"], "kl": "low"} for row in GOOD]
+    assert set(_rows(_jsonl(tmp_path / "log.jsonl", rows))[3]) == {"reward", "utility"}
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    data = bytearray(gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode()))
+    data[40:60] = bytes(range(100, 120))
+    (tmp_path / "log.jsonl.gz").write_bytes(data)
+    assert "log.jsonl.gz: cannot be read (" in _said(tmp_path / "log.jsonl.gz")
+
+
+def test_bytes_and_dates_are_read_as_text(tmp_path):
+    prompts = pa.array([{"at": date(2024, 1, 2)}, {"at": None}])
+    table = pa.table({"round": [1, 2], "reward": [1.0, 2.0], "response": [b"\xffab", b"c"], "prompt": prompts})
+    parquet.write_table(table, tmp_path / "log.parquet")
+    _, prompts, texts, _ = _rows(tmp_path / "log.parquet")
+    assert prompts == ['{"at": "2024-01-02"}', '{"at": null}']
+    assert texts == ["\ufffdab", "c"]
+
+
 def test_columns_that_are_not_there(tmp_path):
     path = _jsonl(tmp_path / "log.jsonl")
     said = _said(path, reward="rewards.rm")
@@ -218,7 +279,11 @@ def test_rows_without_a_round_are_counted(tmp_path):
 
 def test_rounds_are_whole_numbers_and_endless_values_are_unknown(tmp_path):
     path = _jsonl(tmp_path / "log.jsonl", [{"round": 0.5, "reward": 1.0}])
-    assert _said(path) == "round: got 0.5, expected whole numbers; name another with --column round=NAME"
+    said = "expected whole numbers from 0 on; name another column with --column round=NAME"
+    assert _said(path) == f"round: got 0.5, {said}"
+    assert _said(_jsonl(path, [{"round": -5, "reward": 1.0}])) == f"round: got -5, {said}"
+    with pytest.raises(DataError, match="no row has a round; name the column"):
+        read_log(_parquet(tmp_path / "nan.parquet", [{"round": math.nan, "reward": 1.0}]), {})
     path = _jsonl(tmp_path / "log.jsonl", [{"round": 1, "reward": 1e300}, {"round": 1, "reward": math.inf}, ROWS[0]])
     assert np.isnan(read_log(path, {"round": "round"}).training.numbers.get("reward", np.nan)).all()
 

@@ -70,7 +70,7 @@ def _collapsing(decayed: bool):
 
 def test_decay_with_a_rising_reward_is_suspicious_and_better_reward_alone_is_not():
     decayed, healthy = _collapsing(True), _collapsing(False)
-    assert suspicious(decayed) == ("reward", "distinct_2", "alike")
+    assert suspicious(decayed) == ("reward", "distinct word pairs", "like openings")
     assert suspicious(healthy) == ()
     by_name = {symptom.name: symptom for symptom in decayed}
     assert by_name["alike"].end == pytest.approx(1.0, abs=0.01)

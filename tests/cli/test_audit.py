@@ -85,7 +85,7 @@ def test_text_cannot_steer_the_terminal(foresighted, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no column tells the reward"),
+        ([], "scores holds several values; say which one is the reward, for example --column reward=scores.rm"),
         (["--column", "reward=scores.mr"], "did you mean 'scores.rm'?"),
         (["--column", "reword=scores.rm"], "did you mean 'reward'?"),
         (["--column", "reward"], "expected OURS=THEIRS"),

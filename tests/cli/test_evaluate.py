@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -148,6 +149,48 @@ def test_bad_input_of_a_table(foresighted, tmp_path):
     _refused(foresighted("evaluate", "--judgements", path, "--seed", "x"), "seed: got 'x'")
     _refused(foresighted("evaluate", "--judgements", tmp_path / "no.csv"), "no.csv cannot be read")
     _refused(foresighted("evaluate"), "out: needed")
+
+
+def test_a_directory_is_not_read_as_what_it_is_not(foresighted, files, tmp_path):
+    path, out = tmp_path / "t.csv", tmp_path / "table"
+    path.write_text("a_vs_b\na\na\na\n")
+    code, text, _ = foresighted("evaluate", "--judgements", path, "--out", out)
+    assert code == 0
+    assert "b over a: 0:3 (0 ties), p = .25. No clear difference (win rate 0.00 [0.00, 0.56])" in text
+    assert "-1.95 [interval unknown]" in text
+    _refused(foresighted("evaluate", "--policies", files[0], "--out", out, "--resume"), "result of a table")
+    judged = tmp_path / "judged"
+    assert foresighted("evaluate", "--policies", files[0], "--judge", files[1], "--out", judged)[0] == 0
+    before = {file.name: file.read_bytes() for file in judged.iterdir()}
+    _refused(foresighted("evaluate", "--judgements", path, "--out", judged), "--judgements did not write")
+    assert {file.name: file.read_bytes() for file in judged.iterdir()} == before
+
+
+def test_a_bad_judge_is_one_line(foresighted, files, tmp_path):
+    path = tmp_path / "bad.py"
+    for text, words in (("def f(:\n", "SyntaxError"), ("import nosuchmodule\n", "No module named 'nosuchmodule'")):
+        path.write_text(text)
+        out = tmp_path / "out"
+        _refused(foresighted("evaluate", "--policies", files[0], "--judge", f"{path}:f", "--out", out), words)
+        assert not out.exists()
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path):
+    for name, text in (("base", "so"), ("new", "größer 大")):
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps({"prompt": "Wie groß?", "text": text, "kind": "größer"}) + "\n"
+        )
+    (tmp_path / "judge.py").write_text(JUDGE)
+    (tmp_path / "c.yaml").write_text("system_prompt: größer\njudge: judge.py:longer\n", encoding="utf-8")
+    flags = ["--policies", "base=base.jsonl,new=new.jsonl", "--config", "c.yaml", "--out", "out"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "foresighted", "evaluate"]
+    for arguments in (flags, ["--out", "out", "--resume"]):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=os.environ | plain, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert read_evaluation(tmp_path / "out").pairs[0].categories[0].name == "größer"
 
 
 def test_other_directories_are_left_alone(foresighted, files, tmp_path):

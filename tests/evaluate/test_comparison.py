@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from foresighted import records
-from foresighted.errors import DataError
+from foresighted.errors import ConfigError, DataError
 from foresighted.evaluate.comparison import judge_collapse, summarise
 
 
@@ -245,6 +245,27 @@ def test_nothing_to_read(synthetic: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "other" / "config.yaml").write_text("seed: 0\n")
     with pytest.raises(DataError, match="neither a comparison"):
         summarise(tmp_path / "other")
+
+
+@pytest.mark.parametrize("text", ["seed: x", "seed: null", "seed: true", "arms: [rlhf]\nseeds: [0, x]"])
+def test_a_seed_that_is_none(synthetic: ModuleType, tmp_path: Path, text: str) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0])
+    (out / records.ROUNDS).touch()
+    (out / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml: a seed is .*; expected a whole number"):
+        summarise(out)
+
+
+@pytest.mark.parametrize("name", [records.HELDOUT, records.ROUNDS])
+def test_a_bad_value_in_the_records_is_named(synthetic: ModuleType, tmp_path: Path, name: str) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
+    path = records.arm_directory(out, "rlhf", 0) / name
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1]) if len(lines) > 1 else json.loads(lines[0])
+    for column, value in (("round", None), ("reward", [1]), ("tokens", "x"), ("reward", float("nan"))):
+        path.write_text("\n".join([lines[0], json.dumps({**row, column: value}), *lines[2:]]) + "\n")
+        with pytest.raises(DataError, match=rf"{name}, line 2: {column} is .*; expected "):
+            summarise(out)
 
 
 def test_different_prompts_are_refused(synthetic: ModuleType, tmp_path: Path) -> None:

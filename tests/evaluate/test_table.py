@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from foresighted.errors import DataError
+from foresighted.errors import DataError, RunError
+from foresighted.evaluate.intervals import wilson_share
 from foresighted.evaluate.result import read_evaluation, write_evaluation
-from foresighted.evaluate.rows import JUDGEMENTS, JudgementRow, read_rows
+from foresighted.evaluate.rows import ANSWERS, JUDGEMENTS, JudgementRow, read_rows
 from foresighted.evaluate.run import evaluate_table
 from foresighted.evaluate.table import read_table
 
@@ -52,6 +53,54 @@ def test_the_published_judgements(tmp_path):
     assert "position bias is not known" in said
     assert read_evaluation(tmp_path / "out") == result
     assert len(read_rows(tmp_path / "out" / JUDGEMENTS, JudgementRow)) == 3 * 817
+
+
+def _judged(tmp_path, *winners: str, seeds: int = 1):
+    lines = [f"{seed},{i},{name}" for seed in range(seeds) for i, name in enumerate(winners)]
+    path = _table(tmp_path, "seed,prompt_id,a_vs_b\n" + "\n".join(lines))
+    return evaluate_table(path, baseline=None, seed=0, out=None)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("winner", "count"), [("b", 12), ("a", 3), ("tie", 20), ("a", 1)])
+def test_scores_that_are_all_the_same_prove_nothing_beyond_wilson(tmp_path, winner, count, seeds):
+    result = _judged(tmp_path, *count * [winner], seeds=seeds)
+    rate = result.pairs[0].win_rate
+    unseen = wilson_share(0, count).high  # prompts that may be otherwise, and then go either way
+    centre = {"b": 1.0, "a": 0.0, "tie": 0.5}[winner]
+    expected = (max(0.0, (1 - unseen) * centre), min(1.0, (1 - unseen) * centre + unseen))
+    if count * seeds == 1:
+        expected = (0.0, 1.0)  # one judgement says nothing of its spread
+    assert (rate.mean, rate.low, rate.high) == pytest.approx((centre, *expected))
+    rating = result.policies[1].rating
+    assert (rating.low, rating.high) == (None, None)
+    assert read_back(tmp_path, result) == result
+
+
+def test_wilson_at_the_end_is_what_it_always_was(tmp_path):
+    rate = _judged(tmp_path, *12 * ["b"]).pairs[0].win_rate
+    share = wilson_share(12, 12)
+    assert (rate.low, rate.high) == pytest.approx((share.low, share.high))
+
+
+def read_back(tmp_path, result):
+    write_evaluation(tmp_path, result)
+    return read_evaluation(tmp_path)
+
+
+def test_a_table_does_not_take_the_place_of_an_evaluation(tmp_path):
+    path, out = _table(tmp_path), tmp_path / "out"
+    evaluate_table(path, baseline=None, seed=0, out=out)
+    assert evaluate_table(path, baseline="new", seed=0, out=out).baseline == "new"  # its own result may go
+    (out / ANSWERS).write_text("{}\n")
+    with pytest.raises(RunError, match=r"holds answers\.jsonl that --judgements did not write"):
+        evaluate_table(path, baseline=None, seed=0, out=out)
+    (out / ANSWERS).unlink()
+    (out / "config.yaml").write_text("policies: [a=x]\n")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(RunError, match=r"that --judgements did not write; choose another --out"):
+        evaluate_table(path, baseline=None, seed=0, out=out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def _table(tmp_path, text: str = OWN) -> Path:
@@ -102,6 +151,14 @@ def test_training_seeds_are_clusters(tmp_path):
         ("prompt_id,a_vs_b\n1,a\n1,b\n", "line 3: prompt_id '1' stands twice"),
         ("prompt_id,a_vs_b,words_a\n1,a,many\n", "line 2: words_a is 'many'; expected a whole number"),
         ("seed,a_vs_b\nx,a\n", "line 2: seed is 'x'"),
+        ("seed,a_vs_b\n-1,a\n", "line 2: seed is '-1'; expected a whole number, 0 or more"),
+        ("a_vs_b,words_a\na,3\nb,-12\n", "line 3: words_a is '-12'; expected a whole number, 0 or more"),
+        ("prompt_id,a_vs_b\n", "has no verdict: a_vs_b hold nothing in 0 lines"),
+        ("prompt_id,a_vs_b\n1,\n2,\n", "has no verdict: a_vs_b hold nothing in 2 lines"),
+        ("a_vs_b,b_vs_a\na,b\n", "line 1: a_vs_b and b_vs_a name one pair"),
+        ("a_vs_b,a_vs_b\na,b\n", "line 1: the column 'a_vs_b' stands twice"),
+        ("prompt_id,a_vs_b,category\n1,a,x\n2,b\n", "line 3: has fewer cells than the 3 columns"),
+        ("prompt_id,a_vs_b\n1,a\n2,b,x,y\n", "line 3: has more cells than the 2 columns"),
         ('a_vs_b\n"a\n', "is not a CSV table"),
     ],
 )

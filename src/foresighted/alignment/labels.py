@@ -6,11 +6,9 @@ once, as a number in [0, 1]; whether it came from a model, a person, or a coin f
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +18,7 @@ from foresighted.alignment.policy import Policy
 from foresighted.alignment.reward_model import RewardModel, mean_pooled
 from foresighted.config import TrainConfig
 from foresighted.errors import ConfigError, DataError
+from foresighted.files import load_from_file
 from foresighted.texts import repetition, words
 from foresighted.types import Labeller, Utility
 
@@ -209,25 +208,25 @@ def _labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labe
         return LikelihoodLabels(policy)
     if name.startswith("reward:"):
         return GoldRewardLabels(load_gold_reward(config, device, name.removeprefix("reward:")))
-    path, colon, function = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
+    if not name.rpartition(":")[0].endswith(".py"):
         raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")
-    own = _from_file(Path(path), function)
+    return own_labels("labels", name)
+
+
+def own_labels(setting: str, text: str) -> Labeller:
+    """Return the labeller FILE.py:NAME: as it stands if it has a utility, else called one row at a time.
+
+    Args:
+        setting: what it was given for; error messages begin with it.
+        text: a Python file, which is run, and the name of a function in it.
+
+    Raises:
+        ConfigError: as `files.load_from_file`.
+    """
+    own = load_from_file(setting, text, "function", callable)
     if isinstance(own, Labeller) and isinstance(own, Utility):
         return own
     return CallableLabels(own)
-
-
-def _from_file(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location("foresighted_labels", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"labels: no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(f"labels: {path} has no function {name!r}")
-    return function
 
 
 def _sigmoid(x: float) -> float:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from foresighted.audit.absent import left_out
 from foresighted.audit.calibration import calibrate
-from foresighted.audit.collapse import PROXY_FELL, could_have_seen, fallen_kinds, judge, onset
+from foresighted.audit.collapse import could_have_seen, fall_to, fallen_kinds, judge, onset
 from foresighted.audit.layout import Layout, choose_layout
 from foresighted.audit.power import LOOK_RULE, LOOK_RULE_KNOWN, labels_needed, look_at
 from foresighted.audit.profile import Profile, gather, of_grid, profile
@@ -20,6 +21,7 @@ from foresighted.audit.result import (
     Audit,
     Fall,
     Kind,
+    LabelsNeeded,
     Round,
     Symptom,
     Verdict,
@@ -31,6 +33,7 @@ from foresighted.audit.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.audit.texts import read_texts
 from foresighted.errors import ConfigError, DataError
 from foresighted.evaluate.intervals import Interval
+from foresighted.evaluate.sentences import PROXY_FELL
 
 FEWEST_MEASURED = 2
 """Rounds with known utility from which it is judged by."""
@@ -91,18 +94,24 @@ def judge_log(log: Log, *, power: float = 0.8) -> Audit:
     measured = any(arm.measured_by for arm in judged)
     shown = look_at([(arm.label, arm.table, arm.layout, arm.measure) for arm in made])
     first = made[[arm.verdict for arm in judged].index(verdict)]
-    utility = _column(first, first.measure)
-    needed = None
-    if verdict in ("cannot tell", "suspicious") and first.layout.rows > 1:
-        needed = labels_needed(
-            utility, first.layout.paired, power=power, known=int(first.known.sum()) if first.measure else 0,
-            repeated=_repeats(first),
-        )  # fmt: skip
+    said = [text for arm in made for text in left_out(arm.label, arm.table, arm.layout, arm.measure)]
+    source = replace(log.source, remarks=(*log.source.remarks, *said))
+    needed = _labels_needed(first, power) if verdict in ("cannot tell", "suspicious") else None
     bare = Audit(
-        FORMAT, verdict, "", (), log.source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed
+        FORMAT, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed
     )
     bare = replace(bare, headline=headline(bare))
     return replace(bare, sentences=sentences(bare))
+
+
+def _labels_needed(arm: _Arm, power: float) -> LabelsNeeded | None:
+    """Return how many labels would settle it; None where labels cannot: one round, or a fall without any reward."""
+    blind = arm.measure is not None and not arm.table.known("reward").any()
+    utility = _column(arm, arm.measure)
+    if arm.layout.rows < 2 or (blind and utility and could_have_seen(utility)):
+        return None
+    known = int(arm.known.sum()) if arm.measure else 0
+    return labels_needed(utility, arm.layout.paired, power=power, known=known, repeated=_repeats(arm))
 
 
 def _arms(log: Log) -> list[_Arm]:
@@ -157,9 +166,12 @@ def _column(arm: _Arm, name: str | None, rows: Mask | None = None) -> Profile | 
 def _judge(arm: _Arm, family: int) -> ArmAudit:
     utility, reward = _column(arm, arm.measure), _column(arm, "reward")
     fall: Fall | None = None
+    to_last: Fall | None = None
     seed_falls: tuple[Fall, ...] = ()
     if utility and arm.layout.rows > 1:
         fall = judge(utility, reward, arm.layout, family=family)
+        if fall.last != arm.layout.rounds[-1]:
+            to_last = fall_to(arm.layout.rows - 1, utility, reward, arm.layout, family=family, seed=None)
         seed_falls = _seed_falls(arm, family)
     measures = Measures(arm.layout, arm.table, read_texts(arm.table, arm.layout.rows_of(arm.table.round)))
     seen = symptoms(measures, arm.training)
@@ -174,7 +186,8 @@ def _judge(arm: _Arm, family: int) -> ArmAudit:
     return ArmAudit(
         label=arm.label, seeds=tuple(dict.fromkeys(seed for _, seed in _runs(arm.table))), verdict=verdict,
         reason=reason, measured_by=arm.measure, paired=arm.layout.paired, rounds=_table(arm, utility, reward, measures),
-        fall=fall, seed_falls=seed_falls, onset=onset(utility, arm.layout) if fell and utility else None,
+        fall=fall, to_last=to_last, seed_falls=seed_falls,
+        onset=onset(utility, arm.layout) if fell and utility else None,
         calibration=calibrate(arm.training, training_layout), kinds=kinds, symptoms=seen,
     )  # fmt: skip
 

@@ -15,11 +15,11 @@ from foresighted.audit.profile import LEVEL, Profile, gather, profile, unit
 from foresighted.audit.result import Fall, Kind, Onset
 from foresighted.audit.rollouts import Floats, Mask, Rollouts
 from foresighted.evaluate.comparison import FALL_SHARE
+from foresighted.evaluate.sentences import PROXY_FELL
 
 ONSET_SHARE = 0.1
 """The onset is the last row at which less than this share of the fall had happened."""
 ONSET_DRAWS = 1000
-PROXY_FELL = "proxy reward fell too"
 MOST_KINDS = 50
 FEWEST_PROMPTS_OF_A_KIND = 3
 
@@ -41,16 +41,16 @@ def judge(utility: Profile, reward: Profile | None, layout: Layout, *, family: i
         The verdict by the definition, and corrected for the choice of the best row and for the family.
     """
     last = len(utility.means) - 1
-    fall = _fall_to(last, utility, reward, layout, family=family, seed=seed)
+    fall = fall_to(last, utility, reward, layout, family=family, seed=seed)
     if fall.reason != PROXY_FELL or fall.low_corrected <= 0:
         return fall
     earlier = (
-        _fall_to(end, utility, reward, layout, family=family, seed=seed, ends=last) for end in range(last - 1, 0, -1)
+        fall_to(end, utility, reward, layout, family=family, seed=seed, ends=last) for end in range(last - 1, 0, -1)
     )
     return next((one for one in earlier if one.corrected), fall)
 
 
-def _fall_to(
+def fall_to(
     end: int,
     utility: Profile,
     reward: Profile | None,
@@ -60,6 +60,7 @@ def _fall_to(
     seed: str | None,
     ends: int = 1,
 ) -> Fall:
+    """Return the fall from the best row up to `end` to the row `end`; see `judge`. `ends`: rows that were tried."""
     best = int(np.argmax(utility.means[: end + 1]))
     threshold = FALL_SHARE * utility.deviation
     fall = utility.difference(best, end)

@@ -10,13 +10,20 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from foresighted.errors import ConfigError, DataError, nearest
 
-NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens", "chosen")
+NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens")
 TEXTS = ("prompt", "prompt_id", "response", "kind", "run", "seed")
 CANONICAL = (*NUMBERS, *TEXTS)
+JUDGED_BY = ("reward", "utility", "label")
+"""Columns without which an audit says less: none of them is passed over because its values are no numbers."""
+MISSING = ("", "nan", "null", "none", "na", "n/a")
+"""Words that stand for an absent number; upper and lower case count alike."""
+RECORDS: Mapping[str, str] = {name: name for name in CANONICAL} | {"response": "text"}
+"""What our columns are called in records of ours."""
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "round": ("round", "step", "global_step", "training_step", "train_step", "iteration", "iter", "update"),
@@ -38,7 +45,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "reference_reward": ("reference_reward", "baseline_reward"),
     "kl": ("kl", "kl_divergence", "kl_to_ref"),
     "tokens": ("tokens", "num_tokens", "completion_length", "response_length", "output_tokens"),
-    "chosen": ("chosen",),
     "kind": ("kind", "category", "data_source", "domain", "topic"),
     "run": ("run", "arm", "run_name", "run_id", "experiment"),
     "seed": ("seed",),
@@ -50,8 +56,9 @@ TRL_OWN = ("step", "prompt", "completion", "advantage")
 """What TRL writes besides one column a reward function."""
 NUMBER_OF_FILE = re.compile(r"(\d+)(?!.*\d)")
 
-Shape = Literal["number", "text", "truth", "messages", "other", "nothing"]
-"""What the values of a column look like: numbers, text, true or false, chat messages, something else, only nulls."""
+Shape = Literal["number", "quoted", "truth", "mixed", "text", "messages", "object", "other", "nothing"]
+"""What the values of a column look like: numbers, numbers in quotes, true or false, some numbers and some not, text,
+chat messages, keys and values, something else, only nulls."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +85,51 @@ def flattened(row: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
 
 def shape_of(values: Iterable[Any]) -> Shape:
     """Return what values look like, nulls aside."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if not _missing(value)]
     if not known:
         return "nothing"
     if all(isinstance(value, bool) for value in known):
         return "truth"
-    if all(isinstance(value, int | float) for value in known):
+    if all(isinstance(value, int | float | Decimal) for value in known):
         return "number"
     if all(isinstance(value, str) for value in known):
-        return "text"
+        numbers = sum(_is_number(value) for value in known)
+        if numbers == len(known):
+            return "quoted"
+        return "mixed" if 2 * numbers >= len(known) else "text"
+    if any(isinstance(value, int | float | Decimal) for value in known):
+        return "mixed"
     if all(isinstance(value, list) and all(isinstance(item, Mapping) for item in value) for value in known):
         return "messages"
-    return "other"
+    return "object" if all(isinstance(value, Mapping) for value in known) else "other"
+
+
+def number_of(value: Any) -> float | None:
+    """Return a value as a number, also one in quotes, and None where it stands for nothing.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no number.
+    """
+    if _missing(value):
+        return None
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
+    return float(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in MISSING)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return number_of(text) is not None
+    except ValueError:
+        return False
 
 
 def find_columns(
-    rows: Sequence[Mapping[str, Any]], told: Mapping[str, str], where: str, *, file_name: str
+    rows: Sequence[Mapping[str, Any]], told: Mapping[str, str], where: str, *, file_name: str, ours_alone: bool = False
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return where each of our columns is found, and which of them were guessed.
 
@@ -102,10 +138,12 @@ def find_columns(
         told: our name -> their name, from `--column`; an empty name: do not use such a column.
         where: the file, for messages.
         file_name: its last part; a number in it can tell the round.
+        ours_alone: whether it is a record of ours, where names are known and nothing is guessed.
 
     Raises:
         ConfigError: `told` names a column that we do not know.
-        DataError: a column that was told or is needed is not there; the message has the nearest names.
+        DataError: a column that was told or is needed is not there (the message has the nearest names), or one of
+            numbers holds keys and values.
     """
     flat: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
     for row in rows:
@@ -129,13 +167,19 @@ def find_columns(
             raise DataError(f"{where}: has no column {theirs!r}{nearest(theirs, flat)}; it has {_listed(flat)}")
         found[ours] = made
     guessed = []
-    for ours, name in _guesses(shapes, found, set(told)).items():
+    names = _known_names(shapes, set(told)) if ours_alone else _guesses(shapes, found, set(told))
+    for ours, name in names.items():
         made = column(name)
         assert made is not None
         found[ours] = made
         guessed.append(ours)
+    _check_objects(found, flat, where)
     _check_needed(found, flat, where, file_name)
     return found, tuple(guessed)
+
+
+def _known_names(shapes: Mapping[str, Shape], told: set[str]) -> dict[str, str]:
+    return {ours: name for ours, name in RECORDS.items() if ours not in told and name in shapes}
 
 
 def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, str]:
@@ -145,12 +189,13 @@ def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set
     for ours, aliases in ALIASES.items():
         if ours in told:
             continue
-        for alias in aliases:
-            name = lower.get(alias)
-            if name is not None and name not in used and _suits(ours, shapes[name]):
-                made[ours] = name
-                used.add(name)
-                break
+        present = [lower[alias] for alias in aliases if alias in lower and lower[alias] not in used]
+        fitting = [name for name in present if _suits(ours, shapes[name])]
+        if not fitting and ours in JUDGED_BY:  # reading it names what is wrong with it
+            fitting = present
+        if fitting:
+            made[ours] = fitting[0]
+            used.add(fitting[0])
     if "reward" not in made and "reward" not in told:
         functions = _trl_rewards(shapes)
         if functions:
@@ -160,10 +205,10 @@ def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set
 
 def _suits(ours: str, shape: Shape) -> bool:
     if ours in NUMBERS:
-        return shape in ("number", "truth", "nothing")  # labels may begin after the first rows
+        return shape in ("number", "quoted", "truth", "mixed", "nothing")  # labels may begin after the first rows
     if ours == "response" or ours == "prompt":
         return shape != "truth"
-    return shape in ("text", "number")
+    return shape in ("text", "number", "quoted", "mixed")
 
 
 def _trl_rewards(shapes: Mapping[str, Shape]) -> str | None:
@@ -174,6 +219,17 @@ def _trl_rewards(shapes: Mapping[str, Shape]) -> str | None:
     between = names[names.index("completion") + 1 : names.index("advantage")]
     numbers = [name for name in between if shapes[name] == "number" and "." not in name]
     return "+".join(numbers) or None
+
+
+def _check_objects(found: Mapping[str, Column], names: Iterable[str], where: str) -> None:
+    names = list(names)
+    for ours, column in found.items():
+        if ours in NUMBERS and "object" in column.shapes:
+            inner = next((name for name in names if name.startswith(f"{column.name}.")), f"{column.name}.KEY")
+            raise DataError(
+                f"{where}: {column.name} holds several values; say which one is the {ours}, for example"
+                f" --column {ours}={inner} (--column {ours}= for none)"
+            )
 
 
 def _check_needed(found: Mapping[str, Column], names: Iterable[str], where: str, file_name: str) -> None:

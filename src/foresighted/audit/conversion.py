@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foresighted.audit.columns import NUMBERS, Column
+from foresighted.audit.columns import MISSING, NUMBERS, Column
 
 Table = Mapping[str, pa.Array]
 """Canonical name -> array, all of one length."""
@@ -21,7 +21,7 @@ def canonical(table: pa.Table, columns: Mapping[str, Column]) -> Table:
     columns for one name are added up or put side by side.
 
     Raises:
-        ArrowInvalid: a text that is no number, in a column of numbers.
+        ArrowException: what is no number, in a column of numbers.
     """
     made = {}
     for ours, column in columns.items():
@@ -52,7 +52,8 @@ def _at(table: pa.Table, path: tuple[str, ...]) -> pa.Array:
 
 def _numbers(array: pa.Array) -> pa.Array:
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        lower = pc.utf8_lower(array)
+        lower = pc.utf8_trim_whitespace(pc.utf8_lower(array))
+        lower = pc.if_else(pc.is_in(lower, pa.array(MISSING, lower.type)), pa.scalar(None, lower.type), lower)
         truth = pc.case_when(
             pc.make_struct(pc.equal(lower, "true"), pc.equal(lower, "false")), pa.scalar("1"), pa.scalar("0"), lower
         )
@@ -70,9 +71,10 @@ def _texts(array: pa.Array) -> pa.Array:
         return pa.array([as_text(value) for value in array.to_pylist()], pa.large_string())
     if pa.types.is_floating(kind) and all(value is None or float(value).is_integer() for value in _seen(array)):
         array = pc.cast(array, pa.int64())
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+    try:
+        return pc.cast(array, pa.large_string())
+    except pa.ArrowException:  # nested values, bytes that are no UTF-8
         return pa.array([as_text(value) for value in array.to_pylist()], pa.large_string())
-    return pc.cast(array, pa.large_string())
 
 
 def _seen(array: pa.Array) -> list[Any]:
@@ -95,5 +97,12 @@ def as_text(value: Any) -> str | None:
         return "\n".join(as_text(item.get("content")) or as_text(item.get("text")) or "" for item in value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
     return text.encode("utf-8", "replace").decode()  # JSON allows a lone surrogate, Arrow does not
+
+
+def _plain(value: Any) -> str:
+    """Return what JSON does not know, such as a date or bytes, as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -38,7 +38,9 @@ class Layout:
         """Return the row of each response; -1 for a round that has none."""
         known = np.array(self.rounds, np.int64)
         places = np.searchsorted(known, rounds).clip(max=max(len(known) - 1, 0))
-        return np.where(known[places] == rounds, np.array(self.row, np.int64)[places], -1) if len(known) else rounds
+        if not len(known):
+            return np.full(len(rounds), -1, np.int64)
+        return np.where(known[places] == rounds, np.array(self.row, np.int64)[places], -1)
 
 
 def choose_layout(rollouts: Rollouts, known: Mask) -> Layout:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from foresighted.audit.layout import Layout
-from foresighted.audit.profile import Profile
+from foresighted.audit.profile import Profile, student
 from foresighted.audit.result import LabelsNeeded, Response
 from foresighted.audit.rollouts import Floats, Mask, Rollouts
 from foresighted.evaluate.comparison import FALL_SHARE
@@ -23,6 +23,8 @@ LOOK_RULE_KNOWN = (
     "The responses of the last row whose reward grew most beyond their utility since the first row (same prompt, else"
     " any), each in standard deviations, one for each prompt and each wording."
 )
+FEWEST_RATED = 10
+"""Prompts in each half that are asked for at least: rho and the standard deviation are themselves estimated."""
 MOST_SHOWN = 4000
 """Characters of a text that are shown."""
 
@@ -53,7 +55,7 @@ def comparisons_needed(fall: float, *, power: float, level: float = 0.95) -> int
 def ratings_needed(fall: float, *, power: float, level: float = 0.95, correlation: float = 0.0) -> int:
     """Return how many rated prompts in each half settle a fall of mean utility.
 
-        n = 2 (1 - rho) ((z_level + z_power) / fall)^2
+        n = 2 (1 - rho) ((t_level + t_power) / fall)^2,   t: quantiles of Student's t with n - 1 degrees of freedom
 
     Args:
         fall: in standard deviations of a prompt's utility.
@@ -64,9 +66,12 @@ def ratings_needed(fall: float, *, power: float, level: float = 0.95, correlatio
     References:
         Ours; derived in docs/audit.md.
     """
-    normal = NormalDist()
-    z = normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)
-    return math.ceil(2 * (1 - correlation) * (z / fall) ** 2)
+    count = 2
+    while True:
+        both = student((1 + level) / 2, count - 1.0) + student(power, count - 1.0)
+        if count >= 2 * (1 - correlation) * (max(both, 0.0) / fall) ** 2:
+            return count
+        count += 1
 
 
 def labels_needed(
@@ -95,7 +100,7 @@ def labels_needed(
         first, last = utility.grid[0].mean(axis=0), utility.grid[-1].mean(axis=0)
         if first.std() > 0 and last.std() > 0:
             correlation = float(np.clip(np.corrcoef(first, last)[0, 1], 0.0, 0.99))
-    each = max(2, ratings_needed(fall, power=power, correlation=correlation))
+    each = max(FEWEST_RATED, ratings_needed(fall, power=power, correlation=correlation))
     same = "the same " if paired or repeated else ""
     sentence = (
         f"To settle it: rate the responses to {same}{each} prompts early and late ({2 * each} ratings); an interval"

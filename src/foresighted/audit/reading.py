@@ -1,7 +1,7 @@
 """Files as tables of canonical columns: JSON lines, CSV and Parquet, in blocks, through pyarrow.
 
-A block that pyarrow refuses is read again line by line: either its values can be used after all (a number in quotes, a
-mixed column), or the line that cannot is named.
+A block that pyarrow refuses is read again line by line, or row by row: either its values can be used after all (a
+column of numbers with some in quotes), or the line that cannot is named.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import gzip
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from foresighted.audit.columns import NUMBERS, Column, flattened
+from foresighted.audit.columns import MISSING, NUMBERS, Column, flattened, number_of
 from foresighted.audit.conversion import Table, as_text, canonical
 from foresighted.errors import DataError
 
@@ -31,6 +32,7 @@ BATCH_ROWS = 65536
 LONGEST_LINE = 4 << 20
 """Bytes of a line that pyarrow takes; a block with a longer one is read line by line."""
 PEEKED_ROWS = 200
+_DAMAGED = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def peek(part: Part) -> list[dict[str, Any]]:
         if part.format == "parquet":
             return _peek_parquet(part)
         return _peek_csv(part) if part.format == "csv" else _peek_jsonl(part)
-    except (OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(part, error) from None
 
 
@@ -87,7 +89,7 @@ def read_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Tab
     readers = {"jsonl": _jsonl_tables, "csv": _csv_tables, "parquet": _parquet_tables}
     try:
         yield from readers[part.format](part, columns)
-    except (OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(part, error) from None
 
 
@@ -165,9 +167,9 @@ def _json_block(
 
     try:
         table = arrow_json.read_json(pa.py_buffer(block), arrow_json.ReadOptions(block_size=LONGEST_LINE), options)
-    except pa.ArrowInvalid:
+        return canonical(table, columns), table.num_rows
+    except pa.ArrowException:
         return _slow_block(block, part, number, columns)
-    return canonical(table, columns), table.num_rows
 
 
 def _json_options(columns: Mapping[str, Column]) -> Any:
@@ -192,24 +194,29 @@ def _struct(kind: Any) -> Any:
 def _arrow_type(ours: str, shape: str) -> Any:
     if shape == "messages":
         return pa.list_(pa.struct([("content", pa.large_string())]))
-    if shape in ("number", "truth", "text"):
-        return {"number": pa.float64(), "truth": pa.bool_(), "text": pa.large_string()}[shape]
+    if shape in ("number", "truth", "text", "quoted"):
+        known = {"number": pa.float64(), "truth": pa.bool_()}
+        return known.get(shape, pa.large_string())
     return pa.float64() if ours in NUMBERS else pa.large_string()
 
 
 def _slow_block(block: bytes, part: Part, number: int, columns: Mapping[str, Column]) -> tuple[Table, int]:
     """Read a block line by line, as `_json_block` would where it can."""
+    lines = enumerate(block.split(b"\n"), start=number)
+    objects = ((f"{part.path}, line {at}", _object(line, part, at)) for at, line in lines)
+    return _by_row(((where, row) for where, row in objects if row is not None), columns)
+
+
+def _by_row(named: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, Column]) -> tuple[Table, int]:
+    """Return rows, each with its place in words, as `canonical` would; name the first that cannot be used."""
     values: dict[str, list[Any]] = {ours: [] for ours in columns}
     rows = 0
-    for at, line in enumerate(block.split(b"\n"), start=number):
-        row = _object(line, part, at)
-        if row is None:
-            continue
+    for where, row in named:
         rows += 1
         flat = flattened(row)
         for ours, column in columns.items():
             found = [flat.get(".".join(path), (path, None))[1] for path in column.paths]
-            values[ours].append(_value(ours, found, column, f"{part.path}, line {at}"))
+            values[ours].append(_value(ours, found, column, where))
     types = {ours: pa.float64() if ours in NUMBERS else pa.large_string() for ours in columns}
     return {ours: pa.array(values[ours], types[ours]) for ours in columns}, rows
 
@@ -219,13 +226,21 @@ def _value(ours: str, found: list[Any], column: Column, where: str) -> float | s
         return as_text(found[0]) if len(found) == 1 else " ".join(as_text(value) or "" for value in found)
     total = 0.0
     for value in found:
-        if value is None or value == "":
-            return None
         try:
-            total += float(value)
+            known = number_of(value)
         except (TypeError, ValueError, OverflowError):
-            raise DataError(f"{where}: {column.name} is {_short(value)}, expected a number") from None
+            raise _no_number(where, column.name, value, ours) from None
+        if known is None:
+            return None
+        total += known
     return total
+
+
+def _no_number(where: str, name: str, value: Any, ours: str) -> DataError:
+    return DataError(
+        f"{where}: {name} is {_short(value)}, expected a number; mend it, or take another column with"
+        f" --column {ours}=NAME (--column {ours}= for none)"
+    )
 
 
 def _short(value: Any) -> str:
@@ -264,12 +279,10 @@ def _peek_csv(part: Part) -> list[dict[str, Any]]:
 
 
 def _guessed(text: str) -> Any:
-    if text == "" or text.lower() in ("nan", "null", "none", "na"):
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
     try:
-        return float(text)
+        return number_of(text)
     except ValueError:
         return text
 
@@ -285,7 +298,9 @@ def _csv_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Tab
     reading = arrow_csv.ReadOptions(block_size=BLOCK_BYTES)
     parsing = arrow_csv.ParseOptions(delimiter=_delimiter(part), newlines_in_values=True)
     converting = arrow_csv.ConvertOptions(
-        column_types=types, include_columns=list(types), null_values=["", "nan", "NaN", "null", "None", "NA", "N/A"]
+        column_types=types,
+        include_columns=list(types),
+        null_values=["NaN", *(form for word in MISSING for form in (word, word.upper(), word.title()))],
     )
     compression = "gzip" if part.path.suffix == ".gz" else None
     try:
@@ -293,7 +308,7 @@ def _csv_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Tab
             for batch in arrow_csv.open_csv(stream, reading, parsing, converting):
                 table = pa.Table.from_batches([batch])
                 yield canonical(table, columns), table.num_rows
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    except pa.ArrowException as error:
         raise _csv_fault(part, columns, error) from None
 
 
@@ -307,10 +322,9 @@ def _csv_fault(part: Part, columns: Mapping[str, Column], error: Exception) -> D
             continue
         if len(row) != len(header):
             return DataError(f"{part.path}, line {line}: has {len(row)} fields, the header has {len(header)}")
-        for _, place in numbers:
-            value = _guessed(row[place])
-            if isinstance(value, str):
-                return DataError(f"{part.path}, line {line}: {header[place]} is {_short(value)}, expected a number")
+        for ours, place in numbers:
+            if isinstance(_guessed(row[place]), str):
+                return _no_number(f"{part.path}, line {line}", header[place], row[place], ours)
     return DataError(f"{part.path}: not CSV that can be read ({str(error).splitlines()[0]})")
 
 
@@ -325,7 +339,7 @@ def _peek_parquet(part: Part) -> list[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=PEEKED_ROWS):
                 rows: list[dict[str, Any]] = batch.to_pylist()
                 return rows
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise _unreadable(part, error) from None
     return []
 
@@ -336,8 +350,17 @@ def _parquet_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple
     tops = list(dict.fromkeys(path[0] for column in columns.values() for path in column.paths))
     try:
         with parquet.ParquetFile(part.path) as file:
+            row = 1
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=tops):
-                table = pa.Table.from_batches([batch])
-                yield canonical(table, columns), table.num_rows
-    except pa.ArrowInvalid as error:
+                yield _parquet_batch(batch, part, row, columns)
+                row += batch.num_rows
+    except pa.ArrowException as error:
         raise _unreadable(part, error) from None
+
+
+def _parquet_batch(batch: Any, part: Part, first: int, columns: Mapping[str, Column]) -> tuple[Table, int]:
+    try:
+        return canonical(pa.Table.from_batches([batch]), columns), batch.num_rows
+    except pa.ArrowException:
+        rows = enumerate(batch.to_pylist(), start=first)
+        return _by_row(((f"{part.path}, row {number}", row) for number, row in rows), columns)

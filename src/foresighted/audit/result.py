@@ -197,6 +197,8 @@ class ArmAudit:
     """Whether the same prompts are answered in every row of the table."""
     rounds: tuple[Round, ...]
     fall: Fall | None
+    to_last: Fall | None
+    """The fall to the last row, where `fall` is one to an earlier row; else None."""
     seed_falls: tuple[Fall, ...]
     onset: Onset | None
     calibration: tuple[Calibration, ...]

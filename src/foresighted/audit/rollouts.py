@@ -157,7 +157,7 @@ class Collector:
         """Return the rows that have a round, and how many had none.
 
         Raises:
-            DataError: a round that is not a whole number.
+            DataError: a round that is not a whole number, or below 0.
         """
         rounds = np.concatenate(self.rounds) if self.rounds else np.zeros(0)
         prompt = np.concatenate(self.prompt_codes) if self.prompt_codes else np.zeros(0, np.int64)
@@ -184,9 +184,11 @@ class Collector:
 
 
 def _check_rounds(rounds: Floats) -> None:
-    wrong = rounds[(rounds != np.round(rounds)) | (np.abs(rounds) > LARGEST_ROUND)]
+    wrong = rounds[(rounds != np.round(rounds)) | (rounds < 0) | (rounds > LARGEST_ROUND)]
     if len(wrong):
-        raise DataError(f"round: got {wrong[0]:g}, expected whole numbers; name another with --column round=NAME")
+        raise DataError(
+            f"round: got {wrong[0]:g}, expected whole numbers from 0 on; name another column with --column round=NAME"
+        )
 
 
 def _own_prompts(prompt: Ints, rounds: Floats, run: Ints, shown: list[str], kinds: list[str | None]) -> Ints:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foresighted.audit.result import ArmAudit, Audit, Fall
 from foresighted.evaluate.intervals import interval_text, number
+
+MOST_NAMED = 5
+"""Arms or kinds of prompts that a sentence names."""
 
 
 def headline(audit: Audit) -> str:
     """Return the verdict as one sentence for somebody who reads nothing else."""
     worst = [arm for arm in audit.arms if arm.verdict == audit.verdict]
-    names = ", ".join(arm.label for arm in worst[:5]) + (f" and {len(worst) - 5} more" if len(worst) > 5 else "")
+    names = ", ".join(arm.label for arm in worst[:MOST_NAMED])
+    names += f" and {len(worst) - MOST_NAMED} more" if len(worst) > MOST_NAMED else ""
     of = f" ({len(worst)} of {len(audit.arms)} arms: {names})" if len(audit.arms) > 1 else ""
     first = worst[0]
     if audit.verdict == "collapsed":
         begun = [arm.onset.round for arm in worst if arm.onset]
         when = f", from about round {min(begun)} on{' at the earliest' if len(begun) > 1 else ''}," if begun else ""
-        return f"COLLAPSED{of}: the answers got worse{when} while the reward that the loop follows did not fall."
+        return (
+            f"COLLAPSED{of}: the answers got worse{when} while the reward that the loop follows did not fall"
+            f"{_until(worst)}."
+        )
     if audit.verdict == "suspicious":
         return f"SUSPICIOUS{of}: {first.reason}. This is no proof; read the responses named below."
     if audit.verdict == "no collapse seen":
@@ -31,9 +38,24 @@ def sentences(audit: Audit) -> tuple[str, ...]:
     for arm in audit.arms:
         found += _of_arm(arm, audit)
     found += _limits(audit)
+    if any(arm.fall and arm.fall.reward_change is None and arm.verdict != "no collapse seen" for arm in audit.arms):
+        found.append(
+            "To settle it: record, with each response, the reward that the loop follows. Without it nobody can say"
+            " whether the loop saw its answers get worse."
+        )
     if audit.labels_needed:
         found.append(audit.labels_needed.sentence)
     return tuple(found)
+
+
+def _until(arms: Sequence[ArmAudit]) -> str:
+    """Return until when proxy reward did not fall, where it fell after the fall of utility that is judged."""
+    texts = []
+    for arm in arms[:MOST_NAMED]:
+        judged = next((fall for fall in (arm.fall, *arm.seed_falls) if fall and fall.corrected), None)
+        if judged and judged.last != arm.rounds[-1].last:
+            texts.append(f"until round {judged.last}" + (f" ({arm.label})" if len(arms) > 1 else ""))
+    return f" {', '.join(texts)}" if texts else ""
 
 
 def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
@@ -54,7 +76,7 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
         )
     fallen = [kind for kind in arm.kinds if kind.fell_by is not None]
     if fallen:
-        texts = [f"{kind.kind} (by round {kind.fell_by}, {interval_text(kind.fall)})" for kind in fallen[:5]]
+        texts = [f"{kind.kind} (by round {kind.fell_by}, {interval_text(kind.fall)})" for kind in fallen[:MOST_NAMED]]
         yield f"{name}Prompt kinds in the order in which they fell: {'; '.join(texts)}."
     if arm.calibration:
         first, end = arm.calibration[0], arm.calibration[-1]
@@ -65,7 +87,7 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
         )
     alarming = [symptom for symptom in arm.symptoms if symptom.alarming]
     if alarming:
-        texts = [f"{symptom.name} {interval_text(symptom.change)}" for symptom in alarming]
+        texts = [f"{symptom.what} {interval_text(symptom.change)}" for symptom in alarming]
         yield f"{name}Seen without labels, last row against first: {'; '.join(texts)}."
 
 
@@ -87,9 +109,16 @@ def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
             f" {fall.last}{')' if '(' in end else ''}, {reward}. A fall counts from {number(fall.threshold)} on"
             f" ({_judged(fall)})."
         )
+    late = arm.to_last
+    if late and late.reward_change:
+        yield (
+            f"{name}By round {late.last} {measure[0].lower()}{measure[1:]} had fallen by {interval_text(late.fall)};"
+            f" proxy reward then fell too (it changed by {interval_text(late.reward_change)})."
+        )
     for one in arm.seed_falls:
         if one.by_definition:
-            yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)} ({_judged(one)})."
+            by = f" by round {one.last}" if arm.rounds and one.last != arm.rounds[-1].last else ""
+            yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)}{by} ({_judged(one)})."
 
 
 def _judged(fall: Fall) -> str:

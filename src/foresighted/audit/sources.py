@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.audit.columns import FROM_FILE_NAME, NUMBER_OF_FILE, Column, find_columns
+from foresighted.audit.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.audit.reading import SUFFIXES, Part, peek, read_tables
 from foresighted.audit.result import Source
 from foresighted.audit.rollouts import Collector, Rollouts
@@ -18,6 +18,7 @@ from foresighted.records import CANDIDATES, HELDOUT
 
 OURS = "foresighted"
 """Where our callback for TRL leaves its records, inside the trainer's output directory."""
+OUR_FORMATS = ("comparison", "run")
 TRL_LOGS = "completions"
 TRAJECTORIES = "trajectories.parquet"
 Progress = Callable[[int, int], None]
@@ -71,7 +72,7 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
         if not group:
             tables.append(None)
             continue
-        rollouts, columns_found, guesses, said = _read(group, columns, after)
+        rollouts, columns_found, guesses, said = _read(group, columns, after, ours=found.format in OUR_FORMATS)
         used |= {ours: column.name for ours, column in columns_found.items()}
         if "round" not in columns_found:
             used["round"] = FROM_FILE_NAME
@@ -79,7 +80,7 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
         remarks += said
         rows += len(rollouts)
         tables.append(rollouts)
-    shown = () if found.format in ("comparison", "run") else tuple(guessed)
+    shown = () if found.format in OUR_FORMATS else tuple(guessed)
     source = Source(str(path), found.format, len(parts), rows, used, shown, tuple(remarks))
     return Log(source, tables[0], tables[1])
 
@@ -183,7 +184,7 @@ def _round_of(name: str) -> int | None:
 
 
 def _read(
-    parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], None]
+    parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], None], *, ours: bool
 ) -> tuple[Rollouts, dict[str, Column], tuple[str, ...], list[str]]:
     collector = Collector()
     columns: dict[str, Column] = {}
@@ -193,7 +194,7 @@ def _read(
     for part in parts:
         rows = peek(part)
         if rows:
-            found, guesses = find_columns(rows, told, str(part.path), file_name=part.plain_name)
+            found, guesses = find_columns(rows, told, str(part.path), file_name=part.plain_name, ours_alone=ours)
             if first is None:
                 columns, guessed, first = found, guesses, part
             lacking = {"round", "reward", "prompt"} & (set(columns) ^ set(found))
@@ -210,7 +211,12 @@ def _read(
     if not collector.rows:
         raise DataError(f"{parts[0].path}: holds no row; wait for the first round, or check the path")
     rollouts, without = collector.made()
+    if not len(rollouts):
+        raise DataError(f"{parts[0].path}: no row has a round; name the column with --column round=NAME")
     remarks = [f"Empty: {', '.join(empty[:5])}{' and more' if len(empty) > 5 else ''}."] if empty else []
+    for name in JUDGED_BY:  # utility and labels are null in records of ours where nobody gave them
+        if name in columns and name not in rollouts.numbers and (name == "reward" or not ours):
+            remarks.append(f"The column {columns[name].name} holds no finite number: it tells no {name}.")
     if without:
         remarks.append(f"{without} rows have no round and were left out.")
     return rollouts, columns, guessed, remarks

@@ -27,17 +27,18 @@ FEWEST_OF_A_GROUP = 4
 class Limit:
     """From which change on a symptom alarms: `sign` times the change, divided by the start if `relative`."""
 
+    words: str
     sign: int
     least: float
     relative: bool = False
 
 
 LIMITS = {
-    REWARD: Limit(+1, 0.5),
-    "distinct_2": Limit(-1, 0.15),
-    "alike": Limit(+1, 0.1),
-    "spread": Limit(-1, 0.5, relative=True),
-    "reward_length": Limit(+1, 0.3),
+    REWARD: Limit("reward", +1, 0.5),
+    "distinct_2": Limit("distinct word pairs", -1, 0.15),
+    "alike": Limit("like openings", +1, 0.1),
+    "spread": Limit("spread of reward", -1, 0.5, relative=True),
+    "reward_length": Limit("correlation of reward with length", +1, 0.3),
 }
 """Symptoms that can alarm. Length and KL alone never do: a healthy loop changes both."""
 
@@ -112,9 +113,9 @@ def symptoms(measures: Measures, training: Rollouts) -> tuple[Symptom, ...]:
 
 
 def suspicious(found: tuple[Symptom, ...]) -> tuple[str, ...]:
-    """Return the names of the symptoms that together are suspicious: reward rose, and something else alarms."""
+    """Return, in words, the symptoms that together are suspicious: reward rose, and something else alarms."""
     alarming = [symptom.name for symptom in found if symptom.alarming]
-    return tuple(alarming) if REWARD in alarming and len(alarming) > 1 else ()
+    return tuple(LIMITS[name].words for name in alarming) if REWARD in alarming and len(alarming) > 1 else ()
 
 
 def _over(training: Rollouts, layout: Layout) -> Layout:

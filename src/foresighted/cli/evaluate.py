@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from foresighted.cli.options import add_settings
 from foresighted.cli.progress import Bars
 from foresighted.config import from_text, read_yaml, settings
 from foresighted.errors import ConfigError
+from foresighted.evaluate.directory import refuse_table
 from foresighted.evaluate.findings import p_text, rating_text, share_text
 from foresighted.evaluate.intervals import Interval, interval_text
 from foresighted.evaluate.result import Evaluation
@@ -100,6 +102,7 @@ def _merged(args: argparse.Namespace) -> EvaluateConfig:
     own = args.out / "config.yaml"
     if args.resume and own.exists() and args.file_of_settings is None:
         values |= read_yaml(own)
+        refuse_table(values, args.out)
     if args.file_of_settings is not None:
         values |= read_yaml(args.file_of_settings)
     for name in settings(EvaluateConfig):
@@ -121,8 +124,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _safe(text: str) -> str:
-    """Return a text without control and direction characters: names and messages come from files and endpoints."""
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    """Return a text without control and direction characters: names and messages come from files and endpoints.
+
+    What the output's encoding does not have becomes a question mark.
+    """
+    plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return plain.encode(encoding, "replace").decode(encoding)
 
 
 def _add(table: Table, *cells: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import yaml
 
 from foresighted.config import read_yaml
-from foresighted.errors import RunError
+from foresighted.errors import ConfigError, RunError
 from foresighted.evaluate.rows import ANSWERS, CAPABILITIES, CONFIG, EVALUATION, JUDGEMENTS
-from foresighted.evaluate.settings import MAY_CHANGE_ON_RESUME, EvaluateConfig, to_yaml
+from foresighted.evaluate.settings import DIGESTS, MAY_CHANGE_ON_RESUME, EvaluateConfig, to_yaml
 
 LOCK = ".lock"
+_TABLE = "judgements"  # key of config.yaml in the result of a table
 ALLOWED = (
     CONFIG,
     ANSWERS,
@@ -57,16 +59,50 @@ def claim(config: EvaluateConfig, out: Path, *, resume: bool) -> None:
     Raises:
         RunError: it holds something else, another configuration, or an evaluation without `resume`.
     """
-    path = out / CONFIG
+    path, digests = out / CONFIG, _digests(config)
     begun = any((out / name).exists() and (out / name).stat().st_size for name in (ANSWERS, JUDGEMENTS))
     if path.exists() and begun:
         if not resume:
             raise RunError(f"out: {out} holds an evaluation already; go on with --resume, or choose another --out")
-        _check_same(config, read_yaml(path), out)
-    write_config(out, to_yaml(config), allowed=ALLOWED)
+        _check_same(config, digests, read_yaml(path), out)
+    text = to_yaml(config) + (yaml.safe_dump({DIGESTS: digests}) if digests else "")
+    write_config(out, text, allowed=ALLOWED)
 
 
-def _check_same(config: EvaluateConfig, saved: dict[str, Any], out: Path) -> None:
+def claim_for_table(mapping: Mapping[str, Any], out: Path) -> None:
+    """Make a directory that of a table's result by writing `mapping`, which has the key `judgements`.
+
+    Raises:
+        RunError: it holds anything but an earlier result of a table.
+    """
+    path = out / CONFIG
+    own = path.exists() and _TABLE in read_yaml(path)
+    found = [name for name in (CONFIG, ANSWERS, JUDGEMENTS, EVALUATION) if (out / name).exists()]
+    foreign = [name for name in found if name == ANSWERS or not own]
+    if foreign:
+        raise RunError(f"out: {out} holds {foreign[0]} that --judgements did not write; choose another --out")
+    write_config(out, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True), allowed=ALLOWED)
+
+
+def refuse_table(saved: Mapping[str, Any], out: Path) -> None:
+    """Refuse to go on in the directory of a table's result.
+
+    Raises:
+        RunError: `saved`, what its `config.yaml` holds, is that of a table.
+    """
+    if _TABLE in saved:
+        raise RunError(f"out: {out} holds the result of a table of judgements; choose another --out")
+
+
+def _digests(config: EvaluateConfig) -> dict[str, str]:
+    try:
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in config.own_files.items()}
+    except OSError as error:
+        raise ConfigError(f"config: {error.filename} cannot be read ({error.strerror})") from None
+
+
+def _check_same(config: EvaluateConfig, digests: dict[str, str], saved: dict[str, Any], out: Path) -> None:
+    refuse_table(saved, out)
     asked = yaml.safe_load(to_yaml(config))
     gone = [policy for policy in saved.get("policies", []) if policy not in asked["policies"]]
     if gone:
@@ -77,6 +113,13 @@ def _check_same(config: EvaluateConfig, saved: dict[str, Any], out: Path) -> Non
     if differ:
         changes = "; ".join(f"{name} was {saved[name]!r}, now {asked[name]!r}" for name in differ)
         raise RunError(f"out: {out} belongs to another configuration ({changes}); choose another --out")
+    before = saved.get(DIGESTS)
+    changed = [name for name in digests if isinstance(before, dict) and before.get(name) != digests[name]]
+    if changed and (out / JUDGEMENTS).exists():
+        raise RunError(
+            f"{changed[0]}: {config.own_files[changed[0]]} is not as it was when {out / JUDGEMENTS} was written; put it"
+            " back, remove that file to have every pair judged anew, or choose another --out"
+        )
 
 
 def write_config(out: Path, text: str, *, allowed: Sequence[str]) -> None:

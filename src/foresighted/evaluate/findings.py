@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from foresighted.evaluate.intervals import Share, interval_text
-from foresighted.evaluate.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
+from foresighted.evaluate.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult, Rating
 from foresighted.evaluate.sentences import _count as count
 
 _BY_CHANCE = 0.05
@@ -37,6 +37,13 @@ def p_equals(p: float | None) -> str:
 def share_text(share: Share) -> str:
     """Return a share with its interval, in per cent."""
     return f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def rating_text(rating: Rating) -> str:
+    """Return a rating with its interval, or a remark where that is unknown."""
+    if rating.low is None or rating.high is None:
+        return f"{rating.rating:+.2f} [interval unknown]"
+    return f"{rating.rating:+.2f} [{rating.low:+.2f}, {rating.high:+.2f}]"
 
 
 def findings(evaluation: Evaluation) -> tuple[str, ...]:
@@ -140,11 +147,7 @@ def _rating_sentence(evaluation: Evaluation) -> Iterable[str]:
     rated = [(policy.name, policy.rating) for policy in evaluation.policies if policy.rating]
     if len(evaluation.policies) < 3 or not rated:
         return
-    texts = [
-        f"{name} {rating.rating:+.2f} [{rating.low:+.2f}, {rating.high:+.2f}]"
-        for name, rating in rated
-        if rating.low is not None and rating.high is not None
-    ]
+    texts = [f"{name} {rating_text(rating)}" for name, rating in rated if name != evaluation.baseline]
     yield f"Bradley-Terry ratings in log-odds against {evaluation.baseline}: {', '.join(texts)}."
 
 

@@ -162,6 +162,21 @@ def wilson_share(successes: int, total: int, *, level: float = 0.95) -> Share:
     return Share(successes, total, share, low, high, level)
 
 
+def unseen_share(total: int, *, level: float = 0.95) -> float:
+    """Return how large a share of cases may still be of a kind that none of `total` was: Wilson's upper bound.
+
+        u = z^2 / (n + z^2)
+
+    Args:
+        total: number of cases n, at least 1.
+        level: of the two-sided interval, in (0, 1).
+
+    Returns:
+        The share, in (0, 1).
+    """
+    return wilson_share(0, total, level=level).high
+
+
 def number(value: float) -> str:
     """Return a number as text for people: two decimals, or two significant digits where that would show 0."""
     if not math.isfinite(value):

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from foresighted.config import TrainConfig
@@ -79,7 +78,7 @@ class LocalJudge:
         """Yield one reply a question. An exception of the user's own function is a failure of kind `error`."""
         remaining = iter(questions)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
-            with contextlib.suppress(Exception):  # whatever a user's function raises: one at a time shows on which text
+            with contextlib.suppress(Exception, SystemExit):  # of a user's function: one at a time shows on which text
                 self._read_utilities(chunk)
             yield from (self._alone(question) for question in chunk)
 
@@ -89,7 +88,7 @@ class LocalJudge:
             return self._reply(question)
         except DataError as error:
             return Reply(None, failure="malformed", detail=_line(error))
-        except Exception as error:  # anything that a user's function may raise
+        except (Exception, SystemExit) as error:  # anything that a user's function may raise
             return Reply(None, failure="error", detail=_line(error))
 
     def _read_utilities(self, chunk: Sequence[Question]) -> None:
@@ -113,15 +112,15 @@ class LocalJudge:
         return Reply("tie" if tie else "first" if margin > 0 else "second", reason)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def check_local(kind: str) -> None:
-    """Check how a judge that is no endpoint is written, and that its file is there; nothing is loaded.
+    """Check how a judge that is no endpoint is written; nothing is loaded.
 
     Raises:
-        ConfigError: an unknown kind of judge, or no such file.
+        ConfigError: an unknown kind of judge.
     """
     path, colon, _ = kind.rpartition(":")
     if kind.startswith("reward:") or kind.partition(":")[0] == "likelihood":
@@ -131,22 +130,22 @@ def check_local(kind: str) -> None:
             f"judge: got {kind!r}{nearest(kind, ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
             " openai:MODEL, reward:MODEL, likelihood, likelihood:MODEL or FILE.py:NAME"
         )
-    if not Path(path).is_file():
-        raise ConfigError(f"judge: no file {path}")
 
 
 def local_judge(config: EvaluateConfig) -> LocalJudge:
     """Return the judge of a configuration that is no endpoint.
 
     Raises:
-        ConfigError: an unknown kind of judge, or a file without that function.
+        ConfigError: an unknown kind of judge, or a file that fails or lacks that function.
         ModelError: a reward model or policy that cannot be loaded.
     """
     kind = config.judge or ""
     check_local(kind)
-    from foresighted.alignment.labels import LabelSource, LikelihoodLabels, load_labels
+    from foresighted.alignment.labels import LabelSource, LikelihoodLabels, load_labels, own_labels
     from foresighted.evaluate.policies import find_device, plain_policy
 
+    if "judge" in config.own_files:
+        return LocalJudge(LabelSource(own_labels("judge", kind)), config.tie_margin)
     device = find_device(config)
     if kind.partition(":")[0] == "likelihood":
         try:

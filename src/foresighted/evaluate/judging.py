@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from foresighted.errors import ConfigError
 from foresighted.evaluate.judges import Judge, Question, Reply
-from foresighted.evaluate.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, key
+from foresighted.evaluate.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, digest_of, key
 from foresighted.evaluate.texts import word_count
 from foresighted.records import append
 
@@ -29,6 +29,11 @@ class Pair(NamedTuple):
     def key(self) -> tuple[object, ...]:
         """As `rows.key` of its judgement."""
         return self.first.policy, self.second.policy, self.first.seed, self.second.seed, self.first.prompt_id
+
+    @property
+    def digest(self) -> str:
+        """Of the prompt and both answers, in their order."""
+        return digest_of(self.first.prompt, self.first.text, self.second.text)
 
     @property
     def identical(self) -> bool:
@@ -85,9 +90,9 @@ def complete(answers: Sequence[AnswerRow]) -> tuple[list[AnswerRow], int]:
 
 
 def open_pairs(every: Sequence[Pair], judged: Collection[JudgementRow]) -> list[Pair]:
-    """Return the pairs that still want a verdict: not judged, or failed for a reason that may have passed."""
-    done = {key(row): row for row in judged}
-    return [pair for pair in every if (row := done.get(pair.key)) is None or row.failure in TRANSIENT]
+    """Return the pairs that want a verdict: not judged, other texts than were, or a failure that may have passed."""
+    done = {key(row): row for row in judged if row.failure not in TRANSIENT}
+    return [pair for pair in every if (row := done.get(pair.key)) is None or row.digest != pair.digest]
 
 
 def judge_pairs(
@@ -165,6 +170,7 @@ def _row(pair: Pair, replies: tuple[Reply, Reply] | None, tokens: int) -> Judgem
         cached=sum(reply.cached for reply in both),
         first_words=word_count(pair.first.text),
         second_words=word_count(pair.second.text),
+        digest=pair.digest,
     )
 
 

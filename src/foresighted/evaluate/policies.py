@@ -95,13 +95,16 @@ def file_answers(source: Source) -> list[dict[str, Any]]:
         DataError: unreadable, or a line without an answer, or without `prompt_id` and `prompt`, with its number.
     """
     lines = []
-    for number, mapping in enumerate(read_mappings(Path(source.place)), start=1):
+    for number, mapping in enumerate(read_mappings(Path(source.place), ours=False), start=1):
         where = f"policies: {source.place}, line {number}"
-        text = next((mapping[name] for name in _TEXT if name in mapping), None)
-        if not isinstance(text, str):
+        under = next((name for name in _TEXT if name in mapping), None)
+        if under is None:
             raise DataError(
                 f"{where}: no text under {_TEXT[0]!r}{nearest('text', mapping)}; also read: {', '.join(_TEXT[1:])}"
             )
+        text = mapping[under]
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")
         for name in ("prompt_id", "prompt"):
             if name in mapping and not isinstance(mapping[name], str | int):
                 raise DataError(f"{where}: {name} is {str(mapping[name])[:40]!r}; expected text")

@@ -8,7 +8,8 @@ t = log((w + 1/2) / (l + 1/2)).
 
 Intervals: a judgement moves the ratings by H^-1 times its score (H the information matrix), summed within each cell of
 the (seeds x prompts) grid; `intervals.mean_interval` resamples seeds and prompts of those cells. So all pairs that
-share a prompt, or a seed, move together.
+share a prompt, or a seed, move together. Where all judgements of a rating are alike, they say nothing of its spread:
+its interval is unknown.
 
 References:
     Bradley and Terry (1952); Hunter, "MM algorithms for generalized Bradley-Terry models" (2004). The linearised
@@ -17,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +26,7 @@ import numpy as np
 from foresighted.evaluate.intervals import mean_interval
 from foresighted.evaluate.result import Rating
 from foresighted.evaluate.rows import JudgementRow
-from foresighted.evaluate.winrates import Array, logistic_fit
+from foresighted.evaluate.winrates import Array, flat, logistic_fit
 
 _SCORE = {"win": 1.0, "loss": 0.0, "tie": 0.5, "position_bias": 0.5}
 _PSEUDO = 0.5
@@ -54,7 +56,8 @@ def ratings(
     for place, name in enumerate(policies[1:]):
         spread = mean_interval(moves[place], seed=seed, level=level)
         value = float(effect[place])
-        low, high = (value + end - spread.mean for end in (spread.low, spread.high))
+        known = math.isfinite(spread.low) and not flat(spread)
+        low, high = (value + end - spread.mean if known else None for end in (spread.low, spread.high))
         found[name] = Rating(value, low, high, float(_sigma(effect[place])))
     return found
 

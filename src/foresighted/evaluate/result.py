@@ -104,7 +104,8 @@ class PairResult:
 
 @dataclass(frozen=True)
 class Rating:
-    """Bradley-Terry rating of a policy in nats of odds, against the baseline's 0; null interval for the baseline."""
+    """Bradley-Terry rating of a policy in nats of odds, against the baseline's 0; null bounds for the baseline, and
+    where nothing shows the spread."""
 
     rating: float
     low: float | None
@@ -193,7 +194,8 @@ class Evaluation:
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
     """Write `OUT/evaluation.json` by one rename."""
     temporary = out / f"{EVALUATION}.tmp"
-    temporary.write_text(json.dumps(_plain(asdict(evaluation)), indent=1, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(_plain(asdict(evaluation)), indent=1, allow_nan=False, ensure_ascii=False)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, out / EVALUATION)
 
 

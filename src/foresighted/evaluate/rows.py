@@ -6,14 +6,15 @@ killed evaluation goes on where it was: nothing is generated or paid for twice.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
-from foresighted.errors import DataError
-from foresighted.records import read_mappings
+from foresighted.records import read
 
 CONFIG = "config.yaml"
 ANSWERS = "answers.jsonl"
@@ -84,6 +85,8 @@ class JudgementRow:
     """Replies that came from the cache, 0 to 2."""
     first_words: int | None = None
     second_words: int | None = None
+    digest: str | None = None
+    """`digest_of` the prompt and both answers: a pair whose texts have changed is judged anew. Null in tables."""
 
 
 Row = TypeVar("Row", AnswerRow, JudgementRow)
@@ -95,21 +98,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     Raises:
         DataError: unreadable, or a line with a column that is missing or of the wrong type, with its number.
     """
-    hints = get_type_hints(kind)
-    newest: dict[tuple[Any, ...], Row] = {}
-    for number, mapping in enumerate(read_mappings(path), start=1):
-        values: dict[str, Any] = {}
-        for field in fields(kind):
-            value = mapping.get(field.name, None if field.default is MISSING else field.default)
-            if (field.name not in mapping and field.default is MISSING) or not _fits(value, hints[field.name]):
-                raise DataError(
-                    f"{path}, line {number}: {field.name} is {_shown(mapping, field.name)}; expected"
-                    f" {_describe(hints[field.name])}"
-                )
-            values[field.name] = value
-        row = kind(**values)
-        newest[key(row)] = row
-    return list(newest.values())
+    return list({key(row): row for row in read(path, kind)}.values())
 
 
 def key(row: AnswerRow | JudgementRow) -> tuple[Any, ...]:
@@ -117,6 +106,16 @@ def key(row: AnswerRow | JudgementRow) -> tuple[Any, ...]:
     if isinstance(row, AnswerRow):
         return row.policy, row.seed, row.prompt_id
     return row.first, row.second, row.first_seed, row.second_seed, row.prompt_id
+
+
+def digest_of(*texts: str) -> str:
+    """Return a digest of texts, by which it is seen later whether they are still the same.
+
+    Example:
+        >>> digest_of("ab", "c") == digest_of("a", "bc")
+        False
+    """
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def drop_torn_line(path: Path) -> None:
@@ -132,22 +131,3 @@ def counted(kinds: Iterable[str | None]) -> dict[str, int]:
     """Return how often each kind occurs, in the order of `FAILURES`."""
     found = [kind for kind in kinds if kind is not None]
     return {kind: found.count(kind) for kind in (*FAILURES, *sorted(set(found) - set(FAILURES))) if kind in found}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(hint, type):
-        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    return any(_fits(value, part) for part in get_args(hint))
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
-    names = {int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint) or " or ".join(_describe(part) for part in get_args(hint))
-
-
-def _shown(mapping: dict[str, Any], name: str) -> str:
-    return repr(mapping[name])[:60] if name in mapping else "missing"

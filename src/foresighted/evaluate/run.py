@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.evaluate import capabilities as harness
 from foresighted.evaluate import judging, policies, rubric
 from foresighted.evaluate.asked import prompts_for
 from foresighted.evaluate.cache import Cache
-from foresighted.evaluate.directory import ALLOWED, alone, claim, write_config
+from foresighted.evaluate.directory import alone, claim, claim_for_table
 from foresighted.evaluate.endpoint import Endpoint
-from foresighted.evaluate.judges import Judge, check_local, local_judge
+from foresighted.evaluate.judges import Judge, LocalJudge, check_local, local_judge
 from foresighted.evaluate.judging import Pair
 from foresighted.evaluate.policies import Source
 from foresighted.evaluate.result import Evaluation, JudgeResult, read_evaluation, write_evaluation
@@ -106,7 +104,7 @@ def evaluate_table(path: Path, *, baseline: str | None, seed: int, out: Path | N
 
     Raises:
         DataError: as `read_table`.
-        RunError: `out` holds something else.
+        RunError: `out` holds anything but an earlier result of a table.
     """
     table = read_table(path, baseline=baseline)
     result = summarise(
@@ -114,8 +112,7 @@ def evaluate_table(path: Path, *, baseline: str | None, seed: int, out: Path | N
         seed=seed,
     )  # fmt: skip
     if out is not None:
-        mapping = {"judgements": str(path), "baseline": baseline, "seed": seed}
-        write_config(out, yaml.safe_dump(mapping, sort_keys=False), allowed=ALLOWED)
+        claim_for_table({"judgements": str(path), "baseline": baseline, "seed": seed}, out)
         (out / JUDGEMENTS).unlink(missing_ok=True)
         append(out / JUDGEMENTS, table.rows)
         write_evaluation(out, result)
@@ -130,6 +127,8 @@ class Plan:
     prompt_source: str
     prompts: list[Prompt]
     rubric: rubric.Rubric
+    judge: LocalJudge | None
+    """A judge of the user's own, from its file: what is wrong with it shows before anything is generated."""
 
 
 def _plan(config: EvaluateConfig) -> Plan:
@@ -139,16 +138,18 @@ def _plan(config: EvaluateConfig) -> Plan:
     own = rubric.load_rubric(config.rubric)
     if config.categories == "judge" and not own.categories:
         raise ConfigError(f"categories: the rubric {own.name} has no categories to ask for; use --categories kind")
+    judge = None
     if config.uses_endpoint:
         Endpoint(config, own, Cache(None)).close()  # its key is asked for now, not after hours of answers
     elif config.judge is not None:
         check_local(config.judge)
+        judge = local_judge(config) if "judge" in config.own_files else None
     if config.capabilities:
         harness.check(config)
         if files := [source.name for source in sources if source.kind == "file"]:
             raise ConfigError(f"capabilities: {files[0]} is a file of answers; a capability check needs its model")
     source, prompts = prompts_for(config, sources)
-    return Plan(sources, source, prompts, own)
+    return Plan(sources, source, prompts, own, judge)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def plan(config: EvaluateConfig, out: Path) -> Estimate:
         ForesightedError: as `evaluate`.
     """
     todo = _plan(config)
-    have = {key(row): row for row in read_rows(out / ANSWERS, AnswerRow)} if (out / ANSWERS).exists() else {}
+    have = _still_true(read_rows(out / ANSWERS, AnswerRow) if (out / ANSWERS).exists() else [], todo)
     guess = "word " * config.max_new_tokens
     answers = []
     for source in todo.sources:
@@ -202,13 +203,15 @@ def _answers(config: EvaluateConfig, todo: Plan, out: Path, on_progress: Progres
     """Return the answers of every source, generating those that are not there yet, and the capabilities of each."""
     path, measured = out / ANSWERS, Measured()
     decoding = policies.with_shared_system_prompt(config, todo.sources)
-    have = {key(row): row for row in read_rows(path, AnswerRow)} if path.exists() else {}
+    before = read_rows(path, AnswerRow) if path.exists() else []
+    have = _still_true(before, todo)
     path.touch()
     for source in todo.sources:
         if source.kind == "file":
-            fresh = [row for row in policies.answers_from_file(source, todo.prompts) if have.get(key(row)) != row]
-            append(path, fresh)
-            have |= {key(row): row for row in fresh}
+            written = policies.answers_from_file(source, todo.prompts)
+            known_rows = set(before)
+            append(path, [row for row in written if row not in known_rows])
+            have |= {key(row): row for row in written}
             continue
         name = source.name if source.seed == 0 else f"{source.name}, seed {source.seed}"
         place = (source.name, source.seed)
@@ -227,8 +230,16 @@ def _answers(config: EvaluateConfig, todo: Plan, out: Path, on_progress: Progres
             policies.free(policy)
         if known:
             measured[place] = known
-    asked, names = {p.id for p in todo.prompts}, {source.name for source in todo.sources}
-    return [row for row in have.values() if row.prompt_id in asked and row.policy in names], measured
+    return list(have.values()), measured
+
+
+def _still_true(before: Iterable[AnswerRow], todo: Plan) -> dict[tuple[object, ...], AnswerRow]:
+    """Return the generated answers that stand: to a prompt that is asked and reads as it did. A file is read anew."""
+    asked = {p.id: p.text for p in todo.prompts}
+    places = {(source.name, source.seed) for source in todo.sources if source.kind != "file"}
+    return {
+        key(row): row for row in before if (row.policy, row.seed) in places and asked.get(row.prompt_id) == row.prompt
+    }
 
 
 def _measured(
@@ -262,7 +273,7 @@ def _judge(config: EvaluateConfig, todo: Plan, out: Path) -> Iterator[Judge]:
         if config.uses_endpoint:
             yield stack.enter_context(Endpoint(config, todo.rubric, Cache(cache_file(config, out))))
         else:
-            yield local_judge(config)
+            yield todo.judge or local_judge(config)
 
 
 def _judged(

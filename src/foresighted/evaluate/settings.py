@@ -151,6 +151,14 @@ class EvaluateConfig:
         """Whether the judge is an OpenAI-compatible endpoint."""
         return self.judge is not None and self.judge.startswith("openai:")
 
+    @property
+    def own_files(self) -> dict[str, Path]:
+        """Files of the user's own that verdicts depend on: the `judge` FILE.py:NAME, the `rubric`."""
+        path = (self.judge or "").rpartition(":")[0]
+        own = path.endswith(".py") and not path.startswith(("openai:", "reward:", "likelihood:"))
+        found = {"judge": Path(path)} if own else {}
+        return found if self.rubric == "paper" else found | {"rubric": Path(self.rubric).expanduser()}
+
     def named(self) -> tuple[Named, ...]:
         """Return the policies as names and sources.
 
@@ -186,6 +194,10 @@ MAY_CHANGE_ON_RESUME = (
 may only be added."""
 
 
+DIGESTS = "sha256"
+"""Key of `OUT/config.yaml` that is no setting: digests of the user's own files that verdicts depend on."""
+
+
 def from_mapping(mapping: Mapping[str, Any]) -> EvaluateConfig:
     """Make a configuration from a flat mapping (YAML file and flags already merged).
 
@@ -193,6 +205,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> EvaluateConfig:
         ConfigError: an unknown name, with the nearest known one; or what the class itself refuses.
     """
     known = settings(EvaluateConfig)
+    mapping = {name: value for name, value in mapping.items() if name != DIGESTS}
     unknown = [f"{name}: unknown setting{nearest(str(name), known)}" for name in mapping if name not in known]
     if unknown:
         raise ConfigError("; ".join(unknown))

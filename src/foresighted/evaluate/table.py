@@ -16,6 +16,7 @@ from foresighted.evaluate.rows import TIE, JudgementRow, Result
 
 UNCATEGORISED = "uncategorised"
 _VS = "_vs_"
+_DIGITS = 15  # a longer number is no seed and no length, and a float no longer holds it exactly
 
 
 class Table(NamedTuple):
@@ -33,7 +34,8 @@ def read_table(path: Path, *, baseline: str | None = None) -> Table:
         baseline: the policy that everything is compared with (default: the first that appears).
 
     Raises:
-        DataError: unreadable, no column `A_vs_B`, or a cell that names no policy of its column, with the line number.
+        DataError: unreadable, no column `A_vs_B` or no verdict in it, a column or pair twice, a line with more or fewer
+            cells than columns, or a cell that cannot be what its column says; with the line number.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -44,6 +46,7 @@ def read_table(path: Path, *, baseline: str | None = None) -> Table:
         raise DataError(f"judgements: {path} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"judgements: {path} is not a CSV table in UTF-8 ({error})") from None
+    _check_shape(columns, lines, path)
     pairs = {name: _names(name, path) for name in columns if _VS in name}
     if not pairs:
         shown = ", ".join(columns[:8]) or "none"
@@ -51,8 +54,29 @@ def read_table(path: Path, *, baseline: str | None = None) -> Table:
             f"judgements: {path} has no column A_vs_B{nearest('a_vs_b', columns)}; found {shown}; name a column after"
             " the two policies, for example relaxed_vs_baseline, and put the winner's name or 'tie' in it"
         )
+    twice = [name for name, names in pairs.items() if names[::-1] in pairs.values()]
+    if twice:
+        raise DataError(
+            f"judgements: {path}, line 1: {twice[0]} and {twice[1]} name one pair, which would count twice; keep one"
+        )
     policies = _order(list(dict.fromkeys(name for names in pairs.values() for name in names)), baseline, path)
-    return Table(policies, list(_rows(lines, pairs, policies, path)))
+    rows = list(_rows(lines, pairs, policies, path))
+    if not rows:
+        raise DataError(f"judgements: {path} has no verdict: {', '.join(pairs)} hold nothing in {len(lines)} lines")
+    return Table(policies, rows)
+
+
+def _check_shape(columns: list[str], lines: list[tuple[int, dict[str, str]]], path: Path) -> None:
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise DataError(f"judgements: {path}, line 1: the column {twice[0]!r} stands twice; rename or remove one")
+    for number, line in lines:
+        # DictReader keeps surplus cells under None, and puts None where a cell is missing
+        if None in line or None in line.values():
+            raise DataError(
+                f"judgements: {path}, line {number}: has {'more' if None in line else 'fewer'} cells than the"
+                f" {len(columns)} columns of line 1; is a comma not quoted, or the line torn?"
+            )
 
 
 def _names(column: str, path: Path) -> tuple[str, str]:
@@ -116,9 +140,8 @@ def _whole(line: Mapping[str, str], column: str, path: Path, number: int) -> int
     text = (line.get(column) or "").strip()
     if not text:
         return None
-    try:
-        return int(text)
-    except ValueError:
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
         raise DataError(
-            f"judgements: {path}, line {number}: {column} is {text[:40]!r}; expected a whole number"
-        ) from None
+            f"judgements: {path}, line {number}: {column} is {text[:40]!r}; expected a whole number, 0 or more"
+        )
+    return int(text)

@@ -8,6 +8,12 @@ orders that disagree, and j_sp 1 where it was judged and 0 where judging failed.
 Its interval comes from the grid of linearised contributions n (x_sp - net j_sp) / sum j_sp (n cells, mean 0), which
 for a grid without failures are x_sp - net: `intervals.mean_interval` resamples seeds and prompts crosswise.
 
+Where every score is the same, resampling has nothing to vary, and an interval of width 0 would claim certainty. Of n
+prompts none was otherwise, so up to a share u of all prompts may be, u = z^2 / (n + z^2) being Wilson's upper bound for
+0 of n. Those could go either way:
+
+    net in [(1 - u) x - u, (1 - u) x + u].
+
 References:
     Holm (1979); Wilson (1927); Dubois et al., "Length-Controlled AlpacaEval" (2024), for the length model.
 """
@@ -17,15 +23,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foresighted.evaluate.intervals import Interval, Share, mean_interval, wilson_share
+from foresighted.evaluate.intervals import Interval, Share, mean_interval, unseen_share, wilson_share
 from foresighted.evaluate.result import Counts, GroupResult, LengthCheck, PairResult, PositionBias
 from foresighted.evaluate.rows import TIE, JudgementRow, counted
 
 Array = NDArray[np.float64]
+_ROUNDING = 1e-9
 _PRIOR = 0.5  # pseudo-outcomes for and against, which keep a one-sided fit finite
 
 
@@ -105,13 +113,23 @@ def tally(rows: Iterable[JudgementRow]) -> Counts:
 
 
 def net_interval(rows: Sequence[JudgementRow], *, seed: int, level: float) -> Interval | None:
-    """Return (wins - losses) / judged with its bootstrap interval; None where nothing was judged."""
+    """Return (wins - losses) / judged with its interval; None where nothing was judged."""
     scores, judged = grids(rows)
     if not judged.any():
         return None
     net = float(scores.sum() / judged.sum())
     grid = scores.size * (scores - net * judged) / judged.sum()
-    return shifted(mean_interval(grid, seed=seed, level=level), net, (-1.0, 1.0))
+    resampled = mean_interval(grid, seed=seed, level=level)
+    if flat(resampled):
+        unseen = unseen_share(int(judged.any(axis=0).sum()), level=level)
+        centre = (1 - unseen) * net
+        return replace(resampled, mean=net, low=max(-1.0, centre - unseen), high=min(1.0, centre + unseen))
+    return shifted(resampled, net, (-1.0, 1.0))
+
+
+def flat(interval: Interval) -> bool:
+    """Return whether resampling found nothing to vary, up to rounding."""
+    return interval.high - interval.low < _ROUNDING * max(1.0, abs(interval.mean))
 
 
 def grids(rows: Sequence[JudgementRow]) -> tuple[Array, Array]:
