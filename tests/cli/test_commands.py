@@ -151,9 +151,12 @@ def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path,
     assert foresighted("compare", "--out", tmp_path / "c", *mended)[0] == 0  # nothing had been done there yet
 
 
-def _hear_interrupts():
-    """A shell's background job starts with SIGINT ignored, and so would what it starts; then nothing interrupts it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+HEARS_INTERRUPTS = [
+    sys.executable, "-c",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from foresighted.cli.main import main; sys.exit(main(sys.argv[1:]))",
+]  # fmt: skip
+"""`python -m foresighted` where a shell's background job, which starts with SIGINT ignored, is what runs the tests."""
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -162,9 +165,8 @@ def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path,
     (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=5000, heldout_every=5000)))
     out = tmp_path / "c"
     command = _compare(tmp_path / "tiny.yaml", out, "--arms", "rlhf,practical", "--seeds", "0", "--quiet")
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_hear_interrupts
-    )
+    command[:3] = HEARS_INTERRUPTS
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
     deadline = time.monotonic() + 300
     while not all(path.exists() for path in records_of):

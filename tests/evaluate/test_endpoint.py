@@ -355,10 +355,12 @@ def test_an_interrupt_leaves_what_is_done(server, fake, answer_files, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "foresighted", "evaluate", "--out", str(out)]
     flags = ["--policies", named, "--judge", "openai:m", "--base-url", server.url, "--concurrency", "2"]
-    process = subprocess.Popen(  # a shell's background job would start it with SIGINT ignored
-        [*command, *flags], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    hears = (  # a shell's background job would start it with SIGINT ignored
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from foresighted.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    started = [sys.executable, "-c", hears, *command[3:], *flags]
+    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True)
 
     def behave(request, number):
         if number == 80:
