@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -46,6 +47,17 @@ def _tensors(loop: Loop) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[s
     return files, {name: state[1] for name, state in zip(_OPTIMIZERS, states, strict=True)}
 
 
+def write_tensors(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+    """Write `NAME.safetensors` for each name, flushed to the disk; return each file's SHA-256 by file name."""
+    hashes = {}
+    for name, tensors in files.items():
+        path = folder / f"{name}.safetensors"
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+        fsync(path)
+        hashes[path.name] = sha256(path)
+    return hashes
+
+
 def save(out: Path, loop: Loop, number: int) -> None:
     """Write the state after round `number` under OUT/checkpoints, then drop all but the newest few."""
     target = _folder(out) / f"round-{number:06d}"
@@ -53,12 +65,6 @@ def save(out: Path, loop: Loop, number: int) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     files, numbers = _tensors(loop)
-    hashes = {}
-    for name, tensors in files.items():
-        path = temporary / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
-        fsync(path)
-        hashes[path.name] = sha256(path)
     state = {
         "round": number,
         "labels_total": loop.labels_total,
@@ -66,7 +72,7 @@ def save(out: Path, loop: Loop, number: int) -> None:
         "labels_sum": loop.labels_sum,
         "records": records.byte_counts(out),
         "optimizers": numbers,
-        "sha256": hashes,
+        "sha256": write_tensors(temporary, files),
     }
     (temporary / _STATE).write_text(json.dumps(state, indent=1))
     fsync(temporary / _STATE)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from foresighted.errors import ConfigError, DataError
 from foresighted.evaluate.policies import Source, file_answers, trained_on
 from foresighted.evaluate.settings import EvaluateConfig
-from foresighted.prompts import load_prompts, read_prompts
+from foresighted.prompts import load_prompts, read_prompts, text_id
 from foresighted.types import Prompt
 
 FROM_ANSWERS = "files of answers"
@@ -47,9 +46,7 @@ def _of_answers(sources: Sequence[Source]) -> list[Prompt]:
         for line in file_answers(source):
             text = line.get("prompt")
             if isinstance(text, str) and text.strip():
-                name = str(
-                    line.get("prompt_id", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12])
-                )
+                name = str(line.get("prompt_id", text_id(text)))
                 found.setdefault(name, Prompt(name, text, str(line.get("kind", "unspecified"))))
     if not found:
         raise ConfigError("prompts: the files of answers hold no text under 'prompt'; give --prompts FILE")

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import yaml
 
-from foresighted.config import from_text, settings
+from foresighted.config import from_text, setting, settings
 from foresighted.errors import ConfigError, nearest
 from foresighted.evaluate.rows import TIE
 
 _NAME = re.compile(r"(?P<name>[\w.+:-]+)(?:@(?P<seed>\d+))?")
-
-
-def _setting(default: Any, group: str, text: str) -> Any:
-    return field(default=default, metadata={"group": group, "help": text})
 
 
 class Named(NamedTuple):
@@ -39,72 +35,72 @@ class EvaluateConfig:
         ConfigError: one line that names every setting that is out of range, what it got and what it may be.
     """
 
-    policies: tuple[str, ...] = _setting(
+    policies: tuple[str, ...] = setting(
         (),
         "answers",
         "NAME=MODEL, several with commas, the first being the baseline. MODEL: 'embedded', a folder or hub id, a run"
         " directory of foresighted train (its newest checkpoint), an arm's directory of foresighted compare (all its"
         " seeds), a PEFT adapter folder, or a .jsonl file of answers. NAME@SEED=MODEL gives one training seed",
     )
-    prompts: str | None = _setting(
+    prompts: str | None = setting(
         None,
         "answers",
         "'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN (default: bundled;"
         " where every policy is a file of answers, the prompts that the files hold)",
     )
-    split: Literal["auto", "heldout", "train", "all"] = _setting(
+    split: Literal["auto", "heldout", "train", "all"] = setting(
         "auto",
         "answers",
         "auto: the held-out prompts of the bundled set and of a file that a policy was trained on, else all",
     )
-    prompt_limit: int | None = _setting(None, "answers", "answer only the first K of them")
-    max_new_tokens: int = _setting(64, "answers", "longest answer in tokens (the paper: 64)")
-    temperature: float = _setting(0.0, "answers", "0: greedy, as in the paper; above: sampled, with noise of --seed")
-    system_prompt: str | None = _setting(
+    prompt_limit: int | None = setting(None, "answers", "answer only the first K of them")
+    max_new_tokens: int = setting(64, "answers", "longest answer in tokens (the paper: 64)")
+    temperature: float = setting(0.0, "answers", "0: greedy, as in the paper; above: sampled, with noise of --seed")
+    system_prompt: str | None = setting(
         None, "answers", "system message (default: a run's own, else what the chat template puts there)"
     )
-    batch: int = _setting(8, "answers", "prompts answered at a time")
-    dtype: Literal["float32", "bfloat16", "float16"] = _setting("float32", "answers", "precision of loaded weights")
-    device: str = _setting("auto", "answers", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
-    threads: int | None = _setting(None, "answers", "CPU threads of torch (default: torch's own)")
-    seed: int = _setting(0, "answers", "seed of sampled answers and of the bootstrap")
+    batch: int = setting(8, "answers", "prompts answered at a time")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "answers", "precision of loaded weights")
+    device: str = setting("auto", "answers", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
+    threads: int | None = setting(None, "answers", "CPU threads of torch (default: torch's own)")
+    seed: int = setting(0, "answers", "seed of sampled answers and of the bootstrap")
 
-    judge: str | None = _setting(
+    judge: str | None = setting(
         None,
         "judge",
         "openai:MODEL (an endpoint), reward:MODEL, likelihood or likelihood:MODEL (mean log-likelihood of the answer),"
         " or FILE.py:NAME, a function(prompt, first, second) -> preference for first in [0, 1] or a types.Labeller"
         " (default: nobody; answers are only written and measured)",
     )
-    base_url: str | None = _setting(
+    base_url: str | None = setting(
         None, "judge", "of an OpenAI-compatible endpoint, for example http://localhost:8000/v1 (default: OpenAI's own)"
     )
-    api_key_env: str = _setting("OPENAI_API_KEY", "judge", "environment variable that holds the key; it is not kept")
-    rubric: str = _setting("paper", "judge", "'paper' (its two criteria and three categories), or a .yaml or text file")
-    categories: Literal["kind", "judge"] = _setting(
+    api_key_env: str = setting("OPENAI_API_KEY", "judge", "environment variable that holds the key; it is not kept")
+    rubric: str = setting("paper", "judge", "'paper' (its two criteria and three categories), or a .yaml or text file")
+    categories: Literal["kind", "judge"] = setting(
         "kind", "judge", "category of a prompt: from its kind, or asked of the judge (one request a prompt)"
     )
-    structured: Literal["auto", "schema", "text"] = _setting(
+    structured: Literal["auto", "schema", "text"] = setting(
         "auto",
         "judge",
         "ask for output by JSON schema; auto falls back to JSON in text where the endpoint refuses that, and says so",
     )
-    concurrency: int = _setting(8, "judge", "requests at a time")
-    retries: int = _setting(4, "judge", "tries after the first for each request, with back-off")
-    timeout: float = _setting(60.0, "judge", "seconds that one try may take")
-    max_reply_tokens: int = _setting(300, "judge", "longest reply of the judge")
-    cache: str | None = _setting(
+    concurrency: int = setting(8, "judge", "requests at a time")
+    retries: int = setting(4, "judge", "tries after the first for each request, with back-off")
+    timeout: float = setting(60.0, "judge", "seconds that one try may take")
+    max_reply_tokens: int = setting(300, "judge", "longest reply of the judge")
+    cache: str | None = setting(
         None,
         "judge",
         "file of replies that were paid for, shared by evaluations; 'off' for none (default: OUT/judge.sqlite)",
     )
-    tie_margin: float = _setting(0.0, "judge", "of judges that give a preference p: a tie if |p - 0.5| is at most this")
+    tie_margin: float = setting(0.0, "judge", "of judges that give a preference p: a tie if |p - 0.5| is at most this")
 
-    capabilities: tuple[str, ...] = _setting(
+    capabilities: tuple[str, ...] = setting(
         (), "capabilities", "tasks of lm-evaluation-harness, for example mmlu,arc_challenge"
     )
-    capability_limit: int | None = _setting(None, "capabilities", "items of each task (default: all)")
-    capability_tasks: str | None = _setting(None, "capabilities", "folder of task files of your own")
+    capability_limit: int | None = setting(None, "capabilities", "items of each task (default: all)")
+    capability_tasks: str | None = setting(None, "capabilities", "folder of task files of your own")
 
     def __post_init__(self) -> None:
         problems = _wrong_types(self) or [text for ok, text in self._rules() if not ok]

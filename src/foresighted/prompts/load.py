@@ -28,6 +28,11 @@ NAMED = {"truthfulqa": "hub:truthfulqa/truthful_qa@generation:validation:questio
 """Sets of the hub that have a short name here."""
 
 
+def text_id(text: str) -> str:
+    """Return the id of a prompt that has none of its own: the first 12 hex digits of its text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def read_prompts(source: str) -> list[tuple[Prompt, str | None]]:
     """Read prompts in order, each with the split that its file gives it, or None.
 
@@ -132,8 +137,7 @@ def _prompt(where: str, row: Any) -> tuple[Prompt, str | None]:
     split = row.get("split")
     if split not in (None, "train", "heldout"):
         raise DataError(f'prompts: {where}: split {split!r}; expected "train" or "heldout"')
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Prompt(str(row.get("id", digest)), text, str(row.get("kind", "unspecified"))), split
+    return Prompt(str(row.get("id", text_id(text))), text, str(row.get("kind", "unspecified"))), split
 
 
 def order(count: int, *, seed: int, epoch: int) -> list[int]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from foresighted import records
-from foresighted.alignment.checkpoint import fsync, sha256
+from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
 from foresighted.config import to_mapping
 from foresighted.errors import RunError
 from foresighted.integrations.trl.follower import Counts, Follower, Probe
@@ -30,20 +30,13 @@ MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "r
 
 def save(folder: Path, follower: Follower, journal: Path | None) -> None:
     """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
-    target = folder
-    temporary = target.with_suffix(".tmp")
+    temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors, numbers = follower.learner.state()
     pairs = [*follower.ready, *follower.pending.values()]
     features = {str(i): pair.features for i, pair in enumerate(pairs) if pair.features is not None}
     files = {_WEIGHTS: follower.learner.parameters, _OPTIMIZER: tensors, _FEATURES: features}
-    hashes = {}
-    for name, content in files.items():
-        path = temporary / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, path)
-        hashes[path.name] = sha256(path)
-        fsync(path)
     state = {
         "config": to_mapping(follower.config),
         "counts": asdict(follower.counts),
@@ -53,13 +46,13 @@ def save(folder: Path, follower: Follower, journal: Path | None) -> None:
         "ready": [_plain(pair) for pair in follower.ready],
         "pending": [_plain(pair) for pair in follower.pending.values()],
         "records": None if journal is None else records.byte_counts(journal),
-        "sha256": hashes,
+        "sha256": write_tensors(temporary, files),
     }
     (temporary / _STATE).write_text(json.dumps(state))
     fsync(temporary / _STATE)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    fsync(target.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    fsync(folder.parent)
 
 
 def _plain(pair: Labelled) -> dict[str, Any]:

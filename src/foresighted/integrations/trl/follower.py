@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,13 +35,6 @@ class Counts:
     """Of the last rounds, one after the other, those without any answer."""
     given_up: int = 0
     """Pairs that waited too long in a queue."""
-
-
-class Update(NamedTuple):
-    """One update of the reward model."""
-
-    loss: float
-    pairs: int
 
 
 @dataclass
@@ -97,17 +89,18 @@ class Follower:
             del self.pending[next(iter(self.pending))]
             self.counts.given_up += 1
 
-    def arrived(self, labels: dict[str, float]) -> int:
-        """Take labels of pairs that wait; return how many there were."""
+    def arrived(self, labels: dict[str, float]) -> None:
+        """Take labels of pairs that wait."""
         here = [(self.pending.pop(name), labels[name]) for name in sorted(labels) if name in self.pending]
         for pair, label in here:
             pair.label = label
             self.ready.append(pair)
         self.counts.labels_total += len(here)
-        return len(here)
 
-    def update(self) -> Update | None:
-        """Learn from the labelled pairs that are new, the same on every process; None where there is none.
+    def update(self) -> float | None:
+        """Learn from the labelled pairs that are new, the same on every process; return the loss before it.
+
+        None where there is no new pair.
 
         Raises:
             NumericalError: a loss that is not finite.
@@ -139,7 +132,7 @@ class Follower:
         self.counts.labels_trained += len(pairs)
         self.counts.labels_sum += math.fsum(labels)
         self.together.check_equal(self.learner.parameters, "reward model", f"update {self.counts.updates}")
-        return Update(value, len(pairs))
+        return value
 
     def _features(self, pairs: list[Labelled]) -> Tensor | None:
         found = [pair.features for pair in pairs if pair.features is not None]

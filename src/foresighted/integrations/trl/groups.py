@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.integrations.trl.processes import Processes
+from foresighted.prompts import text_id
 
 Text = str | list[dict[str, Any]]
 """A prompt or a response as TRL has it: text, or messages."""
@@ -139,7 +139,7 @@ def _content(message: dict[str, Any]) -> str:
 
 def prompt_id(prompt: Text) -> str:
     """Return the id of a prompt: the first 12 hex digits of its text's SHA-256, as prompt files without ids have."""
-    return hashlib.sha256(text_of(prompt).encode()).hexdigest()[:12]
+    return text_id(text_of(prompt))
 
 
 def _shown(text: str) -> str:

@@ -114,6 +114,8 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         self.symptoms = tuple(symptoms)
         self._threshold = threshold
         self._logs: list[dict[str, float]] = []
+        self._seen: set[str] = set()
+        """Metrics of these logs."""
         self._checkpoints: list[int] = []
         self._warned: set[str] = set()
         self.verdict: Verdict | None = None
@@ -122,6 +124,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read again what was logged before a resumed run went on."""
         self._logs = [dict(entry) for entry in state.log_history]
+        self._seen = set().union(*self._logs)
         self._checkpoints = [
             int(path.name.rpartition("-")[2])
             for path in Path(args.output_dir).glob("checkpoint-*")
@@ -135,6 +138,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Judge the metrics so far, and act on a collapse once."""
         self._logs.append({"step": state.global_step, **(logs or {})})
+        self._seen |= self._logs[-1].keys()
         self._say_missing()
         for symptom in self._new_symptoms():
             self._say(args, state, symptom)
@@ -164,17 +168,18 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
             return self._proxy
         if (self.gold or "").startswith("eval_"):
             return "eval_reward"
-        return "fpo/reward_model" if any("fpo/reward_model" in entry for entry in self._logs) else "reward"
+        return "fpo/reward_model" if "fpo/reward_model" in self._seen else "reward"
 
     def _say_missing(self) -> None:
         """Warn once, after a window of logs, of a metric that nobody logs."""
-        seen = set().union(*self._logs)
-        evaluated = any(name.startswith("eval_") for name in seen)
+        if len(self._logs) < self.window:
+            return
+        evaluated = any(name.startswith("eval_") for name in self._seen)
         for metric in (self.gold, self.proxy):
-            late = len(self._logs) >= self.window and (evaluated or not (metric or "").startswith("eval_"))
-            if metric and late and metric not in seen and metric not in self._warned:
+            due = evaluated or not (metric or "").startswith("eval_")
+            if metric and due and metric not in self._seen and metric not in self._warned:
                 self._warned.add(metric)
-                _log.warning("no log holds %r%s: nothing can be judged by it", metric, nearest(metric, seen))
+                _log.warning("no log holds %r%s: nothing can be judged by it", metric, nearest(metric, self._seen))
 
     def _points(self, gold: str) -> list[dict[str, float]]:
         """Return the logs that hold both metrics as numbers."""
@@ -198,8 +203,10 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         found = []
         for symptom in self.symptoms:
             name = f"{symptom.metric} {symptom.worse}"
+            if name in self._warned or symptom.metric not in self._seen:
+                continue
             points = [e for e in self._logs if isinstance(e.get(symptom.metric), int | float)]
-            if name in self._warned or len(points) < 2 * self.window:
+            if len(points) < 2 * self.window:
                 continue
             values = [point[symptom.metric] for point in points]
             start = sum(values[: self.window]) / self.window

@@ -232,15 +232,15 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             penalty = self._penalty(scores, None)
             answers = panel.ask(batch, rows, best_pairs(scores.reward - penalty.value, referenced), scores)
 
-        update = None
+        loss = None
         if counts.rounds % config.update_every == 0:
             panel.collect()
-            update = follower.update()
+            loss = follower.update()
         played = Round(
             number=counts.rounds, batch=batch, rows=rows, scores=scores, penalty=penalty,
             labels=answers.means(*scores.reward.shape), utilities=answers.utilities,
-            judged=answers.judged(scores), loss=update.loss if update else None,
-            drift=follower.drift() if update else None, labels_read=answers.read, labels_failed=answers.failed,
+            judged=answers.judged(scores), loss=loss,
+            drift=None if loss is None else follower.drift(), labels_read=answers.read, labels_failed=answers.failed,
             labels_total=counts.labels_total, given_up=counts.given_up,
         )  # fmt: skip
         self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
