@@ -28,7 +28,7 @@ import numpy as np
 from foresighted.audit.audit import audit
 from foresighted.audit.result import Audit
 from foresighted.audit.symptoms import LIMITS, REWARD
-from foresighted.evaluate.intervals import wilson_share
+from foresighted.statistics.intervals import wilson_share
 
 HALVES = {"tuning": 0, "report": 1_000_000}
 FALSE_ALARMS = (0.01, 0.05)

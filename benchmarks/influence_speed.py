@@ -30,8 +30,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from foresighted.alignment.environment import processor
 from foresighted.influence import GradientProducts, select
+from foresighted.store.environment import processor
 
 TOKENS = 40
 LOOP_TURNS = {8: 2, 32: 1}  # of the slowest side; it grows in proportion, and is not run beyond

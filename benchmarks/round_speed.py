@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment import environment, run, start
+from foresighted.alignment import run, start
 from foresighted.alignment.round import Loop, play_round
-from foresighted.config import TrainConfig, from_mapping, preset
 from foresighted.prompts import load_prompts
+from foresighted.settings import TrainConfig, from_mapping, preset
 from foresighted.steering.pairwise import relaxed
+from foresighted.store import environment
 
 
 def published_round(loop: Loop, number: int) -> int:

@@ -28,11 +28,11 @@ from influence_speed import reward_model
 from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from foresighted.alignment.embedded import encoder_source, policy_source
-from foresighted.alignment.environment import processor
 from foresighted.integrations.trl import FPOConfig, FPOReward
 from foresighted.integrations.trl import reward as module
+from foresighted.models.embedded import encoder_source, policy_source
 from foresighted.prompts import load_prompts
+from foresighted.store.environment import processor
 
 GENERATIONS, TOKENS = 8, 64
 WARM = 2

@@ -39,7 +39,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foresighted.errors import NumericalError
-from foresighted.evaluate.intervals import Interval, mean_interval
+from foresighted.statistics.intervals import Interval, mean_interval
 from foresighted.steering import Influence
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Hook of MkDocs: fills the pages' `{{ markers }}` from the code, so that reference tables cannot drift from it.
 
 Pages are Markdown by hand; a marker stands alone on its line. What a marker says comes from the same objects that the
-program uses: settings and presets from `foresighted.config`, commands from the parser, columns from the record
+program uses: settings and presets from `foresighted.settings`, commands from the parser, columns from the record
 classes. A marker without a maker, or a column without a meaning, fails the build.
 """
 
@@ -17,9 +17,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mkdocs.exceptions import PluginError
 
-from foresighted import records
+import foresighted
 from foresighted.cli.main import parser
-from foresighted.config import (
+from foresighted.integrations.trl.config import FPOConfig
+from foresighted.settings import (
     MAY_CHANGE_ON_RESUME,
     OF_AN_ARM,
     PRESETS,
@@ -28,11 +29,10 @@ from foresighted.config import (
     default,
     settings,
 )
-from foresighted.integrations.trl.config import FPOConfig
 
 MARKER = re.compile(r"^\{\{ (\w+)(?: ([\w./ -]+))? \}\}$", re.MULTILINE)
 LONG_CODE = 36  # code in a cell may break after : and / from this length on
-SOURCE = Path(records.__file__).parent
+SOURCE = Path(foresighted.__file__).parent
 HERE = Path(__file__).parent
 
 PLAIN_COLUMNS = {
@@ -284,7 +284,7 @@ def commands_reference(_argument: str) -> str:
 
 def _row_classes() -> dict[str, tuple[str, list[tuple[str, str, str]]]]:
     """Return class name -> (docstring, columns with type and the docstring below the field)."""
-    tree = ast.parse((SOURCE / "records.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SOURCE / "store" / "records.py").read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name.endswith("Row")):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment.labels import RelevanceLabels, added, fluency
-from foresighted.alignment.loading import load_policy
-from foresighted.config import TrainConfig, from_mapping, preset
+from foresighted.labels.labellers import RelevanceLabels, added, fluency
+from foresighted.models.loading import load_policy
+from foresighted.settings import TrainConfig, from_mapping, preset
 from foresighted.texts import repetition
 
 ANSWERS: dict[str, dict[str, str]] = {

@@ -13,12 +13,12 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import ModelConfig, RLOOConfig, RLOOTrainer, TrlParser
 
-from foresighted.alignment.embedded import encoder_source, policy_source
-from foresighted.alignment.labels import RelevanceLabels
-from foresighted.alignment.loading import load_policy
-from foresighted.config import TrainConfig
 from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
+from foresighted.labels.labellers import RelevanceLabels
+from foresighted.models.embedded import encoder_source, policy_source
+from foresighted.models.loading import load_policy
 from foresighted.prompts import load_prompts
+from foresighted.settings import TrainConfig
 
 
 @dataclass

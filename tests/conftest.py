@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foresighted.config import TrainConfig
+from foresighted.settings import TrainConfig
 
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -124,8 +124,8 @@ def players(tiny):
     """Policy, reward model and label source of the tiny configuration (do not train them)."""
     import torch
 
-    from foresighted.alignment.labels import load_labels
-    from foresighted.alignment.loading import load_policy, load_reward_model
+    from foresighted.labels.labellers import load_labels
+    from foresighted.models.loading import load_policy, load_reward_model
 
     device = torch.device("cpu")
     policy = load_policy(replace(tiny, max_new_tokens=8), device)

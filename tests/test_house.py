@@ -9,8 +9,8 @@ from pathlib import Path
 
 import foresighted
 
-ROOMS = ("types", "errors", "texts", "files", "config", "steering", "influence", "games", "prompts", "records",
-         "alignment", "evaluate", "audit", "report", "integrations", "cli")  # fmt: skip
+ROOMS = ("types", "errors", "texts", "settings", "store", "statistics", "steering", "influence", "prompts", "models",
+         "labels", "games", "alignment", "judging", "audit", "report", "integrations", "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 
@@ -39,7 +39,7 @@ def test_every_room_is_known():
 
 def test_import_loads_neither_torch_nor_jax():
     code = (
-        "import sys, foresighted, foresighted.steering, foresighted.evaluate.comparison, foresighted.cli.main;"
+        "import sys, foresighted, foresighted.steering, foresighted.alignment.comparison, foresighted.cli.main;"
         "print([m for m in ('torch', 'jax', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,8 +3,8 @@
 Importing this package loads neither torch nor jax.
 """
 
-from foresighted.config import CompareConfig, TrainConfig
 from foresighted.errors import ForesightedError
+from foresighted.settings import CompareConfig, TrainConfig
 
 __version__ = "0.1.0"
 __all__ = ["CompareConfig", "ForesightedError", "TrainConfig", "__version__"]

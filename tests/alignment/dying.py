@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from foresighted import records
 from foresighted.alignment import checkpoint
 from foresighted.alignment.run import train
+from foresighted.store import records
 
 
 def run_and_die(config, out: Path, kill_at: int | None) -> None:

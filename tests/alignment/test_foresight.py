@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from foresighted.alignment.foresight import Foresight
-from foresighted.alignment.learner import reward_model_learner
-from foresighted.alignment.loading import load_reward_model
 from foresighted.influence import naive_gradients
+from foresighted.models.learner import reward_model_learner
+from foresighted.models.loading import load_reward_model
 
 PROMPTS = ["Why is the sky blue?", "What is rain?"]
 TEXTS = ["Light scatters.", "Because of air", "It just is blue, blue, blue.", "Water falls", "Clouds cool down", "rain"]

@@ -17,10 +17,10 @@ import torch
 import yaml
 from dying import run_and_die
 
-from foresighted import records
 from foresighted.alignment import checkpoint
 from foresighted.alignment.run import train
 from foresighted.errors import DataError, NumericalError, RunError, Stopped
+from foresighted.store import records
 
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",
@@ -280,7 +280,7 @@ def test_other_reward_models_and_labels_run(tiny, tiny_llama_reward, tmp_path):
 
 
 def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_path, monkeypatch):
-    from foresighted.alignment.reward_model import RewardModel
+    from foresighted.models.reward_model import RewardModel
 
     original, calls = RewardModel.rewards, []
 
@@ -303,7 +303,7 @@ def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
-    from foresighted.alignment.policy import Policy
+    from foresighted.models.policy import Policy
 
     monkeypatch.setattr(Policy, "loss", lambda self, *_: next(iter(self.trainable().values())).sum() * torch.nan)
     with pytest.raises(NumericalError, match=r"round 1: policy: loss nan"):
@@ -311,7 +311,7 @@ def test_a_loss_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
 
 
 def test_empty_candidates_are_never_chosen_and_all_empty_stops(tiny, tmp_path, monkeypatch):
-    from foresighted.alignment.policy import Policy
+    from foresighted.models.policy import Policy
 
     original, blank = Policy.sample, {1: " "}
 
@@ -340,7 +340,7 @@ def test_two_processes_do_not_write_in_one_directory(tiny, tmp_path):
 
 
 def test_config_file_runs_again_as_it_is(unbroken, tiny, tmp_path):
-    from foresighted.config import from_mapping
+    from foresighted.settings import from_mapping
 
     again = from_mapping(yaml.safe_load((unbroken / "config.yaml").read_text()), compare=False)
     assert again == replace(tiny, rounds=6)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from audit_making import FALLING, RISING, write
 
-from foresighted import records
+from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.audit.audit import audit
 from foresighted.errors import ConfigError, DataError
-from foresighted.evaluate.sentences import PROXY_FELL
+from foresighted.store import records
 
 
 def test_a_collapse(tmp_path):
@@ -201,7 +201,7 @@ def _run(directory: Path, utility: tuple[float, ...], label: str, seed: int = 0)
 
 
 def test_a_comparison_of_ours_agrees_with_its_report(tmp_path):
-    from foresighted.evaluate.comparison import summarise
+    from foresighted.alignment.comparison import summarise
 
     out = tmp_path / "out"
     for arm, utility in (("rlhf", FALLING), ("practical", RISING)):

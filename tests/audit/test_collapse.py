@@ -7,11 +7,11 @@ import pytest
 from audit_making import FALLING, RISING, panel, rollouts
 from scipy.optimize import isotonic_regression
 
+from foresighted.alignment.comparison import judge_collapse
+from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.audit.collapse import could_have_seen, fallen_kinds, judge, onset, unimodal
 from foresighted.audit.layout import Layout, choose_layout
 from foresighted.audit.profile import gather, of_grid, profile
-from foresighted.evaluate.comparison import judge_collapse
-from foresighted.evaluate.sentences import PROXY_FELL
 
 
 def _profiles(utility, **options):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from foresighted.config import to_yaml
+from foresighted.settings import to_yaml
 
 
 @pytest.fixture

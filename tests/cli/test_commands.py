@@ -12,9 +12,9 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from foresighted import records
-from foresighted.config import to_yaml
-from foresighted.records import CandidateRow, HeldoutRow, RoundRow, arm_directory
+from foresighted.settings import to_yaml
+from foresighted.store import records
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, arm_directory
 
 
 def test_help_shows_every_setting_with_its_default(foresighted):

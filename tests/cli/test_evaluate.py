@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from foresighted.evaluate.result import read_evaluation
+from foresighted.judging.result import read_evaluation
 
 JUDGE = """
 def longer(prompt, first, second):

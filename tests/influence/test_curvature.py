@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import itertools
 
-import models
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import models
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.influence import naive_gradients
 from foresighted.influence.curvature import adamw_metric, conjugate_gradients, solved_products

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import models
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import models
 from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
 from foresighted.influence import GradientProducts, naive_gradients, select
 from foresighted.influence.layers import Dense, Lookup, Outer

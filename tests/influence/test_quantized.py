@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import models
 import pytest
 import torch
 from torch import nn
 
+import models
 from foresighted.errors import ModelError
 from foresighted.influence import GradientProducts, naive_gradients, select
 

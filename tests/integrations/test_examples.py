@@ -11,8 +11,8 @@ pytest.importorskip("trl")
 
 import trl
 
-from foresighted.alignment.embedded import ENCODER_HUB_ID, encoder_source
-from foresighted.records import HeldoutRow, RoundRow, read
+from foresighted.models.embedded import ENCODER_HUB_ID, encoder_source
+from foresighted.store.records import HeldoutRow, RoundRow, read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMON = [

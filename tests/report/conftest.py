@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from foresighted import records
-from foresighted.evaluate.rows import AnswerRow, JudgementRow
+from foresighted.judging.rows import AnswerRow, JudgementRow
+from foresighted.store import records
 
 HOSTILE = (
     "</p></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\x00\u202e\u2028"
@@ -97,7 +97,7 @@ def audited(comparison: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three policies on 30 prompts, judged; answers and reasons are hostile."""
-    from foresighted.evaluate.run import evaluate_table
+    from foresighted.judging.run import evaluate_table
 
     chance = random.Random(0)
     out = tmp_path_factory.mktemp("evaluation")

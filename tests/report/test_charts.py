@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import vl_convert
 
-from foresighted.evaluate.intervals import Interval, mean_interval
 from foresighted.report import responses as responses_module
 from foresighted.report.charts import Chart, Guide, Mark, Point, Series, drawn, of_interval, specification
 from foresighted.report.library import script
 from foresighted.report.reliability import reliability_points
 from foresighted.report.responses import Response, compact, fill_gaps, limited, pack, preference
+from foresighted.statistics.intervals import Interval, mean_interval
 
 HOSTILE = "{datum.x} \"'); window.hacked = 1; ('</script>"
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from foresighted import records
+from foresighted.alignment.comparison import summarise
 from foresighted.errors import DataError
-from foresighted.evaluate.comparison import summarise
 from foresighted.report import kind_of, write_picture, write_report
 from foresighted.report.samples import read_samples, shown_prompts, shown_rounds
+from foresighted.store import records
 
 KINDS = ("comparison", "evaluation", "audited")
 

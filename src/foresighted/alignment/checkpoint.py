@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foresighted import records
 from foresighted.alignment.round import Loop
 from foresighted.errors import RunError
+from foresighted.store import records
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"

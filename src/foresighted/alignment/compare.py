@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foresighted import records
-from foresighted.alignment import embedded
-from foresighted.alignment.environment import write_environment
 from foresighted.alignment.run import LOG, claim, find_device, finished
-from foresighted.config import CompareConfig
 from foresighted.errors import RunError, Stopped
+from foresighted.models import embedded
 from foresighted.prompts import load_prompts
+from foresighted.settings import CompareConfig
+from foresighted.store import records
+from foresighted.store.environment import write_environment
 
 _POLL_SECONDS = 0.3
 

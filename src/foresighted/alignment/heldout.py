@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from foresighted.alignment import noise
 from foresighted.alignment.round import Loop
-from foresighted.records import HeldoutRow
+from foresighted.models import noise
+from foresighted.store.records import HeldoutRow
 from foresighted.texts import distinct
 from foresighted.types import Prompt
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foresighted.alignment import noise
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
-from foresighted.alignment.labels import Labels, LabelSource
-from foresighted.alignment.learner import Learner
-from foresighted.alignment.policy import Policy, Rollout
-from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.start import Start
-from foresighted.config import TrainConfig
 from foresighted.errors import DataError, NumericalError
-from foresighted.records import CandidateRow, ReferenceRow, RoundRow, mean
+from foresighted.labels.labellers import Labels, LabelSource
+from foresighted.models import noise
+from foresighted.models.learner import Learner
+from foresighted.models.policy import Policy, Rollout
+from foresighted.models.reward_model import RewardModel
+from foresighted.settings import TrainConfig
+from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow, mean
 
 _log = logging.getLogger(__name__)
 

@@ -21,21 +21,21 @@ from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from filelock import FileLock, Timeout
 
-from foresighted import records
 from foresighted.alignment import checkpoint, heldout
-from foresighted.alignment.environment import write_environment
 from foresighted.alignment.foresight import Foresight
-from foresighted.alignment.labels import LabelSource, load_labels
-from foresighted.alignment.learner import Learner, policy_learner, reward_model_learner
-from foresighted.alignment.loading import load_policy, load_reward_model
-from foresighted.alignment.policy import Policy
-from foresighted.alignment.reward_model import RewardModel
 from foresighted.alignment.round import Loop, play_round
 from foresighted.alignment.start import Start
-from foresighted.config import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
 from foresighted.errors import NumericalError, RunError, Stopped
+from foresighted.labels.labellers import LabelSource, load_labels
+from foresighted.models.learner import Learner, policy_learner, reward_model_learner
+from foresighted.models.loading import load_policy, load_reward_model
+from foresighted.models.policy import Policy
+from foresighted.models.reward_model import RewardModel
 from foresighted.prompts import PromptSet, load_prompts
-from foresighted.records import RoundRow
+from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
+from foresighted.store import records
+from foresighted.store.environment import write_environment
+from foresighted.store.records import RoundRow
 from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)

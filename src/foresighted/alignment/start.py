@@ -14,15 +14,15 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from foresighted import records
-from foresighted.alignment import noise
-from foresighted.alignment.labels import LabelSource
-from foresighted.alignment.learner import reward_model_learner
-from foresighted.alignment.policy import Policy
-from foresighted.alignment.reward_model import RewardModel
-from foresighted.config import TrainConfig
+from foresighted.labels.labellers import LabelSource
+from foresighted.models import noise
+from foresighted.models.learner import reward_model_learner
+from foresighted.models.policy import Policy
+from foresighted.models.reward_model import RewardModel
 from foresighted.prompts import order
-from foresighted.records import PairRow, ReferenceRow
+from foresighted.settings import TrainConfig
+from foresighted.store import records
+from foresighted.store.records import PairRow, ReferenceRow
 from foresighted.types import Prompt
 
 BLOCK_ROWS = 64

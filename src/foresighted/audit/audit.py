@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.audit.absent import left_out
 from foresighted.audit.calibration import calibrate
 from foresighted.audit.collapse import could_have_seen, fall_to, fallen_kinds, judge, onset
@@ -32,8 +33,7 @@ from foresighted.audit.sources import Log, Progress, read_log
 from foresighted.audit.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.audit.texts import read_texts
 from foresighted.errors import ConfigError, DataError
-from foresighted.evaluate.intervals import Interval
-from foresighted.evaluate.sentences import PROXY_FELL
+from foresighted.statistics.intervals import Interval
 
 FEWEST_MEASURED = 2
 """Rounds with known utility from which it is judged by."""

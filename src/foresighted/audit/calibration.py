@@ -20,7 +20,7 @@ from foresighted.audit.layout import Layout
 from foresighted.audit.profile import LEVEL, student
 from foresighted.audit.result import Calibration
 from foresighted.audit.rollouts import Floats, Ints, Rollouts
-from foresighted.evaluate.intervals import Interval
+from foresighted.statistics.intervals import Interval
 
 BINS = 10
 RESAMPLES = 200

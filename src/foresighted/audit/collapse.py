@@ -10,12 +10,12 @@ import math
 
 import numpy as np
 
+from foresighted.alignment.comparison import FALL_SHARE
+from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.audit.layout import Layout
 from foresighted.audit.profile import LEVEL, Profile, gather, profile, unit
 from foresighted.audit.result import Fall, Kind, Onset
 from foresighted.audit.rollouts import Floats, Mask, Rollouts
-from foresighted.evaluate.comparison import FALL_SHARE
-from foresighted.evaluate.sentences import PROXY_FELL
 
 ONSET_SHARE = 0.1
 """The onset is the last row at which less than this share of the fall had happened."""

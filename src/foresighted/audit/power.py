@@ -7,11 +7,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from foresighted.alignment.comparison import FALL_SHARE
 from foresighted.audit.layout import Layout
 from foresighted.audit.profile import Profile, student
 from foresighted.audit.result import LabelsNeeded, Response
 from foresighted.audit.rollouts import Floats, Mask, Rollouts
-from foresighted.evaluate.comparison import FALL_SHARE
 
 LOOK_AT = 20
 LOOK_RULE = (

@@ -23,7 +23,7 @@ import numpy as np
 
 from foresighted.audit.layout import Layout, connected
 from foresighted.audit.rollouts import Floats, Ints, Mask, Rollouts
-from foresighted.evaluate.intervals import Grid, Interval, mean_interval
+from foresighted.statistics.intervals import Grid, Interval, mean_interval
 
 LEVEL = 0.95
 RESAMPLED_PROMPTS = 1000

@@ -1,6 +1,6 @@
 """What an audit says, as frozen dataclasses: `foresighted audit` prints them, `audit.json` holds them.
 
-Every estimate is an `Interval` of `foresighted.evaluate.intervals`: mean, low, high, level and the numbers of seeds
+Every estimate is an `Interval` of `foresighted.statistics.intervals`: mean, low, high, level and the numbers of seeds
 and prompts it rests on. This module needs neither NumPy arrays nor pyarrow, so that a page can read an audit alone.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from foresighted.errors import DataError
-from foresighted.evaluate.intervals import Interval
+from foresighted.statistics.intervals import Interval
 
 AUDIT = "audit.json"
 FORMAT = 1

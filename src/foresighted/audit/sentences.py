@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from foresighted.audit.result import ArmAudit, Audit, Fall
-from foresighted.evaluate.intervals import interval_text, number
+from foresighted.statistics.intervals import interval_text, number
 
 MOST_NAMED = 5
 """Arms or kinds of prompts that a sentence names."""

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foresighted.alignment.comparison import read_plan, run_directory
 from foresighted.audit.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.audit.reading import SUFFIXES, Part, peek, read_tables
 from foresighted.audit.result import Source
 from foresighted.audit.rollouts import Collector, Rollouts
-from foresighted.config import read_yaml
 from foresighted.errors import DataError
-from foresighted.evaluate.comparison import read_plan, run_directory
-from foresighted.records import CANDIDATES, HELDOUT
+from foresighted.settings import read_yaml
+from foresighted.store.records import CANDIDATES, HELDOUT
 
 OURS = "foresighted"
 """Where our callback for TRL leaves its records, inside the trainer's output directory."""

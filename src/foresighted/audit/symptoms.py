@@ -16,7 +16,7 @@ from foresighted.audit.profile import LEVEL, Profile, gather, profile, student
 from foresighted.audit.result import Symptom
 from foresighted.audit.rollouts import Floats, Mask, Rollouts
 from foresighted.audit.texts import Read
-from foresighted.evaluate.intervals import Interval
+from foresighted.statistics.intervals import Interval
 
 REWARD = "reward"
 FEWEST_OF_A_GROUP = 4

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError
-from foresighted.evaluate.intervals import interval_text, number
+from foresighted.statistics.intervals import interval_text, number
 
 if TYPE_CHECKING:
     from foresighted.audit.result import ArmAudit, Audit, Response
-    from foresighted.evaluate.intervals import Interval
+    from foresighted.statistics.intervals import Interval
 
 COLLAPSED = 1
 _WIDTH = 160

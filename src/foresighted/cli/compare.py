@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foresighted.alignment.comparison import Comparison, summarise
 from foresighted.cli.options import add_run_flags, add_settings, merged
 from foresighted.cli.progress import Bars
 from foresighted.cli.report import print_summary
-from foresighted.config import CompareConfig, TrainConfig, to_yaml
-from foresighted.evaluate.comparison import Comparison, summarise
 from foresighted.prompts import load_prompts
+from foresighted.settings import CompareConfig, TrainConfig, to_yaml
 
 if TYPE_CHECKING:
     from foresighted.alignment.compare import Run

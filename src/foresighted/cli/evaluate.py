@@ -15,13 +15,13 @@ from rich.text import Text
 
 from foresighted.cli.options import add_settings
 from foresighted.cli.progress import Bars
-from foresighted.config import from_text, read_yaml, settings
 from foresighted.errors import ConfigError
-from foresighted.evaluate.directory import refuse_table
-from foresighted.evaluate.findings import p_text, rating_text, share_text
-from foresighted.evaluate.intervals import Interval, interval_text
-from foresighted.evaluate.result import Evaluation
-from foresighted.evaluate.settings import EvaluateConfig, from_mapping, to_yaml
+from foresighted.judging.directory import refuse_table
+from foresighted.judging.findings import p_text, rating_text, share_text
+from foresighted.judging.result import Evaluation
+from foresighted.judging.settings import EvaluateConfig, from_mapping, to_yaml
+from foresighted.settings import from_text, read_yaml, settings
+from foresighted.statistics.intervals import Interval, interval_text
 
 _WIDTH = 160
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ConfigError("out: needed; give --out DIR")
     config = _merged(args)
-    from foresighted.evaluate.run import evaluate, plan
+    from foresighted.judging.run import evaluate, plan
 
     if args.dry_run:
         estimate = plan(config, args.out)
@@ -88,7 +88,7 @@ def _table(args: argparse.Namespace) -> None:
     if given or args.resume or args.dry_run:
         flag = (given or ["resume" if args.resume else "dry_run"])[0].replace("_", "-")
         raise ConfigError(f"{flag}: has no meaning with --judgements, which asks nobody")
-    from foresighted.evaluate.run import evaluate_table
+    from foresighted.judging.run import evaluate_table
 
     seed = from_text(EvaluateConfig, "seed", args.seed or "0")
     if not isinstance(seed, int) or seed < 0:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from foresighted.config import (
+from foresighted.errors import nearest
+from foresighted.settings import (
     PRESETS,
     CompareConfig,
     TrainConfig,
@@ -18,7 +19,6 @@ from foresighted.config import (
     read_yaml,
     settings,
 )
-from foresighted.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):

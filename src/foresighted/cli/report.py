@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from foresighted.alignment.comparison import Arm, Comparison, summarise
 from foresighted.errors import ConfigError
-from foresighted.evaluate.comparison import Arm, Comparison, summarise
-from foresighted.evaluate.intervals import Interval, interval_text
+from foresighted.statistics.intervals import Interval, interval_text
 
 _WIDTH = 160
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     kind = kind_of(path)
     if kind == "evaluation":
         from foresighted.cli.evaluate import print_evaluation
-        from foresighted.evaluate.result import read_evaluation
+        from foresighted.judging.result import read_evaluation
 
         print_evaluation(read_evaluation(path))
     elif kind == "audit":

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from foresighted.cli.options import Parser, add_settings
 from foresighted.cli.progress import Bars
-from foresighted.config import from_text, read_yaml, settings
 from foresighted.errors import ConfigError, NumericalError, nearest
-from foresighted.evaluate.intervals import mean_interval, number, wilson_share
 from foresighted.games.plan import seeds_from_text, sweep_from_text
 from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings
+from foresighted.settings import from_text, read_yaml, settings
+from foresighted.statistics.intervals import mean_interval, number, wilson_share
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game

@@ -7,9 +7,9 @@ from typing import Any
 
 from foresighted.cli.options import add_run_flags, add_settings, merged
 from foresighted.cli.progress import Bars
-from foresighted.config import TrainConfig, to_yaml
 from foresighted.prompts import load_prompts
-from foresighted.records import RoundRow
+from foresighted.settings import TrainConfig, to_yaml
+from foresighted.store.records import RoundRow
 
 
 def add(commands: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from foresighted.files import load_from_file
 from foresighted.games.game import Game
+from foresighted.store.python_files import load_from_file
 
 
 def load_game(text: str) -> Game:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from foresighted.config import settings
 from foresighted.games.game import Array, Follower, Game, Observation, Tree, label_function
 from foresighted.games.plan import Cell, arm_cells, program_key
 from foresighted.games.score import score_function
 from foresighted.games.settings import GameSettings, is_traced
+from foresighted.settings import settings
 
 PIECES = 20
 """Progress is told this many times; between two tellings the program does not come back."""

@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foresighted.config import READS_LABELS, arm_from_text, default, from_text, settings
 from foresighted.errors import ConfigError, nearest
 from foresighted.games.settings import ELEMENTWISE, GameSettings, is_traced
+from foresighted.settings import READS_LABELS, arm_from_text, default, from_text, settings
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game

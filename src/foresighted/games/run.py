@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from foresighted.config import settings
 from foresighted.errors import ConfigError, RunError
 from foresighted.games.game import Game
 from foresighted.games.loop import play
 from foresighted.games.plan import Cell, Sweep, arm_cells, program_key
 from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
 from foresighted.games.settings import GameSettings
+from foresighted.settings import settings
 
 ROWS_A_PART = 2**17
 """Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from foresighted.config import settings
 from foresighted.errors import ConfigError, nearest
+from foresighted.settings import settings
 
 ELEMENTWISE = ("rlhf", "practical", "relaxed", "proximal")
 """Forms that read S and G alone; they share one compiled program."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from foresighted.config import SCOPE
 from foresighted.errors import ConfigError, ModelError
+from foresighted.settings import SCOPE
 
 _FINAL_NORMS = ("norm", "final_norm", "final_layernorm", "final_layer_norm", "ln_f")
 

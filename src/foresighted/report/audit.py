@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foresighted.audit.result import ArmAudit, Audit, Calibration, Round
-from foresighted.evaluate.intervals import Interval, interval_text, number
 from foresighted.report.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval
 from foresighted.report.page import Legend, Page, Section
 from foresighted.report.reliability import RELIABILITY_NOTE
 from foresighted.report.responses import Response, Responses, pack
+from foresighted.statistics.intervals import Interval, interval_text, number
 
 MAX_KIND_ROWS = 24
 """More rows than this are a table only."""

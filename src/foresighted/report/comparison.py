@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foresighted.alignment.comparison import Arm, Comparison, read_plan, summarise
 from foresighted.audit.result import ArmAudit, Audit
 from foresighted.errors import ForesightedError
-from foresighted.evaluate.comparison import Arm, Comparison, read_plan, summarise
-from foresighted.evaluate.intervals import interval_text
 from foresighted.report.audit import ALARMING, ONSET_NOTE, audit_sections, onset_marks, verdict_text
 from foresighted.report.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval
 from foresighted.report.page import Legend, Page, Section, kept_texts
 from foresighted.report.reliability import reliability_chart
 from foresighted.report.responses import pack, read_responses
 from foresighted.report.samples import read_samples
+from foresighted.statistics.intervals import interval_text
 
 ROUNDS_DONE = "rounds done"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from foresighted.evaluate.findings import p_text
-from foresighted.evaluate.intervals import Interval, Share, interval_text, number
-from foresighted.evaluate.result import Evaluation, GroupResult, PairResult, PolicyResult
-from foresighted.evaluate.rows import ANSWERS, JUDGEMENTS, AnswerRow, JudgementRow, read_rows
+from foresighted.judging.findings import p_text
+from foresighted.judging.result import Evaluation, GroupResult, PairResult, PolicyResult
+from foresighted.judging.rows import ANSWERS, JUDGEMENTS, AnswerRow, JudgementRow, read_rows
 from foresighted.report.charts import Chart, Guide, Point, Series, Table, drawn, interval_cell, of_interval
 from foresighted.report.page import Legend, Page, Section, kept_texts
 from foresighted.report.responses import Response, Responses, pack
+from foresighted.statistics.intervals import Interval, Share, interval_text, number
 
 MEANING = (
     "Net wins: how many of its judged pairs an answer won, less how many it lost; the notes say against whom, and what"

@@ -10,7 +10,7 @@ from typing import Any
 
 import vl_convert
 
-from foresighted.evaluate.comparison import summarise
+from foresighted.alignment.comparison import summarise
 from foresighted.report.charts import COLOURS, Chart, specification
 from foresighted.report.comparison import curves
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from foresighted.evaluate.intervals import mean_interval
 from foresighted.report.charts import Chart, Point, Series, drawn
 from foresighted.report.responses import Response
+from foresighted.statistics.intervals import mean_interval
 
 BINS = 10
 FEWEST_PROMPTS = 5

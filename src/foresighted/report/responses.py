@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from foresighted.alignment.comparison import Comparison, read_plan, run_directory
 from foresighted.errors import DataError
-from foresighted.evaluate.comparison import Comparison, read_plan, run_directory
-from foresighted.records import CANDIDATES, HELDOUT, REFERENCES, read_mappings, start_directory
+from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES, read_mappings, start_directory
 
 NEEDED = ("round", "prompt_id", "prompt", "text")
 LIMIT = 50_000

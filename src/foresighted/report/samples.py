@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.evaluate.comparison import Comparison, read_plan, run_directory, whole_rounds
-from foresighted.evaluate.intervals import number
-from foresighted.records import HELDOUT, HeldoutRow, read
+from foresighted.alignment.comparison import Comparison, read_plan, run_directory, whole_rounds
+from foresighted.statistics.intervals import number
+from foresighted.store.records import HELDOUT, HeldoutRow, read
 
 SHOWN = 8
 SHOWN_ROUNDS = 10

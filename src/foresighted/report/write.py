@@ -7,13 +7,13 @@ from typing import Literal
 
 from foresighted.audit.result import AUDIT, read_audit
 from foresighted.errors import DataError
-from foresighted.evaluate.result import read_evaluation
-from foresighted.evaluate.rows import EVALUATION
-from foresighted.records import HELDOUT, ROUNDS
+from foresighted.judging.result import read_evaluation
+from foresighted.judging.rows import EVALUATION
 from foresighted.report.audit import audit_page
 from foresighted.report.comparison import comparison_page
 from foresighted.report.evaluation import evaluation_page
 from foresighted.report.page import Page, write
+from foresighted.store.records import HELDOUT, ROUNDS
 
 REPORT = "report.html"
 CONFIG = "config.yaml"

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from foresighted import records
 from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
-from foresighted.config import to_mapping
 from foresighted.errors import RunError
 from foresighted.integrations.trl.follower import Counts, Follower, Probe
 from foresighted.integrations.trl.pairs import Labelled
+from foresighted.settings import to_mapping
+from foresighted.store import records
 
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features"

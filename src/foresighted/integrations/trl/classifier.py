@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foresighted.alignment.reward_model import RewardModel
 from foresighted.errors import ModelError
 from foresighted.influence import find_head
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Text, text_of
+from foresighted.models.reward_model import RewardModel
 
 _log = logging.getLogger(__name__)
 _WANTED = "give a sequence classifier of transformers with one label, or the folder of one"

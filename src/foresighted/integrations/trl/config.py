@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from foresighted.config import SteeringConfig, at_least, positive, setting
 from foresighted.errors import ConfigError
+from foresighted.settings import SteeringConfig, at_least, positive, setting
 
 
 @dataclass(frozen=True)

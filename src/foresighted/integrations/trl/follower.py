@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from foresighted.alignment.learner import Learner
 from foresighted.integrations.trl.classifier import Classifier
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Text
 from foresighted.integrations.trl.pairs import Labelled
 from foresighted.integrations.trl.processes import Processes, fingerprint
+from foresighted.models.learner import Learner
 
 
 @dataclass

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foresighted import records
-from foresighted.alignment.environment import write_environment
 from foresighted.alignment.foresight import Penalty, Scores
-from foresighted.config import to_yaml
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Batch, Text, prompt_id, text_of
-from foresighted.records import CandidateRow, HeldoutRow, RoundRow, mean
+from foresighted.settings import to_yaml
+from foresighted.store import records
+from foresighted.store.environment import write_environment
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, mean
 from foresighted.texts import distinct
 
 _log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from foresighted.alignment import noise
 from foresighted.errors import ConfigError, DataError, ForesightedError
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.records import append, read_mappings
+from foresighted.models import noise
+from foresighted.store.records import append, read_mappings
 from foresighted.types import Utility
 
 _log = logging.getLogger(__name__)

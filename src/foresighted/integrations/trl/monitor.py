@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from foresighted.errors import ConfigError, RunError, nearest
 from foresighted.integrations.trl.series import Fall, check_fall
-from foresighted.records import append
+from foresighted.store.records import append
 
 _log = logging.getLogger(__name__)
 VERDICTS = "collapse.jsonl"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from foresighted.alignment import noise
 from foresighted.errors import ConfigError
 from foresighted.integrations.trl.groups import Text, text_of
+from foresighted.models import noise
 
 TEMPERATURE, TOP_P = 0.8, 0.9
 """Of the published protocol."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from foresighted import records
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
@@ -29,6 +28,7 @@ from foresighted.integrations.trl.panel import Answers, Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
+from foresighted.store import records
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,161 @@
+"""Who judges: questions in, replies out. An endpoint is in `endpoint`; here are judges that run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from foresighted.errors import ConfigError, DataError, ModelError, nearest
+from foresighted.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from foresighted.judging.settings import EvaluateConfig
+    from foresighted.labels.labellers import LabelSource
+
+Verdict = Literal["first", "second", "tie"]
+_CHUNK = 32
+
+
+class Question(NamedTuple):
+    """Two answers to one prompt, in the order in which the judge sees them."""
+
+    prompt: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A verdict, or the kind of failure in its place."""
+
+    verdict: Verdict | None
+    reason: str | None = None
+    failure: str | None = None
+    detail: str | None = None
+    tokens_prompt: int | None = None
+    tokens_completion: int | None = None
+    cached: bool = False
+
+
+class Judge(Protocol):
+    """Anything that compares two answers."""
+
+    def estimate(self, question: Question) -> int:
+        """Return about how many tokens a question costs, both ways; 0 where nobody counts."""
+        ...
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        """Yield one reply a question, in order. A failure is a reply, too; what no question can mend raises."""
+        ...
+
+
+class LocalJudge:
+    """A reward model, a likelihood, or a function of the user's.
+
+    One with a utility U(x, y) prefers the answer with the larger one. Any other gives a preference for the first answer
+    in [0, 1]: above 1/2 it wins, within `tie_margin` of 1/2 it is a tie.
+
+    Args:
+        source: where utilities or preferences are read.
+        tie_margin: of preferences, below 1/2. Utilities u and v count as the preference sigma(u - v).
+    """
+
+    def __init__(self, source: LabelSource, tie_margin: float) -> None:
+        self._source = source
+        self._tie_margin = tie_margin
+        self._utilities: dict[tuple[str, str], float | None] = {}
+
+    def estimate(self, question: Question) -> int:
+        """Return 0: nobody counts."""
+        return 0
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        """Yield one reply a question. An exception of the user's own function is a failure of kind `error`."""
+        remaining = iter(questions)
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            with contextlib.suppress(Exception, SystemExit):  # of a user's function: one at a time shows on which text
+                self._read_utilities(chunk)
+            yield from (self._alone(question) for question in chunk)
+
+    def _alone(self, question: Question) -> Reply:
+        try:
+            self._read_utilities([question])
+            return self._reply(question)
+        except DataError as error:
+            return Reply(None, failure="malformed", detail=_line(error))
+        except (Exception, SystemExit) as error:  # anything that a user's function may raise
+            return Reply(None, failure="error", detail=_line(error))
+
+    def _read_utilities(self, chunk: Sequence[Question]) -> None:
+        texts = {(q.prompt, text): None for q in chunk for text in (q.first, q.second)}
+        new = [pair for pair in texts if pair not in self._utilities]
+        if new:
+            values = self._source.utility([prompt for prompt, _ in new], [text for _, text in new])
+            self._utilities |= dict(zip(new, values, strict=True))
+
+    def _reply(self, question: Question) -> Reply:
+        prompt, first, second = question
+        u, v = (self._utilities[prompt, text] for text in (first, second))
+        if u is None or v is None:
+            preference = self._source.read([prompt], [first], [second], [None]).preference[0]
+            margin, reason = preference - 0.5, f"preference {preference:.4g}"
+        else:
+            margin, reason = u - v, f"utility {u:.4g} against {v:.4g}"
+            preference = 1 / (1 + math.exp(-max(-700.0, min(700.0, margin))))
+        # sigma saturates: without a margin two large utilities that differ are no tie
+        tie = abs(preference - 0.5) <= self._tie_margin if self._tie_margin else margin == 0
+        return Reply("tie" if tie else "first" if margin > 0 else "second", reason)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def check_local(kind: str) -> None:
+    """Check how a judge that is no endpoint is written; nothing is loaded.
+
+    Raises:
+        ConfigError: an unknown kind of judge.
+    """
+    path, colon, _ = kind.rpartition(":")
+    if kind.startswith("reward:") or kind.partition(":")[0] == "likelihood":
+        return
+    if not colon or not path.endswith(".py"):
+        raise ConfigError(
+            f"judge: got {kind!r}{nearest(kind, ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
+            " openai:MODEL, reward:MODEL, likelihood, likelihood:MODEL or FILE.py:NAME"
+        )
+
+
+def local_judge(config: EvaluateConfig) -> LocalJudge:
+    """Return the judge of a configuration that is no endpoint.
+
+    Raises:
+        ConfigError: an unknown kind of judge, or a file that fails or lacks that function.
+        ModelError: a reward model or policy that cannot be loaded.
+    """
+    kind = config.judge or ""
+    check_local(kind)
+    from foresighted.judging.policies import find_device, plain_policy
+    from foresighted.labels.labellers import LabelSource, LikelihoodLabels, load_labels, own_labels
+
+    if "judge" in config.own_files:
+        return LocalJudge(LabelSource(own_labels("judge", kind)), config.tie_margin)
+    device = find_device(config)
+    if kind.partition(":")[0] == "likelihood":
+        try:
+            policy = plain_policy(config, kind.partition(":")[2] or "embedded", device)
+        except ModelError as error:
+            raise ModelError(str(error).replace("policies:", "judge:", 1)) from None
+        return LocalJudge(LabelSource(LikelihoodLabels(policy)), config.tie_margin)
+    source = TrainConfig(labels=kind, device=config.device, seed=config.seed)
+    try:
+        labels = load_labels(source, None, device)  # type: ignore[arg-type]  # only likelihood reads the policy
+    except (ConfigError, ModelError) as error:
+        raise type(error)(re.sub(r"^(?:labels|reward_model):", "judge:", str(error))) from None
+    return LocalJudge(labels, config.tie_margin)

@@ -1,0 +1,308 @@
+"""Whose answers: from `NAME=MODEL` to texts. A model is loaded, answers every prompt, and is let go."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from foresighted.errors import ConfigError, DataError, ModelError, RunError, nearest
+from foresighted.judging.rows import AnswerRow
+from foresighted.judging.settings import EvaluateConfig, Named
+from foresighted.settings import TrainConfig, from_mapping, read_yaml
+from foresighted.store.records import CANDIDATES, read_mappings
+from foresighted.types import Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from foresighted.models.policy import Policy
+
+_log = logging.getLogger(__name__)
+_GREEDY = 1e-9  # a nucleus of the most probable token alone
+_TEXT = ("text", "answer", "response", "completion", "output")
+_RUN = "config.yaml"
+
+
+class Source(NamedTuple):
+    """Where the answers of one policy and training seed come from."""
+
+    name: str
+    seed: int
+    kind: Literal["file", "run", "adapter", "model"]
+    place: str
+
+
+def sources(named: Sequence[Named]) -> list[Source]:
+    """Return one source a policy and seed; an arm's directory gives all its seeds.
+
+    Raises:
+        ConfigError: a path that is not there, or a directory that is none of what a policy can be.
+    """
+    found: list[Source] = []
+    for one in named:
+        path = Path(one.source).expanduser()
+        runs = sorted(path.glob("seed-*/" + _RUN), key=lambda file: _seed_of(file.parent)) if path.is_dir() else []
+        if runs and not (path / _RUN).exists():
+            if one.seed is not None:
+                raise ConfigError(f"policies: {one.name}@{one.seed}={path} holds several seeds; leave @{one.seed} off")
+            found += [Source(one.name, _seed_of(file.parent), "run", str(file.parent)) for file in runs]
+        else:
+            found.append(_source(one, path))
+    return found
+
+
+def _seed_of(folder: Path) -> int:
+    text = folder.name.removeprefix("seed-")
+    return int(text) if text.isdigit() else 0
+
+
+def _source(one: Named, path: Path) -> Source:
+    seed = one.seed or 0
+    if path.is_file():
+        if path.suffix != ".jsonl":
+            raise ConfigError(f"policies: {one.name}={path} is a file; a file of answers ends in .jsonl")
+        return Source(one.name, seed, "file", str(path))
+    if (path / _RUN).is_file() and ((path / CANDIDATES).exists() or (path / "checkpoints").exists()):
+        return Source(one.name, seed, "run", str(path))
+    if (path / "adapter_config.json").is_file():
+        return Source(one.name, seed, "adapter", str(path))
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigError(
+            f"policies: {one.name}={path} is none of a model folder (config.json), a PEFT adapter"
+            " (adapter_config.json), a run of foresighted train and an arm of foresighted compare (seed-0, ...)"
+        )
+    if not path.exists() and (one.source.startswith((".", "/", "~")) or path.suffix == ".jsonl"):
+        raise ConfigError(f"policies: {one.name}: no file or folder {one.source}")
+    return Source(one.name, seed, "model", one.source)
+
+
+def trained_on(source: Source) -> str | None:
+    """Return the prompt source that a run was trained on; None for anything else."""
+    if source.kind != "run":
+        return None
+    return str(read_yaml(Path(source.place) / _RUN).get("prompts", TrainConfig().prompts))
+
+
+def file_answers(source: Source) -> list[dict[str, Any]]:
+    """Return the lines of a file of answers as they stand, each with the number of its line under `line`.
+
+    Raises:
+        DataError: unreadable, or a line without an answer, or without `prompt_id` and `prompt`, with its number.
+    """
+    lines = []
+    for number, mapping in enumerate(read_mappings(Path(source.place), ours=False), start=1):
+        where = f"policies: {source.place}, line {number}"
+        under = next((name for name in _TEXT if name in mapping), None)
+        if under is None:
+            raise DataError(
+                f"{where}: no text under {_TEXT[0]!r}{nearest('text', mapping)}; also read: {', '.join(_TEXT[1:])}"
+            )
+        text = mapping[under]
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")
+        for name in ("prompt_id", "prompt"):
+            if name in mapping and not isinstance(mapping[name], str | int):
+                raise DataError(f"{where}: {name} is {str(mapping[name])[:40]!r}; expected text")
+        if any("\ud800" <= c <= "\udfff" for c in f"{text}{mapping.get('prompt', '')}{mapping.get('prompt_id', '')}"):
+            raise DataError(f"{where}: holds half of a surrogate pair, which is no text; mend the escape")
+        if "prompt_id" not in mapping and "prompt" not in mapping:
+            raise DataError(
+                f"{where}: neither prompt_id nor prompt{nearest('prompt', mapping)}; one says what was asked"
+            )
+        seed = mapping.get("seed", source.seed)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise DataError(f"{where}: seed is {str(seed)[:40]!r}; expected a whole number")
+        lines.append({**mapping, "text": text, "seed": seed, "line": number})
+    if not lines:
+        raise DataError(f"policies: {source.place} has no answer")
+    return lines
+
+
+def answers_from_file(source: Source, prompts: Sequence[Prompt]) -> list[AnswerRow]:
+    """Return the answers of a file to the prompts that were asked, found by `prompt_id`, else by the prompt's text.
+
+    Raises:
+        DataError: as `file_answers`, or two answers of one seed to one prompt.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    by_text = {prompt.text: prompt for prompt in prompts}
+    rows: dict[tuple[int, str], AnswerRow] = {}
+    for line in file_answers(source):
+        prompt = by_id.get(str(line["prompt_id"])) if "prompt_id" in line else by_text.get(str(line["prompt"]))
+        if prompt is None:
+            continue
+        key, tokens = (line["seed"], prompt.id), line.get("tokens")
+        if key in rows:
+            raise DataError(f"policies: {source.place}, line {line['line']}: prompt {prompt.id!r} is answered twice")
+        counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
+        rows[key] = AnswerRow(source.name, line["seed"], prompt.id, prompt.text, prompt.kind, line["text"], counted)
+    return list(rows.values())
+
+
+def generate(
+    config: EvaluateConfig, source: Source, prompts: Sequence[Prompt], *, policy: Policy
+) -> Iterator[list[AnswerRow]]:
+    """Yield answers, a batch of prompts at a time: greedy, or with noise that is a function of seed and prompt.
+
+    Args:
+        config: length, temperature and batch.
+        source: whose name and seed the rows carry.
+        prompts: to answer.
+        policy: as `load` gives it.
+    """
+    from foresighted.models import noise
+
+    for start in range(0, len(prompts), config.batch):
+        batch = prompts[start : start + config.batch]
+        keys = [noise.key(config.seed, "evaluate", prompt.id) for prompt in batch]
+        answers = policy.sample([prompt.text for prompt in batch], 1, keys)
+        yield [
+            AnswerRow(source.name, source.seed, prompt.id, prompt.text, prompt.kind, text, tokens)
+            for prompt, text, tokens in zip(batch, answers.texts, answers.lengths(), strict=True)
+        ]
+
+
+def load(config: EvaluateConfig, source: Source) -> Policy:
+    """Load the policy of a source.
+
+    Raises:
+        ModelError: weights that are absent, of the wrong kind or not safetensors.
+        RunError: a run without a whole checkpoint.
+    """
+    device = find_device(config)
+    if source.kind == "run":
+        return _of_run(config, Path(source.place), device)
+    if source.kind == "adapter":
+        return _of_adapter(config, Path(source.place), device)
+    return plain_policy(config, source.place, device)
+
+
+def with_shared_system_prompt(config: EvaluateConfig, found: Sequence[Source]) -> EvaluateConfig:
+    """Return the configuration with the system prompt that the runs were trained with, if they agree in one.
+
+    A run and its base are then asked in the same way. Runs that differ keep their own, with a warning.
+    """
+    runs = [read_yaml(Path(source.place) / _RUN).get("system_prompt") for source in found if source.kind == "run"]
+    own = list(dict.fromkeys(runs))
+    if config.system_prompt is not None or not own:
+        return config
+    if len(own) > 1:
+        _log.warning("the runs were trained with different system prompts and keep them; --system-prompt gives one")
+        return config
+    return replace(config, system_prompt=own[0] if own[0] is None else str(own[0]))
+
+
+def free(policy: Policy) -> None:
+    """Let a policy's weights go, before the next one is loaded."""
+    policy.model = None
+    gc.collect()
+
+
+def find_device(config: EvaluateConfig) -> torch.device:
+    """Return the device of an evaluation, with the threads that were asked for.
+
+    Raises:
+        RunError: a device that torch does not know.
+    """
+    import torch
+
+    from foresighted.alignment.run import find_device as of_run
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return of_run(TrainConfig(device=config.device))
+
+
+def plain_policy(config: EvaluateConfig, source: str, device: torch.device) -> Policy:
+    """Load a causal language model without any adapter; it is its own frozen reference.
+
+    Raises:
+        ModelError: weights that are absent, of the wrong kind or not safetensors.
+    """
+    from foresighted.models.loading import load_policy
+    from foresighted.models.policy import Policy
+
+    settings = _decoding(
+        config, TrainConfig(policy=source, lora_targets=("all-linear",), lora_rank=1, dtype=config.dtype)
+    )
+    try:
+        loaded = load_policy(settings, device)
+    except ModelError as error:
+        raise ModelError(str(error).replace("policy:", "policies:", 1)) from None
+    base = loaded.model.unload()  # the adapter that training would start with
+    return Policy(base, loaded.tokenizer, base, settings)
+
+
+def _decoding(config: EvaluateConfig, settings: TrainConfig) -> TrainConfig:
+    greedy = config.temperature == 0
+    return replace(
+        settings,
+        max_new_tokens=config.max_new_tokens,
+        min_new_tokens=1,
+        temperature=1.0 if greedy else config.temperature,
+        top_p=_GREEDY if greedy else 1.0,
+        system_prompt=settings.system_prompt if config.system_prompt is None else config.system_prompt,
+    )
+
+
+def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
+    import torch
+    from safetensors.torch import load_file
+
+    from foresighted.alignment import checkpoint
+    from foresighted.models.loading import load_policy
+
+    trained = from_mapping(read_yaml(out / _RUN), compare=False)
+    assert isinstance(trained, TrainConfig)
+    folder = checkpoint.newest(out)
+    if folder is None:
+        raise RunError(f"policies: {out} has no whole checkpoint; wait for its first, or go on with train --resume")
+    policy = load_policy(_decoding(config, trained), device)
+    saved, parameters = load_file(folder / "policy.safetensors"), policy.trainable()
+    if saved.keys() != parameters.keys():
+        raise RunError(f"policies: {folder} has other parameters than {out / _RUN} says; was that file changed?")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+    return policy
+
+
+def _of_adapter(config: EvaluateConfig, folder: Path, device: torch.device) -> Policy:
+    from foresighted.models.policy import Policy
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"policies: {folder} has no adapter_model.safetensors; nothing else is read")
+    base = _base_of(folder)
+    plain = plain_policy(config, base, device)
+    from peft import PeftModel
+
+    try:
+        model = PeftModel.from_pretrained(plain.model, folder).eval()
+    except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"policies: {folder} does not fit its base model {base} ({reason})") from None
+    return Policy(model, plain.tokenizer, None, plain.config)
+
+
+def _base_of(folder: Path) -> str:
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"policies: {folder}/adapter_config.json names no base model (base_model_name_or_path)")
+    return base
+
+
+def describe(named: Sequence[Named]) -> Mapping[str, str]:
+    """Return name to source, several seeds of a policy with commas."""
+    found: dict[str, list[str]] = {}
+    for one in named:
+        found.setdefault(one.name, []).append(one.source)
+    return {name: ", ".join(places) for name, places in found.items()}

@@ -1,0 +1,127 @@
+"""From answers and judgements to the whole result."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from foresighted.judging import texts
+from foresighted.judging.findings import findings
+from foresighted.judging.ratings import ratings
+from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult, Rating
+from foresighted.judging.rows import AnswerRow, JudgementRow
+from foresighted.judging.winrates import holm, pair_result
+from foresighted.statistics.intervals import Interval, mean_interval, wilson_share
+from foresighted.texts import repetition
+
+LEVEL = 0.95
+
+
+def summarise(
+    policies: Mapping[str, str],
+    answers: Sequence[AnswerRow],
+    judgements: Sequence[JudgementRow],
+    *,
+    judge: JudgeResult | None,
+    capabilities: Sequence[Capability] = (),
+    prompt_source: str,
+    missing: int = 0,
+    ordered: bool = True,
+    seed: int,
+) -> Evaluation:
+    """Return everything that tables and sentences say.
+
+    Args:
+        policies: name to source, the baseline first.
+        answers: of all policies; none where judgements came from a table.
+        judgements: of any pairs of them.
+        judge: who judged.
+        capabilities: results of lm-evaluation-harness.
+        prompt_source: where prompts came from.
+        missing: prompts that some policy has no answer to.
+        ordered: both orders were shown.
+        seed: of the bootstrap.
+
+    Returns:
+        The evaluation, sentences included.
+    """
+    pairs = _pairs(judgements, list(policies), seed=seed, ordered=ordered)
+    rated = ratings(judgements, list(policies), seed=seed, level=LEVEL) or {}
+    prompts = {row.prompt_id for row in answers} | {row.prompt_id for row in judgements}
+    evaluation = Evaluation(
+        baseline=next(iter(policies)),
+        prompt_source=prompt_source,
+        prompts=len(prompts),
+        missing=missing,
+        level=LEVEL,
+        policies=tuple(
+            _policy(name, source, [row for row in answers if row.policy == name], judgements, rated.get(name), seed)
+            for name, source in policies.items()
+        ),
+        pairs=pairs,
+        judge=judge,
+        capabilities=tuple(capabilities),
+        multiplicity=_multiplicity(len(pairs)),
+        sentences=(),
+    )
+    return replace(evaluation, sentences=findings(evaluation))
+
+
+def _pairs(
+    judgements: Sequence[JudgementRow], policies: Sequence[str], *, seed: int, ordered: bool
+) -> tuple[PairResult, ...]:
+    found = []
+    for second, first in itertools.combinations(policies, 2):
+        rows = [row for row in judgements if (row.first, row.second) == (first, second)]
+        if rows:
+            found.append(pair_result(rows, seed=seed, level=LEVEL, ordered=ordered))
+    corrected = holm([pair.p for pair in found])
+    return tuple(replace(pair, holm=value) for pair, value in zip(found, corrected, strict=True))
+
+
+def _multiplicity(pairs: int) -> str:
+    if pairs < 2:
+        return "One comparison, so its p-value needs no correction; those of categories are not corrected."
+    return (
+        f"p-values of the {pairs} comparisons are also given after Holm's correction; intervals, categories and"
+        " capabilities are not corrected."
+    )
+
+
+def _policy(
+    name: str, source: str, answers: Sequence[AnswerRow], judgements: Sequence[JudgementRow], rating: Rating | None,
+    seed: int,
+) -> PolicyResult:  # fmt: skip
+    seeds = {row.seed for row in answers}
+    seeds |= {row.first_seed for row in judgements if row.first == name}
+    seeds |= {row.second_seed for row in judgements if row.second == name}
+
+    def mean(value: Callable[[AnswerRow], float | None]) -> Interval | None:
+        return _mean(answers, value, seed)
+
+    refused = sum(texts.refuses(row.text) for row in answers)
+    return PolicyResult(
+        name=name,
+        source=source,
+        seeds=tuple(sorted(seeds)),
+        answers=len(answers),
+        words=mean(lambda row: texts.word_count(row.text)),
+        tokens=mean(lambda row: row.tokens),
+        repetition=mean(lambda row: repetition(row.text)),
+        refusals=wilson_share(refused, len(answers), level=LEVEL) if answers else None,
+        empty=sum(not row.text.strip() for row in answers),
+        rating=rating,
+    )
+
+
+def _mean(answers: Sequence[AnswerRow], value: Callable[[AnswerRow], float | None], seed: int) -> Interval | None:
+    """Return the mean over (seeds, prompts); None where there is no answer, or one whose value is not known."""
+    cells = {(row.seed, row.prompt_id): value(row) for row in answers}
+    seeds, prompts = sorted({row.seed for row in answers}), sorted({row.prompt_id for row in answers})
+    grid = [[cells.get((s, p)) for p in prompts] for s in seeds]
+    if not cells or any(item is None for line in grid for item in line):
+        return None
+    return mean_interval(np.array(grid, np.float64), seed=seed, level=LEVEL)

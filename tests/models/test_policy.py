@@ -1,0 +1,125 @@
+"""The batched, cache-sharing policy against naive twins: one row at a time, no padding, no cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from foresighted.models import noise
+from foresighted.models.loading import load_policy
+
+PROMPTS = ["Why is the sky blue?", "Rain?", "Can fish sleep at night, or do they swim all the time?"]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny):
+    policy = load_policy(replace(tiny, max_new_tokens=8), torch.device("cpu"))
+    torch.manual_seed(3)
+    for name, parameter in policy.trainable().items():  # an adapter that does something
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return policy
+
+
+def _keys(n):
+    return [noise.key("test", p, i) for p in PROMPTS for i in range(n)]
+
+
+def _naive_sample(policy, prompt: str, row_key: int, *, frozen: bool) -> list[int]:
+    ids = policy._encode([prompt]).tokens[0].tolist()
+    sampler = noise.NucleusSampler(
+        torch.tensor([row_key]), temperature=policy.config.temperature, top_p=policy.config.top_p
+    )
+    end, written = policy.tokenizer.eos_token_id, []
+    for step in range(policy.config.max_new_tokens):
+        with torch.no_grad():
+            if frozen:
+                with policy.model.disable_adapter():
+                    logits = policy.model(input_ids=torch.tensor([ids + written])).logits[:, -1]
+            else:
+                logits = policy.model(input_ids=torch.tensor([ids + written])).logits[:, -1]
+        if step < policy.config.min_new_tokens:
+            logits[:, end] = -torch.inf
+        written.append(int(sampler(None, logits).argmax(-1)))
+        if written[-1] == end:
+            break
+    return written
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_sampling_equals_the_naive_twin(policy, frozen):
+    rollout = policy.sample(PROMPTS, 3, _keys(3), frozen=frozen)
+    for i, row_key in enumerate(_keys(3)):
+        want = _naive_sample(policy, PROMPTS[i // 3], row_key, frozen=frozen)
+        assert rollout.tokens[i][rollout.mask[i].bool()].tolist() == want
+
+
+def test_adapter_and_frozen_policy_differ(policy):
+    assert policy.sample(PROMPTS, 3, _keys(3)).texts != policy.sample(PROMPTS, 3, _keys(3), frozen=True).texts
+
+
+def test_same_noise_same_words_whatever_the_batch(policy):
+    together = policy.sample(PROMPTS, 2, _keys(2)).texts
+    alone = [policy.sample([PROMPTS[1]], 1, [_keys(2)[3]]).texts[0]]
+    assert alone == [together[3]]
+
+
+def _naive_log_p(policy, prompt: str, tokens: list[int]) -> torch.Tensor:
+    ids = policy._encode([prompt]).tokens[0].tolist()
+    logits = policy.model(input_ids=torch.tensor([ids + tokens])).logits[0].log_softmax(-1)
+    return torch.stack([logits[len(ids) - 1 + i, token] for i, token in enumerate(tokens)])
+
+
+def test_log_likelihood_and_loss_equal_the_naive_twin(policy):
+    rollout = policy.sample(PROMPTS, 2, _keys(2))
+    prompts = [p for p in PROMPTS for _ in range(2)]
+    rows = [row[keep.bool()].tolist() for row, keep in zip(rollout.tokens, rollout.mask, strict=True)]
+    naive = [_naive_log_p(policy, p, row) for p, row in zip(prompts, rows, strict=True)]
+    got = policy.log_likelihood(prompts, rollout, chunk=4)
+    torch.testing.assert_close(got, torch.stack([n.sum() for n in naive]).detach(), rtol=1e-4, atol=1e-4)
+    loss, want = policy.loss(prompts, rollout), -torch.stack([n.mean() for n in naive]).mean()
+    torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-5)
+    parameters = list(policy.trainable().values())
+    for mine, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(want, parameters), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_response_is_cut_after_its_end_token(policy):
+    end, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
+    rollout = policy._cut(torch.tensor([[7, 8, end, 9], [7, 8, 9, 10]]))
+    assert rollout.tokens.tolist() == [[7, 8, end, pad], [7, 8, 9, 10]]
+    assert rollout.lengths() == [3, 4]
+
+
+def test_no_second_begin_token_and_system_prompt(policy):
+    rendered = policy._render("Rain?")
+    ids = policy._encode(["Rain?"]).tokens[0].tolist()
+    assert ids == policy.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    policy_with_system = type(policy)(
+        policy.model, policy.tokenizer, None, replace(policy.config, system_prompt="Be brief.")
+    )
+    assert policy_with_system._render("Rain?") == "<|system|>Be brief.<|end|>" + rendered
+
+
+def test_full_fine_tuning_keeps_a_frozen_copy(tiny):
+    policy = load_policy(replace(tiny, policy_train="all"), torch.device("cpu"))
+    before = policy.sample(PROMPTS, 1, _keys(1), frozen=True).texts
+    assert policy.sample(PROMPTS, 1, _keys(1)).texts == before
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.mul_(1.3)
+    assert policy.sample(PROMPTS, 1, _keys(1), frozen=True).texts == before
+    assert policy.sample(PROMPTS, 1, _keys(1)).texts != before
+
+
+def test_tokenizer_without_chat_template_says_so(tiny_llama, tmp_path, tiny, caplog):
+    import shutil
+
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "chat_template.jinja").unlink()
+    policy = load_policy(replace(tiny, policy=str(folder)), torch.device("cpu"))
+    assert "no chat template" in caplog.text
+    assert policy.sample(["Rain?"], 2, [1, 2]).texts

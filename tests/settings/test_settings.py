@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from foresighted.errors import ConfigError
+from foresighted.settings import (
+    PRESETS,
+    CompareConfig,
+    TrainConfig,
+    from_mapping,
+    from_text,
+    read_yaml,
+    settings,
+    to_yaml,
+)
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_yaml_round_trip(compare):
+    values = {"gamma": 0.7, "lora_targets": ["q_proj"], "system_prompt": ""} | (
+        {"arms": ["rlhf"], "seeds": [3, 4]} if compare else {}
+    )
+    config = from_mapping(values, compare=compare)
+    assert from_mapping(yaml.safe_load(to_yaml(config)), compare=compare) == config
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("policy_learning_rate: 5e-4\nrounds: 3\n")
+    assert from_mapping(read_yaml(path), compare=False).policy_learning_rate == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gamma": -0.1}, "gamma: got -0.1, must be at least 0"),
+        ({"gamma": float("nan")}, "gamma: got nan"),
+        ({"gamma": float("inf")}, "gamma: got inf"),
+        ({"candidates": 1}, "best of N needs at least 2"),
+        ({"steering": "relax"}, r"did you mean 'relaxed'"),
+        ({"rounds": 2.5}, "rounds: got 2.5, expected a whole number"),
+        ({"rounds": True}, "rounds: got True, expected a whole number"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens"),
+        ({"policy_train": "all", "quantization": "4bit"}, "quantised policy can only be trained with lora"),
+    ],
+)
+def test_out_of_range_is_named(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        TrainConfig(**changes)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"(?s)rounds.*gamma.*candidates"):
+        TrainConfig(rounds=0, gamma=-1.0, candidates=1)
+
+
+def test_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"gama: unknown setting .did you mean 'gamma'"):
+        from_mapping({"gama": 1}, compare=False)
+
+
+def test_arms():
+    config = CompareConfig(
+        TrainConfig(gamma=0.5), arms=("rlhf:reward_model_pairs=all", "relaxed:gamma=2"), seeds=(1, 2)
+    )
+    assert config.arm("relaxed:gamma=2", 2) == replace(TrainConfig(), steering="relaxed", gamma=2.0, seed=2, threads=1)
+    assert config.arm("rlhf:reward_model_pairs=all", 1).reward_model_pairs == "all"
+    for arm, words in [
+        ("rlfh", "did you mean 'rlhf'"),
+        ("rlhf:seed=3", "sets 'seed=3'"),
+        ("rlhf:gamma=x", "expected a number"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            CompareConfig(TrainConfig(), arms=(arm,))
+    with pytest.raises(ConfigError, match="names one twice"):
+        CompareConfig(TrainConfig(), seeds=(1, 1))
+
+
+def test_text_of_the_command_line():
+    assert from_text(CompareConfig, "seeds", "0:3") == (0, 1, 2)
+    assert from_text(CompareConfig, "seeds", "4,2") == (4, 2)
+    assert from_text(TrainConfig, "threads", "none") is None
+    assert from_text(TrainConfig, "sampled_labels", "true") is True
+    with pytest.raises(ConfigError, match="seeds: got '0:x'"):
+        CompareConfig(TrainConfig(), seeds=from_text(CompareConfig, "seeds", "0:x"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    from_mapping(PRESETS[name], compare=True)
+
+
+def test_paper_preset_is_the_published_protocol():
+    paper = from_mapping(PRESETS["paper"], compare=False)
+    got = (paper.candidates, paper.top_p, paper.temperature, paper.max_new_tokens, paper.min_new_tokens, paper.gamma)
+    assert got == (8, 0.9, 0.8, 32, 5, 10.0)
+    assert (paper.lora_rank, paper.lora_alpha, paper.lora_dropout) == (16, 32, 0.05)
+    assert (paper.policy_learning_rate, paper.reward_model_learning_rate, paper.accumulation_steps) == (2e-5, 5e-5, 4)
+    assert paper.rounds * paper.prompts_per_round == paper.prompt_limit == 500
+    assert (paper.quantization, paper.optimizer, paper.labels) == ("4bit", "paged_adamw_8bit", "likelihood")
+
+
+def test_every_setting_has_a_group_and_a_help():
+    for kind in (TrainConfig, CompareConfig):
+        assert all(item.metadata["group"] and len(item.metadata["help"]) > 9 for item in settings(kind).values())
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    for text, words in [("a: [", "is not YAML"), ("- a\n", "must be a mapping")]:
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            read_yaml(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
