@@ -25,9 +25,9 @@ from typing import Any
 import audit_logs
 import numpy as np
 
-from foresighted.audit.audit import audit
-from foresighted.audit.result import Audit
-from foresighted.audit.symptoms import LIMITS, REWARD
+from foresighted.auditing.audit import audit
+from foresighted.auditing.result import Audit
+from foresighted.auditing.symptoms import LIMITS, REWARD
 from foresighted.statistics.intervals import wilson_share
 
 HALVES = {"tuning": 0, "report": 1_000_000}

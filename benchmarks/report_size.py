@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from foresighted.prompts import load_prompts
-from foresighted.report import write_report
+from foresighted.reporting import write_report
 from foresighted.store import records
 
 PER_PROMPT, PROMPTS_A_ROUND, EVERY, HELDOUT_PROMPTS = 8, 4, 10, 24

@@ -10,7 +10,7 @@ from pathlib import Path
 import foresighted
 
 ROOMS = ("types", "errors", "texts", "settings", "store", "statistics", "steering", "influence", "prompts", "models",
-         "labels", "games", "alignment", "judging", "audit", "report", "integrations", "cli")  # fmt: skip
+         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 

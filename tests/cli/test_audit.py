@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foresighted.audit.result import read_audit
+from foresighted.auditing.result import read_audit
 
 FALLING, RISING = (0.0, 0.2, 0.4, -0.6, -1.6), (0.0, 0.2, 0.4, 0.6, 0.8)
 
@@ -114,7 +114,7 @@ def test_bad_input_is_one_line(foresighted, tmp_path):
 
 
 def test_the_parser_loads_no_pyarrow():
-    code = "import sys, foresighted.cli.main, foresighted.audit.result; print('pyarrow' in sys.modules)"
+    code = "import sys, foresighted.cli.main, foresighted.auditing.result; print('pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -12,7 +12,7 @@ from foresighted.errors import ConfigError
 from foresighted.statistics.intervals import interval_text, number
 
 if TYPE_CHECKING:
-    from foresighted.audit.result import ArmAudit, Audit, Response
+    from foresighted.auditing.result import ArmAudit, Audit, Response
     from foresighted.statistics.intervals import Interval
 
 COLLAPSED = 1
@@ -59,8 +59,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; return 1 for a collapse."""
-    from foresighted.audit.audit import audit
-    from foresighted.audit.result import to_mapping, write_audit
+    from foresighted.auditing.audit import audit
+    from foresighted.auditing.result import to_mapping, write_audit
     from foresighted.cli.progress import Bars
 
     columns = _columns(args.column)

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         print(to_yaml(config), end="")
         return
     from foresighted.alignment.compare import compare
-    from foresighted.report import write_report
+    from foresighted.reporting import write_report
 
     with Bars(quiet=args.quiet) as bars:
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"out: got {args.out}, expected a file name in a directory that exists, for example page.html"
         )
-    from foresighted.report import kind_of, records_of, write_report
+    from foresighted.reporting import kind_of, records_of, write_report
 
     path = records_of(args.path)
     kind = kind_of(path)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
         print_evaluation(read_evaluation(path))
     elif kind == "audit":
-        from foresighted.audit.result import read_audit
+        from foresighted.auditing.result import read_audit
         from foresighted.cli.audit import print_audit
 
         print_audit(read_audit(path))

@@ -1,0 +1,302 @@
+"""The audit itself: read, lay out, judge, say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from foresighted.alignment.sentences import PROXY_FELL
+from foresighted.auditing.absent import left_out
+from foresighted.auditing.calibration import calibrate
+from foresighted.auditing.collapse import could_have_seen, fall_to, fallen_kinds, judge, onset
+from foresighted.auditing.layout import Layout, choose_layout
+from foresighted.auditing.power import LOOK_RULE, LOOK_RULE_KNOWN, labels_needed, look_at
+from foresighted.auditing.profile import Profile, gather, of_grid, profile
+from foresighted.auditing.result import (
+    FORMAT,
+    VERDICTS,
+    ArmAudit,
+    Audit,
+    Fall,
+    Kind,
+    LabelsNeeded,
+    Round,
+    Symptom,
+    Verdict,
+)
+from foresighted.auditing.rollouts import Floats, Mask, Rollouts, arms
+from foresighted.auditing.sentences import headline, sentences
+from foresighted.auditing.sources import Log, Progress, read_log
+from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
+from foresighted.auditing.texts import read_texts
+from foresighted.errors import ConfigError, DataError
+from foresighted.statistics.intervals import Interval
+
+FEWEST_MEASURED = 2
+"""Rounds with known utility from which it is judged by."""
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One arm on its way: what the table shows, by what it is judged, and what else was seen."""
+
+    label: str
+    table: Rollouts
+    training: Rollouts
+    measure: str | None
+    known: Mask
+    layout: Layout
+
+
+def audit(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    power: float = 0.8,
+    progress: Progress = lambda done, total: None,
+) -> Audit:
+    """Say whether, when and how a loop collapsed.
+
+    Args:
+        path: a run or a comparison of ours, the output directory of a TRL trainer, a directory of rollout dumps, or
+            a JSONL, CSV or Parquet file.
+        columns: our name of a column -> what it is called there; those not named are guessed.
+        power: chance with which the labels asked for should settle the question, in (0, 1).
+        progress: told how many files were read, of how many.
+
+    Returns:
+        The result; `write_audit` keeps it.
+
+    Raises:
+        DataError: nothing to read, files of different kinds, a bad line, a column that is missing.
+        ConfigError: an unknown column name, or `power` out of range.
+
+    Example:
+        >>> result = audit(Path("runs/demo"))  # doctest: +SKIP
+        >>> result.verdict  # doctest: +SKIP
+        'collapsed'
+    """
+    if not 0 < power < 1:
+        raise ConfigError(f"power: got {power}, must be between 0 and 1, for example 0.8")
+    return judge_log(read_log(path, columns or {}, progress), power=power)
+
+
+def judge_log(log: Log, *, power: float = 0.8) -> Audit:
+    """Judge what was read; see `audit`."""
+    made = _arms(log)
+    seeds = [len(np.unique(arm.table.run[arm.known])) for arm in made]
+    family = len(made) + sum(count for count in seeds if count > 1)
+    judged = [_judge(arm, family) for arm in made]
+    verdict = min((arm.verdict for arm in judged), key=VERDICTS.index)
+    measured = any(arm.measured_by for arm in judged)
+    shown = look_at([(arm.label, arm.table, arm.layout, arm.measure) for arm in made])
+    first = made[[arm.verdict for arm in judged].index(verdict)]
+    said = [text for arm in made for text in left_out(arm.label, arm.table, arm.layout, arm.measure)]
+    source = replace(log.source, remarks=(*log.source.remarks, *said))
+    needed = _labels_needed(first, power) if verdict in ("cannot tell", "suspicious") else None
+    bare = Audit(
+        FORMAT, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed
+    )
+    bare = replace(bare, headline=headline(bare))
+    return replace(bare, sentences=sentences(bare))
+
+
+def _labels_needed(arm: _Arm, power: float) -> LabelsNeeded | None:
+    """Return how many labels would settle it; None where labels cannot: one round, or a fall without any reward."""
+    blind = arm.measure is not None and not arm.table.known("reward").any()
+    utility = _column(arm, arm.measure)
+    if arm.layout.rows < 2 or (blind and utility and could_have_seen(utility)):
+        return None
+    known = int(arm.known.sum()) if arm.measure else 0
+    return labels_needed(utility, arm.layout.paired, power=power, known=known, repeated=_repeats(arm))
+
+
+def _arms(log: Log) -> list[_Arm]:
+    held = dict(arms(log.heldout)) if log.heldout is not None else {}
+    training = dict(arms(log.training)) if log.training is not None else {}
+    made = []
+    for label in dict.fromkeys((*held, *training)):
+        both = [
+            rollouts for rollouts in (held.get(label), training.get(label)) if rollouts is not None and len(rollouts)
+        ]
+        made.append(_arm(label, both))
+    return made
+
+
+def _arm(label: str, both: list[Rollouts]) -> _Arm:
+    """Choose what an arm is judged by: utility before labels, held-out answers before training responses."""
+    for measure in ("utility", "label"):
+        for table in both:
+            known = table.known(measure)
+            if "reward" in table.numbers:
+                known = known & table.known("reward")
+            if len(np.unique(table.round[known])) >= FEWEST_MEASURED:
+                _check_labels(measure, table)
+                return _Arm(label, table, both[-1], measure, known, choose_layout(table, known))
+    table = both[0]
+    known = table.known("reward")
+    if not known.any():
+        known = np.ones(len(table), bool)
+    return _Arm(label, table, both[-1], None, known, choose_layout(table, known))
+
+
+def _check_labels(measure: str, table: Rollouts) -> None:
+    values = table.numbers[measure]
+    outside = values[np.isfinite(values) & ((values < 0) | (values > 1))]
+    if measure == "label" and len(outside):
+        raise DataError(
+            f"label: got {outside[0]:g}, a label is a preference in [0, 1]; if it is a score, give --column"
+            " utility=NAME, and --column label= to leave it out as a label"
+        )
+
+
+def _column(arm: _Arm, name: str | None, rows: Mask | None = None) -> Profile | None:
+    """Return the profile of a column over an arm's rows; of the judged responses unless `rows` says which."""
+    if name is None or name not in arm.table.numbers:
+        return None
+    values = arm.table.numbers[name]
+    known = arm.known if rows is None else rows
+    units = gather(arm.table, known & np.isfinite(values), arm.layout)
+    return profile(values, units) if units else None
+
+
+def _judge(arm: _Arm, family: int) -> ArmAudit:
+    utility, reward = _column(arm, arm.measure), _column(arm, "reward")
+    fall: Fall | None = None
+    to_last: Fall | None = None
+    seed_falls: tuple[Fall, ...] = ()
+    if utility and arm.layout.rows > 1:
+        fall = judge(utility, reward, arm.layout, family=family)
+        if fall.last != arm.layout.rounds[-1]:
+            to_last = fall_to(arm.layout.rows - 1, utility, reward, arm.layout, family=family, seed=None)
+        seed_falls = _seed_falls(arm, family)
+    measures = Measures(arm.layout, arm.table, read_texts(arm.table, arm.layout.rows_of(arm.table.round)))
+    seen = symptoms(measures, arm.training)
+    verdict, reason = _verdict(arm, utility, fall, seed_falls, seen)
+    fell = fall is not None and verdict in ("collapsed", "suspicious") and fall.fall.mean > 0
+    kinds: tuple[Kind, ...] = ()
+    if fall and utility and fell and arm.measure:
+        best = int(np.argmax(utility.means))
+        values = arm.table.numbers[arm.measure]
+        kinds = fallen_kinds(values, arm.table, arm.known, arm.layout, best=best, threshold=fall.threshold)
+    training_layout = _calibration_layout(arm)
+    return ArmAudit(
+        label=arm.label, seeds=tuple(dict.fromkeys(seed for _, seed in _runs(arm.table))), verdict=verdict,
+        reason=reason, measured_by=arm.measure, paired=arm.layout.paired, rounds=_table(arm, utility, reward, measures),
+        fall=fall, to_last=to_last, seed_falls=seed_falls,
+        onset=onset(utility, arm.layout) if fell and utility else None,
+        calibration=calibrate(arm.training, training_layout), kinds=kinds, symptoms=seen,
+    )  # fmt: skip
+
+
+def _runs(rollouts: Rollouts) -> list[tuple[str, str]]:
+    return [rollouts.runs[code] for code in np.unique(rollouts.run).tolist()]
+
+
+def _seed_falls(arm: _Arm, family: int) -> tuple[Fall, ...]:
+    codes = np.unique(arm.table.run[arm.known]).tolist()
+    if len(codes) < 2:
+        return ()
+    falls = []
+    for code in codes:
+        own = replace(arm, known=arm.known & (arm.table.run == code))
+        utility, reward = _column(own, arm.measure), _column(own, "reward")
+        if utility:
+            falls.append(judge(utility, reward, arm.layout, family=family, seed=arm.table.runs[code][1]))
+    return tuple(falls)
+
+
+def _calibration_layout(arm: _Arm) -> Layout:
+    """Return the table's rows where it shows the training responses, else these rounds pooled likewise."""
+    if arm.training is arm.table:
+        return arm.layout
+    labelled = arm.training.known("label") | arm.training.known("utility")
+    return choose_layout(arm.training, labelled) if labelled.any() else Layout((), (), False)
+
+
+def _verdict(
+    arm: _Arm, utility: Profile | None, fall: Fall | None, seed_falls: tuple[Fall, ...], seen: tuple[Symptom, ...]
+) -> tuple[Verdict, str]:
+    if arm.layout.rows < 2:
+        return "cannot tell", "there is one round only"
+    alarms = suspicious(seen)
+    doubt = f"without labels, but {', '.join(alarms)} moved as in a loop that collapses" if alarms else ""
+    if fall is None or utility is None:
+        return ("suspicious", doubt) if alarms else ("cannot tell", "nothing tells what is true: no utility, no label")
+    every = (fall, *seed_falls)
+    if any(one.corrected for one in every):
+        whose = [one.seed for one in seed_falls if one.corrected]
+        text = "true utility fell while proxy reward did not"
+        return "collapsed", text if fall.corrected else f"{text} (seed {', '.join(map(str, whose))})"
+    if any(one.by_definition for one in every):
+        return "suspicious", "a fall that is clear by itself, but not once everything that was looked at is allowed for"
+    if fall.reward_change is None and fall.fall.mean > fall.threshold and fall.low_corrected > 0:
+        return "suspicious", "true utility fell, and no reward tells whether the loop saw it"
+    if fall.reason == PROXY_FELL and fall.low_corrected > 0:
+        return (
+            "no collapse seen",
+            "the answers got worse, but the reward fell with them: the loop's own numbers show it",
+        )
+    if not could_have_seen(utility):
+        if alarms:
+            return "suspicious", f"too few labels to tell, and {', '.join(alarms)} moved as in a loop that collapses"
+        return "cannot tell", "too few labels to see a fall of half a standard deviation"
+    return "no collapse seen", fall.reason
+
+
+def _repeats(arm: _Arm) -> bool:
+    """Whether early and late rows answer the same prompts (most of them)."""
+    rows = arm.layout.rows_of(arm.table.round)
+    first, last = (np.unique(arm.table.prompt[rows == row]) for row in (0, arm.layout.rows - 1))
+    return 2 * len(np.intersect1d(first, last)) >= min(len(first), len(last)) > 1
+
+
+def _table(arm: _Arm, utility: Profile | None, reward: Profile | None, measures: Measures) -> tuple[Round, ...]:
+    everything = np.ones(len(arm.table), bool)
+    whole = {name: _column(arm, name, everything) for name in ("reward", "kl")}
+    length = measures.profile(lengths(arm.table)[0])
+    distinct, alike = (
+        measures.profile(measures.spread_out(v)) for v in (measures.read.distinct_2, measures.read.alike)
+    )
+    rows = arm.layout.rows_of(arm.table.round)
+    gaps = _gaps(utility, reward)
+    made = []
+    for row in range(arm.layout.rows):
+        here = rows == row
+        made.append(
+            Round(
+                *arm.layout.span(row), int(here.sum()), len(np.unique(arm.table.prompt[here])),
+                _at(utility, row), _at(whole["reward"], row), gaps[row] if gaps else None, _at(whole["kl"], row),
+                _at(length, row), _at(distinct, row), _at(alike, row),
+                int((rows[measures.read.places] == row).sum()) if arm.table.text is not None else 0,
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def _at(means: Profile | None, row: int) -> Interval | None:
+    return means.row(row) if means else None
+
+
+def _gaps(utility: Profile | None, reward: Profile | None) -> list[Interval] | None:
+    """Return growth of reward less growth of utility since the first row, in standard deviations of that row.
+
+    Both are of the same units, so that where the design is paired the gap is a column of its own; elsewhere the two
+    errors add as if they were independent, which errs on the wide side where they go together.
+    """
+    if not utility or not reward or not utility.deviation or not reward.deviation:
+        return None
+    if utility.grid is not None and reward.grid is not None and utility.grid.shape == reward.grid.shape:
+        grid: Floats = reward.grid / reward.deviation - utility.grid / utility.deviation
+        joint = of_grid(grid)
+        return [joint.difference(row, 0) for row in range(len(grid))]
+    made = []
+    for row in range(len(utility.means)):
+        up, down = reward.difference(row, 0), utility.difference(row, 0)
+        mean = up.mean / reward.deviation - down.mean / utility.deviation
+        half = np.hypot((up.high - up.mean) / reward.deviation, (down.high - down.mean) / utility.deviation)
+        made.append(Interval(mean, mean - float(half), mean + float(half), up.level, up.seeds, up.prompts))
+    return made

@@ -1,0 +1,154 @@
+"""What an audit says in plain English: as true of a wished result as of any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from foresighted.auditing.result import ArmAudit, Audit, Fall
+from foresighted.statistics.intervals import interval_text, number
+
+MOST_NAMED = 5
+"""Arms or kinds of prompts that a sentence names."""
+
+
+def headline(audit: Audit) -> str:
+    """Return the verdict as one sentence for somebody who reads nothing else."""
+    worst = [arm for arm in audit.arms if arm.verdict == audit.verdict]
+    names = ", ".join(arm.label for arm in worst[:MOST_NAMED])
+    names += f" and {len(worst) - MOST_NAMED} more" if len(worst) > MOST_NAMED else ""
+    of = f" ({len(worst)} of {len(audit.arms)} arms: {names})" if len(audit.arms) > 1 else ""
+    first = worst[0]
+    if audit.verdict == "collapsed":
+        begun = [arm.onset.round for arm in worst if arm.onset]
+        when = f", from about round {min(begun)} on{' at the earliest' if len(begun) > 1 else ''}," if begun else ""
+        return (
+            f"COLLAPSED{of}: the answers got worse{when} while the reward that the loop follows did not fall"
+            f"{_until(worst)}."
+        )
+    if audit.verdict == "suspicious":
+        return f"SUSPICIOUS{of}: {first.reason}. This is no proof; read the responses named below."
+    if audit.verdict == "no collapse seen":
+        return f"NO COLLAPSE SEEN{of}: {first.reason}."
+    return f"CANNOT TELL{of}: {first.reason}."
+
+
+def sentences(audit: Audit) -> tuple[str, ...]:
+    """Return what was seen, with intervals, and what the numbers rest on."""
+    found = list(audit.source.remarks)
+    for arm in audit.arms:
+        found += _of_arm(arm, audit)
+    found += _limits(audit)
+    if any(arm.fall and arm.fall.reward_change is None and arm.verdict != "no collapse seen" for arm in audit.arms):
+        found.append(
+            "To settle it: record, with each response, the reward that the loop follows. Without it nobody can say"
+            " whether the loop saw its answers get worse."
+        )
+    if audit.labels_needed:
+        found.append(audit.labels_needed.sentence)
+    return tuple(found)
+
+
+def _until(arms: Sequence[ArmAudit]) -> str:
+    """Return until when proxy reward did not fall, where it fell after the fall of utility that is judged."""
+    texts = []
+    for arm in arms[:MOST_NAMED]:
+        judged = next((fall for fall in (arm.fall, *arm.seed_falls) if fall and fall.corrected), None)
+        if judged and judged.last != arm.rounds[-1].last:
+            texts.append(f"until round {judged.last}" + (f" ({arm.label})" if len(arms) > 1 else ""))
+    return f" {', '.join(texts)}" if texts else ""
+
+
+def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
+    name = f"{arm.label}: " if len(audit.arms) > 1 else ""
+    if arm.fall:
+        yield from _fall(name, arm)
+    if arm.onset:
+        of = "the mean over seeds" if len(arm.seeds) > 1 else "utility"
+        yield (
+            f"{name}The fall of {of} began about round {arm.onset.round} (between rounds {arm.onset.low} and"
+            f" {arm.onset.high}, {arm.onset.level:.0%} interval)."
+        )
+    last = arm.rounds[-1] if arm.rounds else None
+    if last and last.gap:
+        yield (
+            f"{name}Since the first row, reward grew more than utility by {interval_text(last.gap)} standard"
+            " deviations."
+        )
+    fallen = [kind for kind in arm.kinds if kind.fell_by is not None]
+    if fallen:
+        texts = [f"{kind.kind} (by round {kind.fell_by}, {interval_text(kind.fall)})" for kind in fallen[:MOST_NAMED]]
+        yield f"{name}Prompt kinds in the order in which they fell: {'; '.join(texts)}."
+    if arm.calibration:
+        first, end = arm.calibration[0], arm.calibration[-1]
+        yield (
+            f"{name}The reward model's preference exceeded the label's by {interval_text(end.overconfidence)} in rounds"
+            f" {end.first} to {end.last} ({interval_text(first.overconfidence)} in rounds {first.first} to"
+            f" {first.last}); it ordered {interval_text(end.accuracy)} of the last pairs as the labels do."
+        )
+    alarming = [symptom for symptom in arm.symptoms if symptom.alarming]
+    if alarming:
+        texts = [f"{symptom.what} {interval_text(symptom.change)}" for symptom in alarming]
+        yield f"{name}Seen without labels, last row against first: {'; '.join(texts)}."
+
+
+def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
+    fall = arm.fall
+    assert fall is not None
+    measure = "True utility" if arm.measured_by == "utility" else "The mean label"
+    if fall.reason == "the last row is the best one":
+        yield f"{name}{measure} is highest in the last row."
+    else:
+        reward = (
+            f"while proxy reward changed by {interval_text(fall.reward_change)}"
+            if fall.reward_change
+            else "and proxy reward is not recorded"
+        )
+        end = "to the last (round" if arm.rounds and fall.last == arm.rounds[-1].last else "to round"
+        yield (
+            f"{name}{measure} fell by {interval_text(fall.fall)} from its best row (round {fall.best}) {end}"
+            f" {fall.last}{')' if '(' in end else ''}, {reward}. A fall counts from {number(fall.threshold)} on"
+            f" ({_judged(fall)})."
+        )
+    late = arm.to_last
+    if late and late.reward_change:
+        yield (
+            f"{name}By round {late.last} {measure[0].lower()}{measure[1:]} had fallen by {interval_text(late.fall)};"
+            f" proxy reward then fell too (it changed by {interval_text(late.reward_change)})."
+        )
+    for one in arm.seed_falls:
+        if one.by_definition:
+            by = f" by round {one.last}" if arm.rounds and one.last != arm.rounds[-1].last else ""
+            yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)}{by} ({_judged(one)})."
+
+
+def _judged(fall: Fall) -> str:
+    if fall.corrected:
+        return f"a collapse; corrected for what was looked at, the fall is at least {number(fall.low_corrected)}"
+    if fall.by_definition:
+        return "a collapse by itself, not once corrected for what was looked at"
+    return f"not a collapse: {fall.reason}"
+
+
+def _limits(audit: Audit) -> Iterable[str]:
+    judged = [arm.fall for arm in audit.arms if arm.fall]
+    if judged:
+        runs, rounds = judged[0].family, max(fall.rounds for fall in judged)
+        looked = f"{runs} runs and means" if runs > 1 else "one run"
+        yield (
+            f"Brackets are 95% intervals, not corrected for how many there are. The verdict is: it allows for {looked}"
+            f" being judged and for the best of {rounds} rows having been picked after the fact."
+        )
+    unpaired = [arm for arm in audit.arms if not arm.paired and len(arm.rounds) > 1]
+    if unpaired:
+        yield (
+            "Prompts differ from round to round, so a change may be owed to prompts as well as to the policy: rows are"
+            " compared as independent samples of prompts. Held-out prompts that repeat would settle it."
+        )
+    if any(arm.measured_by == "label" for arm in audit.arms):
+        yield "No utility is recorded; the mean label stands for it."
+    pooled = [arm for arm in audit.arms if any(row.first != row.last for row in arm.rounds)]
+    if pooled:
+        longest = max(row.last - row.first + 1 for arm in pooled for row in arm.rounds)
+        yield f"Rounds are pooled: a row of the table spans up to {longest} numbers of round."
+    if any(len(arm.seeds) == 1 for arm in audit.arms) and judged:
+        yield "With one seed, nothing here speaks about other seeds."

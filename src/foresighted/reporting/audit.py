@@ -1,0 +1,287 @@
+"""The page of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from foresighted.auditing.result import ArmAudit, Audit, Calibration, Round
+from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval
+from foresighted.reporting.page import Legend, Page, Section
+from foresighted.reporting.reliability import RELIABILITY_NOTE
+from foresighted.reporting.responses import Response, Responses, pack
+from foresighted.statistics.intervals import Interval, interval_text, number
+
+MAX_KIND_ROWS = 24
+"""More rows than this are a table only."""
+ROUND = "round"
+ONSET_NOTE = (
+    " A dotted line marks the onset of a collapse, the last round at which less than a tenth of the fall had happened;"
+    " the bar above the chart is the interval of that round."
+)
+ALARMING = ("collapsed", "suspicious")
+
+
+def audit_page(audit: Audit) -> Page:
+    """Return the page of an audit, from what `audit.json` holds."""
+    labels = tuple(arm.label for arm in audit.arms)
+    return Page(
+        title=f"Audit of {Path(audit.source.path).name or audit.source.path}",
+        verdict=verdict_text(audit),
+        alarm=audit.verdict in ALARMING,
+        lead=audit.headline,
+        sentences=audit.sentences,
+        legend=tuple(Legend(label, index) for index, label in enumerate(labels)),
+        sections=(
+            Section("summary", "Summary", "", tables=(_arms_table(audit.arms),)),
+            *audit_sections(audit.arms, labels, own_curves=True),
+            _rounds_section(audit.arms),
+            _source_section(audit),
+        ),
+        responses=_responses(audit, labels),
+    )
+
+
+def verdict_text(audit: Audit) -> str:
+    """Return the verdict as the page's stamp."""
+    return f"Audit: {audit.verdict}"
+
+
+def audit_sections(
+    arms: Sequence[ArmAudit], planned: Sequence[str], *, own_curves: bool, reliability: tuple[Chart, ...] = ()
+) -> tuple[Section, ...]:
+    """Return curves with onsets, calibration, kinds of prompts and symptoms.
+
+    Args:
+        arms: audited arms.
+        planned: labels whose place sets the look.
+        own_curves: with utility and reward by round; a page of a comparison has its own.
+        reliability: the reliability diagram, where the page has the pairs for one.
+    """
+    curves = (_curves_section(arms, planned), _texts_section(arms, planned)) if own_curves else ()
+    calibration = _calibration_section(arms, planned, reliability)
+    return (*curves, calibration, _kinds_section(arms, planned), _symptoms_section(arms))
+
+
+def onset_marks(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[Mark, ...]:
+    """Return where each collapsing arm began to fall, with the interval of that round."""
+    return tuple(
+        Mark(
+            f"{arm.label}: onset of the fall after round {arm.onset.round}"
+            f" [{arm.onset.low}, {arm.onset.high}, {arm.onset.level:.0%} interval]",
+            list(planned).index(arm.label),
+            arm.onset.round,
+            arm.onset.low,
+            arm.onset.high,
+        )
+        for arm in arms
+        if arm.onset
+    )
+
+
+def _series(
+    arms: Sequence[ArmAudit], planned: Sequence[str], line: Callable[[ArmAudit], Sequence[Point]]
+) -> tuple[Series, ...]:
+    drawn_arms = ((arm, tuple(line(arm))) for arm in arms)
+    return tuple(Series(arm.label, list(planned).index(arm.label), points) for arm, points in drawn_arms if points)
+
+
+def _level(arms: Sequence[ArmAudit]) -> str:
+    known = [one.reward or one.utility for arm in arms for one in arm.rounds]
+    levels = {f"{one.level:.0%} interval" for one in known if one}
+    return sorted(levels)[0] if levels else ""
+
+
+def _by_round(
+    arms: Sequence[ArmAudit], planned: Sequence[str], column: str, title: str, y: str, *, marks: bool = False
+) -> tuple[Chart, ...]:
+    def line(arm: ArmAudit) -> list[Point]:
+        known: list[tuple[int, Interval | None]] = [(one.last, getattr(one, column)) for one in arm.rounds]
+        return [of_interval(last, value) for last, value in known if value]
+
+    return drawn(
+        Chart(
+            f"audit-{column.replace('_', '-')}", title, ROUND, y, _series(arms, planned, line), band=_level(arms),
+            guide="zero" if column == "gap" else "none", marks=onset_marks(arms, planned) if marks else (),
+        )
+    )  # fmt: skip
+
+
+def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
+    measures = {arm.measured_by for arm in arms if arm.measured_by}
+    measure = "mean label" if measures == {"label"} else "true utility"
+    note = (
+        "Bands are bootstrap intervals over prompts (and seeds where there are several). Rounds with few prompts are"
+        " pooled, and stand at the last of them."
+    )
+    if onset_marks(arms, planned):
+        note += ONSET_NOTE
+    return Section(
+        "curves",
+        "What was meant and what was measured",
+        note,
+        (
+            *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)", marks=True),
+            *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)", marks=True),
+            *_by_round(arms, planned, "gap", "Where the two part", "gap (standard deviations)", marks=True),
+            *_by_round(arms, planned, "kl", "Distance from the frozen policy", "KL (nats an answer)"),
+        ),
+    )  # fmt: skip
+
+
+def _texts_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
+    return Section(
+        "texts",
+        "What the responses look like",
+        "Alike: the chance that two responses to different prompts begin with the same 32 characters. Bands are"
+        " bootstrap intervals.",
+        (
+            *_by_round(arms, planned, "length", "Length of responses", "length (tokens, else characters)"),
+            *_by_round(arms, planned, "distinct_2", "Variety of responses", "distinct word pairs (share)"),
+            *_by_round(arms, planned, "alike", "Likeness across prompts", "pairs that begin alike (share)"),
+        ),
+    )
+
+
+def _calibration_section(arms: Sequence[ArmAudit], planned: Sequence[str], reliability: tuple[Chart, ...]) -> Section:
+    measures: tuple[tuple[str, str, str], ...] = (
+        ("overconfidence", "Overconfidence over all labelled pairs", "predicted - labelled preference"),
+        ("ece", "Expected calibration error", "calibration error (share)"),
+        ("brier", "Brier score", "mean squared error of the preference"),
+        ("accuracy", "Accuracy of the reward model", "right order of pairs (share)"),
+    )
+    charts = [*reliability]
+    for column, title, y in measures:
+
+        def line(arm: ArmAudit, column: str = column) -> list[Point]:
+            return [of_interval(one.last, _value(one, column)) for one in arm.calibration]
+
+        charts += drawn(
+            Chart(
+                f"audit-calibration-{column}", title, ROUND, y, _series(arms, planned, line), band=_level(arms),
+                guide="zero" if column == "overconfidence" else "none",
+            )
+        )  # fmt: skip
+    return Section(
+        "calibration",
+        "Calibration of the reward model",
+        "The preference that the reward model predicts, against the label, on the pairs that were labelled; rounds with"
+        " few pairs are pooled. Calibration error is positive by chance alone where pairs are few. A Brier score of"
+        " 0.25 is what a coin gets against labels of 0 and 1. Bands are intervals over prompts."
+        + (RELIABILITY_NOTE if reliability else ""),
+        tuple(charts),
+    )
+
+
+def _value(calibration: Calibration, column: str) -> Interval:
+    value: Interval = getattr(calibration, column)
+    return value
+
+
+def _kinds_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
+    several = len(arms) > 1
+    rows = [(arm, kind) for arm in arms for kind in arm.kinds]
+    series = tuple(
+        Series(
+            f"{kind.kind}, {arm.label}" if several else kind.kind,
+            list(planned).index(arm.label),
+            (of_interval(0, kind.fall),),
+        )
+        for arm, kind in rows
+    )
+    chart = Chart(
+        "audit-kinds", "Fall of true utility by kind of prompt", "fall from the best round to the last",
+        "kind and arm" if several else "kind", series, "forest", band=_level(arms), guide="zero",
+    )  # fmt: skip
+    cells = tuple(
+        (arm.label, kind.kind, str(kind.prompts), interval_text(kind.fall), _maybe(kind.fell_by)) for arm, kind in rows
+    )
+    head = ("arm", "kind", "prompts", "fall", "falls by round")
+    table = Table("Those that fell first come first within an arm", head, cells)
+    return Section(
+        "kinds",
+        "Which prompts fall first",
+        "A fall above 0 is a loss of true utility. Intervals are not corrected for how many kinds there are.",
+        drawn(chart) if 0 < len(rows) <= MAX_KIND_ROWS else (),
+        (table,) if rows else (),
+    )
+
+
+def _maybe(value: int | None, otherwise: str = "not seen") -> str:
+    return otherwise if value is None else str(value)
+
+
+def _symptoms_section(arms: Sequence[ArmAudit]) -> Section:
+    cells = tuple(
+        (
+            arm.label, one.what, number(one.start), number(one.end), interval_text(one.change),
+            "alarming" if one.alarming else "not alarming",
+        )
+        for arm in arms
+        for one in arm.symptoms
+    )  # fmt: skip
+    table = Table("First rounds against last", ("arm", "symptom", "start", "end", "change", "reading"), cells)
+    return Section(
+        "symptoms",
+        "Symptoms that need no labels",
+        "Alarming: clear, large, and in the direction in which a collapsing loop goes. A symptom is no proof.",
+        (),
+        (table,) if cells else (),
+    )
+
+
+def _arms_table(arms: Sequence[ArmAudit]) -> Table:
+    def row(arm: ArmAudit) -> tuple[str, ...]:
+        fall = arm.fall
+        onset = f"{arm.onset.round} [{arm.onset.low}, {arm.onset.high}]" if arm.onset else "none"
+        return (
+            arm.label, arm.verdict, arm.reason, str(len(arm.seeds)), arm.measured_by or "nothing",
+            interval_cell(fall.fall if fall else None), number(fall.threshold) if fall else "unknown", onset,
+        )  # fmt: skip
+
+    head = ("arm", "verdict", "reason", "seeds", "measured by", "fall", "threshold", "onset (round)")
+    return Table("One row an arm", head, tuple(map(row, arms)), tuple(range(len(arms))))
+
+
+def _rounds_section(arms: Sequence[ArmAudit]) -> Section:
+    columns: tuple[tuple[str, str], ...] = (
+        ("utility", "true utility"), ("reward", "proxy reward"), ("gap", "gap"), ("kl", "KL (nats)"),
+        ("length", "length"), ("distinct_2", "distinct pairs"), ("alike", "alike"),
+    )  # fmt: skip
+    known = [pair for pair in columns if any(getattr(one, pair[0]) for arm in arms for one in arm.rounds)]
+
+    def row(arm: ArmAudit, one: Round) -> tuple[str, ...]:
+        rounds = str(one.first) if one.first == one.last else f"{one.first} to {one.last}"
+        values = (interval_cell(getattr(one, column), "") for column, _ in known)
+        return (arm.label, rounds, str(one.responses), str(one.prompts), *values)
+
+    cells = tuple(row(arm, one) for arm in arms for one in arm.rounds)
+    head = ("arm", "rounds", "responses", "prompts", *(title for _, title in known))
+    return Section("rounds", "Round by round", "", (), (Table("Means with intervals", head, cells),) if cells else ())
+
+
+def _source_section(audit: Audit) -> Section:
+    source = audit.source
+    rows = [("path", source.path), ("format", source.format), ("files", str(source.files)), ("rows", str(source.rows))]
+    rows += [
+        (f"column {ours}", f"{theirs} (guessed)" if ours in source.guessed else theirs)
+        for ours, theirs in source.columns.items()
+    ]
+    return Section("source", "What was read", "", (), (Table("The records", ("what", "read"), tuple(rows)),),
+                   source.remarks)  # fmt: skip
+
+
+def _responses(audit: Audit, labels: Sequence[str]) -> Responses | None:
+    found = [
+        Response(
+            source="to look at", arm=one.arm, seed=one.seed, round=one.round, prompt_id="", prompt=one.prompt,
+            kind=one.kind or "", text=one.text,
+            numbers={"reward": one.reward, "utility": one.utility, "gap": one.excess},
+            reference=one.earlier_text or "",
+        )
+        for one in audit.look_at
+    ]  # fmt: skip
+    return pack(
+        found, labels, labels, title="Responses that a person should look at first", meaning=audit.look_rule,
+        reference="The response to the same prompt in the first rounds",
+    )  # fmt: skip

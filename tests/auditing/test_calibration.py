@@ -1,0 +1,84 @@
+"""Calibration against closed forms and naive pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from audit_making import rollouts
+
+from foresighted.auditing.calibration import calibrate, prompt_pairs, reference_pairs
+from foresighted.auditing.layout import Layout
+
+ONE = Layout((0,), (0,), True)
+
+
+def _referenced(margin, label, prompt=None):
+    count = len(margin)
+    prompt = np.arange(count) if prompt is None else prompt
+    return rollouts(np.zeros(count), prompt, reward=margin, reference_reward=np.zeros(count), label=label)
+
+
+def _sigma(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_a_calibrated_model():
+    random = np.random.default_rng(0)
+    margin = random.normal(0, 1.5, 4000)
+    label = (random.random(4000) < _sigma(margin)).astype(float)
+    (found,) = calibrate(_referenced(margin, label), ONE)
+    sure = _sigma(np.abs(margin))
+    assert found.pairs == 4000
+    assert found.overconfidence.low < 0 < found.overconfidence.high
+    assert found.brier.mean == pytest.approx(float((sure * (1 - sure)).mean()), abs=0.01)
+    assert found.ece.mean < 0.04
+    assert found.ece.low < 0.02
+    assert found.accuracy.mean == pytest.approx(float(sure.mean()), abs=0.02)
+
+
+def test_an_overconfident_model():
+    random = np.random.default_rng(1)
+    truth = random.normal(0, 1, 2000)
+    label = (random.random(2000) < _sigma(truth)).astype(float)
+    (found,) = calibrate(_referenced(4 * truth, label), ONE)
+    expected = float((_sigma(np.abs(4 * truth)) - _sigma(np.abs(truth))).mean())
+    assert found.overconfidence.mean == pytest.approx(expected, abs=0.03)
+    assert found.overconfidence.low > 0
+    assert found.ece.low > 0
+    assert found.ece.mean == pytest.approx(expected, abs=0.03)
+
+
+def test_winners_give_the_overconfidence_of_rounds_jsonl():
+    """Where every margin is positive, it is the mean of sigma(margin) - label, as the records have it."""
+    random = np.random.default_rng(2)
+    margin, label = random.uniform(0, 2, 60), random.random(60)
+    (found,) = calibrate(_referenced(margin, label), ONE)
+    assert found.overconfidence.mean == pytest.approx(float((_sigma(margin) - label).mean()))
+    assert found.brier.mean == pytest.approx(float(((_sigma(margin) - label) ** 2).mean()))
+
+
+def test_pairs_of_a_prompt_equal_the_naive_ones():
+    random = np.random.default_rng(3)
+    order = random.permutation(24)
+    prompt, round_, run = (np.tile([0, 1, 2], 8)[order], np.repeat([0, 1], 12)[order], np.tile([0, 0, 0, 1], 6)[order])
+    reward, utility = random.standard_normal(24), np.round(random.standard_normal(24))
+    table = rollouts(round_, prompt, run=run, reward=reward, utility=utility)
+    pairs = prompt_pairs(table, Layout((0, 1), (0, 1), True))
+    naive = []
+    for key in sorted(set(zip(run.tolist(), round_.tolist(), prompt.tolist(), strict=True))):
+        of = [i for i in range(24) if (run[i], round_[i], prompt[i]) == key]
+        for i, j in zip(of[::2], of[1::2], strict=False):
+            first, second = (i, j) if reward[i] >= reward[j] else (j, i)
+            label = 0.5 + 0.5 * np.sign(utility[first] - utility[second])
+            naive.append((key[1], key[2], _sigma(reward[first] - reward[second]), label))
+    got = list(zip(pairs.row, pairs.prompt, pairs.predicted, pairs.label, strict=True))
+    np.testing.assert_allclose(sorted(got), sorted(naive))
+
+
+def test_too_few_or_no_pairs():
+    assert calibrate(_referenced(np.ones(5), np.ones(5)), ONE) == ()
+    alone = rollouts([0, 0], [0, 1], reward=[1.0, 2.0])
+    assert calibrate(alone, ONE) == ()
+    unlabelled = _referenced(np.ones(30), np.full(30, np.nan))
+    assert len(reference_pairs(unlabelled, ONE).row) == 0
+    assert calibrate(unlabelled, ONE) == ()

@@ -1,0 +1,36 @@
+"""An audit is written and read back as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from audit_making import FALLING, write
+
+from foresighted.auditing.audit import audit
+from foresighted.auditing.result import read_audit, to_mapping, write_audit
+from foresighted.errors import DataError
+
+
+def test_there_and_back(tmp_path):
+    result = audit(write(tmp_path / "log.jsonl", FALLING, prompts=12))
+    path = write_audit(result, tmp_path / "out")
+    assert path.name == "audit.json"
+    assert read_audit(path) == read_audit(tmp_path / "out")
+    assert to_mapping(read_audit(path)) == to_mapping(result)
+    json.dumps(to_mapping(result), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not JSON"), ("[]", "no audit of format 1"), ('{"format": 9}', "no audit"), ('{"format": 1}', "damaged")],
+)
+def test_damage_is_named(tmp_path, text, words):
+    (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_audit(tmp_path)
+
+
+def test_absence_is_named(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_audit(tmp_path / "audit.json")

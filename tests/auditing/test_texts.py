@@ -1,0 +1,79 @@
+"""Measures of text against naive twins, and the sample."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from audit_making import rollouts
+
+from foresighted.auditing.layout import Layout
+from foresighted.auditing.symptoms import Measures, suspicious, symptoms
+from foresighted.auditing.texts import alike_shares, distinct_pairs, read_texts, sample
+
+TWO = Layout((0, 1), (0, 1), True)
+
+
+def test_distinct_pairs():
+    assert distinct_pairs("a b c") == 1.0
+    assert distinct_pairs("a b a b") == pytest.approx(2 / 3)
+    assert distinct_pairs("The the the") == 0.5
+    assert math.isnan(distinct_pairs("one"))
+    assert distinct_pairs("a b " * 32) == distinct_pairs("a b " * 500)
+
+
+def test_alike_equals_counting():
+    random = np.random.default_rng(0)
+    group, prompt, code = random.integers(2, size=60), random.integers(6, size=60), random.integers(4, size=60)
+    for i, got in enumerate(alike_shares(group, prompt, code)):
+        others = [j for j in range(60) if group[j] == group[i] and prompt[j] != prompt[i]]
+        assert got == pytest.approx(sum(code[j] == code[i] for j in others) / len(others))
+    assert np.isnan(alike_shares(np.zeros(3, int), np.zeros(3, int), np.zeros(3, int))).all()
+
+
+def test_the_same_text_scored_again():
+    text = ["same", "other", "same", "new"]
+    table = rollouts([0, 0, 1, 1], [0, 1, 0, 1], text=text, reward=[1.0, 0.0, 1.75, 2.0])
+    read = read_texts(table, TWO.rows_of(table.round))
+    np.testing.assert_array_equal(read.rescored, [np.nan, np.nan, 0.75, np.nan])
+
+
+@pytest.mark.parametrize("prompts", [3, 5000])
+def test_samples_are_even(prompts):
+    table = rollouts(np.repeat([0, 1], 10_000), np.arange(20_000) % prompts, reward=np.zeros(20_000))
+    places = sample(table, table.round, most=2000)
+    assert 1000 <= len(places) <= 2100
+    assert abs((table.round[places] == 0).mean() - 0.5) < 0.02
+    if prompts == 3:
+        assert np.ptp(np.bincount(table.prompt[places])) <= 2
+    everything = sample(table, table.round, most=20_000)
+    assert len(everything) == 20_000
+
+
+def _collapsing(decayed: bool):
+    random = np.random.default_rng(0)
+    rounds, prompts, texts, rewards = [], [], [], []
+    for place in range(2):
+        for prompt in range(60):
+            words = [f"w{random.integers(1000)}" for _ in range(20)]
+            if place == 1 and decayed:
+                words = ["as", "you", "know"] * 5 + words[:5]
+            rounds.append(place)
+            prompts.append(prompt)
+            texts.append(" ".join(words))
+            rewards.append(float(random.standard_normal() + 1.5 * place))
+    table = rollouts(rounds, prompts, text=texts, reward=rewards)
+    measures = Measures(TWO, table, read_texts(table, TWO.rows_of(table.round)))
+    return symptoms(measures, table)
+
+
+def test_decay_with_a_rising_reward_is_suspicious_and_better_reward_alone_is_not():
+    decayed, healthy = _collapsing(True), _collapsing(False)
+    assert suspicious(decayed) == ("reward", "distinct word pairs", "like openings")
+    assert suspicious(healthy) == ()
+    by_name = {symptom.name: symptom for symptom in decayed}
+    assert by_name["alike"].end == pytest.approx(1.0, abs=0.01)
+    assert by_name["alike"].change.low > 0.9
+    assert not by_name["length"].alarming
+    assert by_name["reward"].change.mean == pytest.approx(1.5, abs=0.4)

@@ -1,0 +1,276 @@
+"""The page as a file: complete, self-contained, safe against hostile text."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from foresighted.alignment.comparison import summarise
+from foresighted.errors import DataError
+from foresighted.reporting import kind_of, write_picture, write_report
+from foresighted.reporting.samples import read_samples, shown_prompts, shown_rounds
+from foresighted.store import records
+
+KINDS = ("comparison", "evaluation", "audited")
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and text outside of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] and self.tags[-1][0] not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def pages(comparison: Path, evaluation: Path, audited: Path) -> dict[str, str]:
+    made = {}
+    for name, directory in (("comparison", comparison), ("evaluation", evaluation), ("audited", audited)):
+        path = write_report(directory)
+        assert path == directory / "report.html"
+        made[name] = path.read_text()
+    return made
+
+
+def payload(page: str) -> dict[str, Any]:
+    """Return what the page's script reads."""
+    found = re.search(r'<script type="text/plain" id="payload">([^<]*)</script>', page)
+    assert found
+    unpacked: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return unpacked
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h[12][^>]*>(.*?)</h[12]>", page)
+
+
+def test_contents_of_a_comparison_in_order(pages: dict[str, str]) -> None:
+    found = headings(pages["comparison"])
+    assert found[0].startswith("rlhf and 2 other arms")
+    of_audit = ("Which prompts fall first", "Symptoms that need no labels")
+    assert [title for title in found[1:] if title not in of_audit] == [
+        "Summary", "What was meant and what was measured", "Where the two part", "In training",
+        "Calibration of the reward model", "What the answers look like", "Labels", "Answers side by side",
+        "All responses", "Configuration", "Environment",
+    ]  # fmt: skip
+    names = set(payload(pages["comparison"])["charts"])
+    assert names >= {
+        "utility", "reward", "difference", "gap", "kl", "penalty-chosen", "overconfidence", "reliability", "tokens",
+        "distinct-2", "budget", "audit-calibration-ece",
+    }  # fmt: skip
+    assert 'class="stamp alarm">Audit: collapsed' in pages["comparison"]
+
+
+def test_contents_of_an_evaluation(pages: dict[str, str]) -> None:
+    found = headings(pages["evaluation"])
+    assert found[0] == "2 policies against base, judged on 30 prompts"
+    assert {"Summary", "Who wins", "On which prompts", "All answers", "Configuration"} <= set(found)
+    assert {"win-rate", "decided", "ratings", "categories-0"} <= set(payload(pages["evaluation"])["charts"])
+    assert "better over base" in Page(pages["evaluation"]).text
+
+
+def test_contents_of_an_audit(pages: dict[str, str]) -> None:
+    found = headings(pages["audited"])
+    assert found[0] == "Audit of out"
+    assert {"Summary", "Calibration of the reward model", "Round by round", "What was read"} <= set(found)
+    assert "Responses that a person should look at first" in found
+    assert {"audit-utility", "audit-reward", "audit-gap"} <= set(payload(pages["audited"])["charts"])
+
+
+def test_verdict_and_table_say_what_the_summary_says(pages: dict[str, str], comparison: Path) -> None:
+    text = " ".join(Page(pages["comparison"]).text.split())
+    assert " ".join(summarise(comparison).sentences()) in text
+    assert "2 of 2" in text
+    assert "0 of 2" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_text_stays_text(pages: dict[str, str], kind: str) -> None:
+    page = pages[kind]
+    parsed = Page(page)
+    assert [script.get("id") for script in parsed.all("script")] == ["library", "payload", None]  # ours
+    assert page.count("</script") == 3
+    assert not any(parsed.all(tag) for tag in ("img", "i", "b", "iframe"))
+    assert not any(name.startswith("on") or name == "style" for _, attributes in parsed.tags for name in attributes)
+    held = re.findall(r'<script type="text/plain" id="\w+">(.*?)</script>', page, re.DOTALL)
+    assert all(re.fullmatch(r"[A-Za-z0-9+/=]+", text) for text in held)
+    shown = {"comparison": "<i>$odd_{", "audited": "<i>$odd_{", "evaluation": "odd <b>"}[kind]
+    assert shown in parsed.text
+    data = payload(page)["responses"]
+    assert any("<script>window.hacked=1</script>" in text for text in data["columns"]["text"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_contained(pages: dict[str, str], kind: str) -> None:
+    parsed = Page(pages[kind])
+    for tag, attributes in parsed.tags:
+        assert tag not in ("link", "iframe", "object", "base")
+        assert "src" not in attributes
+        for name in ("href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.search(r"url\((?!#)", pages[kind])
+    assert "@import" not in pages[kind]
+    policy = parsed.all("meta")[1]["content"] or ""
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_chart_has_words_and_a_table(pages: dict[str, str], kind: str) -> None:
+    parsed = Page(pages[kind])
+    places = [attributes for attributes in parsed.all("div") if "data-chart" in attributes]
+    assert {place["data-chart"] for place in places} == set(payload(pages[kind])["charts"])
+    assert len(places) == len(parsed.all("figure")) == pages[kind].count("<details><summary>Data")
+    for place in places:
+        assert place["role"] == "img"
+        assert len(place["aria-label"] or "") > 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_unique_and_known(pages: dict[str, str], kind: str) -> None:
+    parsed = Page(pages[kind])
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {(attributes["href"] or "")[1:] for _, attributes in parsed.tags if "href" in attributes}
+    links |= {attributes["aria-labelledby"] for _, attributes in parsed.tags if "aria-labelledby" in attributes}
+    assert links <= set(ids)
+
+
+def test_last_round_shows_without_script_and_in_print(pages: dict[str, str]) -> None:
+    rounds = [attributes for attributes in Page(pages["comparison"]).all("div") if "data-round" in attributes]
+    assert [(one["data-round"], one["class"]) for one in rounds] == [
+        ("10", "round"), ("20", "round shown last"),
+    ]  # fmt: skip
+
+
+def test_samples_follow_a_rule_blind_to_outcomes(comparison: Path) -> None:
+    samples = read_samples(comparison, summarise(comparison))
+    assert samples is not None
+    chosen = shown_prompts(f"p{i}" for i in range(12))
+    assert len(chosen) == 8
+    assert chosen == shown_prompts(f"p{i}" for i in reversed(range(12)))
+    for shown in samples.rounds:
+        assert [question.prompt for question in shown.questions] == [f"Question {prompt[1:]}?" for prompt in chosen]
+        assert [answer.index for answer in shown.questions[0].answers] == [None, 0, 1, 2]
+
+
+def test_many_rounds_are_sampled_evenly() -> None:
+    assert shown_rounds([10, 20, 30]) == [10, 20, 30]
+    many = shown_rounds(list(range(1, 101)))
+    assert len(many) == 10
+    assert many[-1] == 100
+    assert {b - a for a, b in itertools.pairwise(many)} == {10}
+
+
+def test_writes_the_same_page_again_and_leaves_no_parts(comparison: Path, pages: dict[str, str]) -> None:
+    assert write_report(comparison).read_text() == pages["comparison"]
+    assert not list(comparison.glob("*.part")) + list(comparison.glob(".*.part"))
+
+
+def test_no_utility(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.NO_UTILITY}, seeds=[0], rounds=20)
+    text = write_report(out).read_text()
+    assert "only proxy reward is known" in text
+    assert "True utility, held out" not in text
+    assert {"reward", "kl"} <= set(payload(text)["charts"])
+    assert write_picture(out, tmp_path / "picture.png").exists()
+
+
+def test_unfinished_arm_and_one_prompt(synthetic: ModuleType, tmp_path: Path) -> None:
+    arms = {name: {**synthetic.STEADY, "prompts": 1} for name in ("rlhf", "practical", "exact")}
+    out = synthetic.write_comparison(
+        tmp_path / "out", arms, seeds=[0], rounds=20, skip=[("exact", 0)], cut={("practical", 0): 10}
+    )
+    text = write_report(out).read_text()
+    assert "practical (unfinished, round 10)" in text
+    assert "interval unknown" in text
+    assert "exact, seed 0 (nothing evaluated yet)" in text
+
+
+def test_single_run_directory(synthetic: ModuleType, tmp_path: Path) -> None:
+    synthetic.write_run(tmp_path / "run", seed=0, rounds=20, **synthetic.FALLING)
+    text = write_report(tmp_path / "run").read_text()
+    assert "rlhf: one arm of iterative RLHF" in text
+    assert "against rlhf" not in text
+    assert "Environment" not in text
+
+
+def test_before_the_first_round(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], cut={("rlhf", 0): 0})
+    text = write_report(out).read_text()
+    assert "before training (round 0)" in text
+    assert "nothing can be said about collapse yet" in text
+
+
+def test_a_failure_leaves_the_old_page(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
+    before = write_report(out).read_text()
+    (records.arm_directory(out, "rlhf", 0) / records.HELDOUT).unlink()
+    with pytest.raises(DataError):
+        write_report(out)
+    assert (out / "report.html").read_text() == before
+
+
+def test_odd_candidates_are_shown_as_far_as_they_go(synthetic: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    synthetic.write_run(out, seed=0, rounds=10, **synthetic.FALLING)
+    least = {"round": 1, "prompt_id": "p", "prompt": "Why?", "text": "So."}
+    lines = [least, least | {"reward": float("nan"), "label": "yes"}, least | {"reward": 10**400, "text": None}]
+    (out / records.CANDIDATES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    columns = payload(write_report(out).read_text())["responses"]["columns"]
+    assert columns["text"][-3:] == ["So.", "So.", "None"]
+    (out / records.CANDIDATES).write_text(
+        json.dumps({"round": "one", "prompt_id": "p", "prompt": "", "text": ""}) + "\n"
+    )
+    with pytest.raises(DataError, match="line 1: round is 'one', no whole number"):
+        write_report(out)
+
+
+def test_a_page_that_cannot_be_written(audited: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(audited, tmp_path / "absent" / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_place_and_files_as_paths(audited: Path, evaluation: Path, tmp_path: Path) -> None:
+    path = write_report(audited / "audit.json", tmp_path / "page.html")
+    assert path == tmp_path / "page.html"
+    assert path.read_text().startswith("<!doctype html>")
+    assert kind_of(evaluation / "evaluation.json") == kind_of(evaluation) == "evaluation"
+
+
+def test_paths_that_are_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing is there"):
+        kind_of(tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match="not a file that report reads"):
+        kind_of(tmp_path / "notes.txt")
+
+
+def test_picture(comparison: Path, tmp_path: Path) -> None:
+    path = write_picture(comparison, tmp_path / "chart.png")
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 10_000
+    assert [one.name for one in tmp_path.iterdir()] == ["chart.png"]
