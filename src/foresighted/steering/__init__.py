@@ -7,8 +7,11 @@ reward-model gradients into what they read; `raw_gamma` turns a share of the rew
 from foresighted.steering import pairwise, pointwise
 from foresighted.steering.forms import inverse_products
 from foresighted.steering.kernels import Influence, Kernels, Paid, Products, Reference, compared, kernels, raw_gamma
+from foresighted.steering.table import FORMS, Form
 
 __all__ = [
+    "FORMS",
+    "Form",
     "Influence",
     "Kernels",
     "Paid",
