@@ -9,13 +9,8 @@ from pathlib import Path
 
 import foresighted
 
-<<<<<<< HEAD
-ROOMS = ("types", "errors", "texts", "settings", "store", "statistics", "steering", "influence", "prompts", "models",
-         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "cli")  # fmt: skip
-=======
 ROOMS = ("types", "errors", "texts", "steering", "settings", "store", "statistics", "influence", "prompts", "models",
-         "labels", "games", "alignment", "judging", "audit", "report", "integrations", "cli")  # fmt: skip
->>>>>>> 48d202c (A table of forms: what each needs, its default weight and its penalty for both losses, one row each; steering stands above settings)
+         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 

@@ -23,7 +23,7 @@ Needs = Literal["nothing", "products", "curvature", "steps"]
 class Penalty(Protocol):
     """A form as a pure function of arrays of one shape (NumPy, JAX or torch), one entry a candidate."""
 
-    def __call__(self, base: Array, spread: Array, value: Array, label: Array, *, gamma: float | Array) -> Array:
+    def __call__(self, base: Array, spread: Array, value: Array, label: Array, /, *, gamma: float | Array) -> Array:
         """Return the penalty, in units of reward.
 
         Args:
