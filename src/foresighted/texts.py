@@ -1,9 +1,12 @@
-"""Words of a text, and how much it repeats itself: counted in one way wherever it is counted."""
+"""A text as people read it, its words, and how much it repeats itself: in one way wherever it is read or counted."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
+
+from foresighted.types import Text
 
 
 def words(text: str) -> list[str]:
@@ -22,3 +25,19 @@ def distinct(text: str, n: int) -> float:
     sequence = words(text)
     grams = list(zip(*(sequence[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def text_of(prompt: Text) -> str:
+    """Return a prompt or response as people read it: the text, one message's content, or `role: content` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return _content(prompt[0])
+    return "\n".join(f"{message['role']}: {_content(message)}" for message in prompt)
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content if part.get("type", "text") == "text")

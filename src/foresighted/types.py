@@ -7,7 +7,10 @@ A flat batch of candidates has B*N rows, prompt-major: row b*N + n is candidate 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+Text = str | list[dict[str, Any]]
+"""A prompt or a response: text, or the messages of a conversation."""
 
 
 class Prompt(NamedTuple):

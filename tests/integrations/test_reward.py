@@ -15,10 +15,11 @@ pytest.importorskip("trl")
 from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.influence import naive_gradients
 from foresighted.integrations.trl import FileQueue, FPOConfig, FPOReward
-from foresighted.integrations.trl.groups import Batch, gather, groups, text_of
+from foresighted.integrations.trl.groups import Batch, gather, groups
 from foresighted.integrations.trl.pairs import every_pair, preferences
 from foresighted.integrations.trl.processes import Processes
 from foresighted.store.records import CandidateRow, RoundRow, read
+from foresighted.texts import text_of
 
 PROMPTS = ["Why is the sky blue?"] * 3 + ["What is rain?"] * 3
 RESPONSES = ["Light scatters.", "Because of air", "It just is blue, blue.", "Water falls", "Clouds cool", "rain"]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from foresighted.errors import ModelError
 from foresighted.influence import find_head
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.groups import Text, text_of
 from foresighted.models.reward_model import RewardModel
+from foresighted.texts import text_of
+from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
 _WANTED = "give a sequence classifier of transformers with one label, or the folder of one"

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from foresighted.integrations.trl.classifier import Classifier
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.groups import Text
 from foresighted.integrations.trl.pairs import Labelled
 from foresighted.integrations.trl.processes import Processes, fingerprint
 from foresighted.models.learner import Learner
+from foresighted.types import Text
 
 
 @dataclass

@@ -11,9 +11,8 @@ from typing import Any
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.integrations.trl.processes import Processes
 from foresighted.prompts import text_id
-
-Text = str | list[dict[str, Any]]
-"""A prompt or a response as TRL has it: text, or messages."""
+from foresighted.texts import text_of
+from foresighted.types import Text
 
 
 @dataclass(frozen=True)
@@ -119,22 +118,6 @@ def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:
     if any(not isinstance(value, str | list) for value in values):
         raise DataError(f"reference_column: {name!r} holds something that is neither a text nor messages")
     return values
-
-
-def text_of(prompt: Text) -> str:
-    """Return a prompt or response as people read it: the text, one message's content, or `role: content` lines."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return _content(prompt[0])
-    return "\n".join(f"{message['role']}: {_content(message)}" for message in prompt)
-
-
-def _content(message: dict[str, Any]) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return " ".join(str(part.get("text", "")) for part in content if part.get("type", "text") == "text")
 
 
 def prompt_id(prompt: Text) -> str:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from foresighted.alignment.foresight import Penalty, Scores
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.groups import Batch, Text, prompt_id, text_of
+from foresighted.integrations.trl.groups import Batch, prompt_id
 from foresighted.settings import to_yaml
 from foresighted.store import records
 from foresighted.store.environment import write_environment
 from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, mean
-from foresighted.texts import distinct
+from foresighted.texts import distinct, text_of
+from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
 

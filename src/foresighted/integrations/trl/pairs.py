@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from foresighted.integrations.trl.groups import Text, text_of
+from foresighted.texts import text_of
+from foresighted.types import Text
 
 
 class Pair(NamedTuple):

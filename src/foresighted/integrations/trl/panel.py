@@ -13,10 +13,12 @@ from foresighted.alignment.foresight import Scores
 from foresighted.errors import RunError
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.follower import Follower
-from foresighted.integrations.trl.groups import Batch, Text, text_of
+from foresighted.integrations.trl.groups import Batch
 from foresighted.integrations.trl.labelling import Asker, LabelQueue, Question, again, checked
 from foresighted.integrations.trl.pairs import Labelled, Pair, preferences, same
 from foresighted.integrations.trl.processes import Processes
+from foresighted.texts import text_of
+from foresighted.types import Text
 
 
 class Answers(NamedTuple):

@@ -10,8 +10,9 @@ import torch
 from transformers import LogitsProcessorList
 
 from foresighted.errors import ConfigError
-from foresighted.integrations.trl.groups import Text, text_of
 from foresighted.models import noise
+from foresighted.texts import text_of
+from foresighted.types import Text
 
 TEMPERATURE, TOP_P = 0.8, 0.9
 """Of the published protocol."""

@@ -19,7 +19,7 @@ from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.classifier import Classifier, load_classifier
 from foresighted.integrations.trl.config import FPOConfig, check_labels
 from foresighted.integrations.trl.follower import Follower
-from foresighted.integrations.trl.groups import Batch, Text, column, gather, groups
+from foresighted.integrations.trl.groups import Batch, column, gather, groups
 from foresighted.integrations.trl.journal import Answer, Journal, Round, metrics
 from foresighted.integrations.trl.labelling import LabelQueue
 from foresighted.integrations.trl.monitor import sharded
@@ -29,6 +29,7 @@ from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
 from foresighted.store import records
+from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from foresighted.alignment.foresight import Foresight, Scores
 from foresighted.integrations.trl.classifier import Classifier
-from foresighted.integrations.trl.groups import Batch, Text
+from foresighted.integrations.trl.groups import Batch
 from foresighted.integrations.trl.processes import Processes
 from foresighted.steering import Products
+from foresighted.types import Text
 
 
 def score(
