@@ -20,11 +20,22 @@ def repetition(text: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def distinct(text: str, n: int) -> float:
-    """Return the share of a text's word n-grams that are distinct (1 for a text of fewer than n words)."""
-    sequence = words(text)
+def distinct(text: str, n: int, *, first: int | None = None, without: float = 1.0) -> float:
+    """Return the share of a text's word n-grams that are distinct.
+
+    Args:
+        text: a text.
+        n: words of an n-gram.
+        first: words that are read; all by default. Longer texts repeat more by length alone.
+        without: what a text of fewer than n words has.
+
+    Example:
+        >>> distinct("Yes, yes! Yes. yes", 2) == 1 / 3
+        True
+    """
+    sequence = words(text)[:first]
     grams = list(zip(*(sequence[i:] for i in range(n)), strict=False))
-    return len(set(grams)) / len(grams) if grams else 1.0
+    return len(set(grams)) / len(grams) if grams else without
 
 
 def text_of(prompt: Text) -> str:

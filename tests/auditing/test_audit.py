@@ -62,7 +62,7 @@ def test_decay_without_labels_is_suspicious_never_collapsed(tmp_path):
     assert result.verdict == "suspicious"
     assert "reward, distinct word pairs, like openings moved" in result.arms[0].reason
     seen = next(sentence for sentence in result.sentences if "Seen without labels" in sentence)
-    assert "distinct word pairs in a response (share) -" in seen
+    assert "distinct word pairs in a response's first 64 words (share) -" in seen
     assert "distinct_2" not in " ".join((result.headline, *result.sentences))
     assert "no proof" in result.headline
 

@@ -8,6 +8,7 @@ from audit_making import rollouts
 
 from foresighted.auditing.calibration import calibrate, prompt_pairs, reference_pairs
 from foresighted.auditing.layout import Layout
+from foresighted.statistics.calibration import overconfidence
 
 ONE = Layout((0,), (0,), True)
 
@@ -48,13 +49,13 @@ def test_an_overconfident_model():
     assert found.ece.mean == pytest.approx(expected, abs=0.03)
 
 
-def test_winners_give_the_overconfidence_of_rounds_jsonl():
-    """Where every margin is positive, it is the mean of sigma(margin) - label, as the records have it."""
+def test_overconfidence_is_that_of_rounds_jsonl():
     random = np.random.default_rng(2)
-    margin, label = random.uniform(0, 2, 60), random.random(60)
+    margin, label = random.uniform(-2, 2, 60) * (np.arange(60) % 5 > 0), random.random(60)
     (found,) = calibrate(_referenced(margin, label), ONE)
-    assert found.overconfidence.mean == pytest.approx(float((_sigma(margin) - label).mean()))
-    assert found.brier.mean == pytest.approx(float(((_sigma(margin) - label) ** 2).mean()))
+    assert found.overconfidence.mean == pytest.approx(overconfidence(zip(margin, label, strict=True)))
+    sure = np.where(margin > 0, label, np.where(margin < 0, 1 - label, 0.5))
+    assert found.brier.mean == pytest.approx(float(((_sigma(np.abs(margin)) - sure) ** 2).mean()))
 
 
 def test_pairs_of_a_prompt_equal_the_naive_ones():

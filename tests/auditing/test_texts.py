@@ -10,17 +10,19 @@ from audit_making import rollouts
 
 from foresighted.auditing.layout import Layout
 from foresighted.auditing.symptoms import Measures, suspicious, symptoms
-from foresighted.auditing.texts import alike_shares, distinct_pairs, read_texts, sample
+from foresighted.auditing.texts import alike_shares, read_texts, sample
+from foresighted.texts import distinct
 
 TWO = Layout((0, 1), (0, 1), True)
 
 
-def test_distinct_pairs():
-    assert distinct_pairs("a b c") == 1.0
-    assert distinct_pairs("a b a b") == pytest.approx(2 / 3)
-    assert distinct_pairs("The the the") == 0.5
-    assert math.isnan(distinct_pairs("one"))
-    assert distinct_pairs("a b " * 32) == distinct_pairs("a b " * 500)
+def test_distinct_pairs_are_those_of_the_records_in_the_first_64_words():
+    said = ["Yes, yes! Yes. yes", "one", "a b " * 32, "a b " * 500]
+    table = rollouts([0] * 4, [0, 1, 2, 3], text=said)
+    found = read_texts(table, np.zeros(4, np.int64)).distinct_2
+    assert found[0] == distinct(said[0], 2) == pytest.approx(1 / 3)
+    assert math.isnan(found[1])
+    assert found[2] == found[3] == distinct(said[2], 2)
 
 
 def test_alike_equals_counting():

@@ -14,7 +14,7 @@ from foresighted.reporting import responses as responses_module
 from foresighted.reporting.charts import Chart, Guide, Mark, Point, Series, drawn, of_interval, specification
 from foresighted.reporting.library import script
 from foresighted.reporting.reliability import reliability_points
-from foresighted.reporting.responses import Response, compact, fill_gaps, limited, pack, preference
+from foresighted.reporting.responses import Response, compact, fill_gaps, limited, pack
 from foresighted.statistics.intervals import Interval, mean_interval
 
 HOSTILE = "{datum.x} \"'); window.hacked = 1; ('</script>"
@@ -101,12 +101,6 @@ def test_no_gap_where_nothing_varies() -> None:
     found = [response(i, reward=1.0, utility=float(i)) for i in range(5)]
     fill_gaps(found)
     assert all("gap" not in one.numbers for one in found)
-
-
-@pytest.mark.parametrize("margin", [-1000.0, -2.0, 0.0, 0.3, 1000.0])
-def test_preference(margin: float) -> None:
-    naive = 0.0 if margin < -700 else 1 / (1 + math.exp(-margin))
-    assert preference(margin) == pytest.approx(naive)
 
 
 def test_reliability_against_a_naive_twin() -> None:

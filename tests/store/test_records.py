@@ -112,8 +112,3 @@ def test_cut_back(tmp_path):
 
 def test_directories_of_a_comparison(tmp_path):
     assert records.arm_directory(tmp_path, "relaxed:gamma=0.5", 3) == tmp_path / "arms" / "relaxed-gamma-0.5" / "seed-3"
-
-
-def test_mean_of_what_is_known():
-    assert records.mean([1.0, None, 3.0]) == 2.0
-    assert records.mean([None]) is None

@@ -17,7 +17,9 @@ from foresighted.models.learner import Learner
 from foresighted.models.policy import Policy, Rollout
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
-from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow, mean
+from foresighted.statistics.calibration import accuracy, overconfidence
+from foresighted.statistics.numbers import mean
+from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow
 
 _log = logging.getLogger(__name__)
 
@@ -247,9 +249,7 @@ def _round_row(
     labels: tuple[int, int],
 ) -> RoundRow:
     winners = [row for row in rows if row.chosen]
-    judged = [(row.reward - row.reference_reward, row.label) for row in winners if row.label is not None]
-    over = [float(torch.sigmoid(torch.tensor(margin, dtype=torch.float64))) - label for margin, label in judged]
-    right = [float((margin > 0) == (label > 0.5)) for margin, label in judged]
+    judged = [(row.reward - row.reference_reward, row.label) for row in rows if row.label is not None]
     return RoundRow(
         round=number,
         reward=mean(row.reward for row in rows) or 0.0,
@@ -261,9 +261,9 @@ def _round_row(
         penalty_chosen=mean(row.penalty for row in winners) or 0.0,
         gamma=penalty.gamma,
         gamma_share=penalty.share,
-        overconfidence=mean(over),
+        overconfidence=overconfidence(judged),
         reward_model_loss=reward_model_loss,
-        reward_model_accuracy=mean(right) or 0.0,
+        reward_model_accuracy=accuracy(judged),
         policy_loss=policy_loss,
         tokens=mean(float(row.tokens) for row in rows) or 0.0,
         empty=sum(not row.text for row in rows),

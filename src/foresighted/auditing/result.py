@@ -64,7 +64,7 @@ class Round:
     length: Interval | None
     """Tokens where they are recorded, else characters."""
     distinct_2: Interval | None
-    """Share of distinct word pairs in a response."""
+    """Share of distinct word pairs in the first 64 words of a response."""
     alike: Interval | None
     """Chance that two responses to different prompts begin with the same 32 characters."""
     read: int

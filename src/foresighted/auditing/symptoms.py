@@ -15,7 +15,7 @@ from foresighted.auditing.layout import Layout
 from foresighted.auditing.profile import LEVEL, Profile, gather, profile, student
 from foresighted.auditing.result import Symptom
 from foresighted.auditing.rollouts import Floats, Mask, Rollouts
-from foresighted.auditing.texts import Read
+from foresighted.auditing.texts import FIRST_WORDS, Read
 from foresighted.statistics.intervals import Interval
 
 REWARD = "reward"
@@ -97,7 +97,7 @@ def symptoms(measures: Measures, training: Rollouts) -> tuple[Symptom, ...]:
     made: list[Symptom | None] = [
         _reward(measures.profile(reward), layout.paired),
         _trend("length", f"length ({unit_of_length})", measures.profile(length)),
-        _trend("distinct_2", "distinct word pairs in a response (share)",
+        _trend("distinct_2", f"distinct word pairs in a response's first {FIRST_WORDS} words (share)",
                measures.profile(measures.spread_out(measures.read.distinct_2))),
         _trend("alike", "chance that responses to two prompts begin alike (share)",
                measures.profile(measures.spread_out(measures.read.alike)), wider=2.0),

@@ -6,15 +6,15 @@ At most 50,000 responses of an arm are read, evenly over rows and prompts; which
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from foresighted.auditing.rollouts import Floats, Ints, Rollouts
+from foresighted.texts import distinct
 
 MOST_READ = 50_000
 FIRST_WORDS = 64
-"""Words that `distinct_2` reads: longer texts repeat more by length alone."""
+"""Words that `distinct_2` reads."""
 OPENING = 32
 """Characters that make an opening."""
 
@@ -44,12 +44,12 @@ def read_texts(rollouts: Rollouts, rows: Ints) -> Read:
     if rollouts.text is None:
         nothing = np.full(len(places), np.nan)
         return Read(places, nothing, nothing, nothing)
-    distinct = np.array([distinct_pairs(text) for text in texts], np.float64)
+    pairs = np.array([distinct(text, 2, first=FIRST_WORDS, without=np.nan) for text in texts], np.float64)
     openings = {opening: code for code, opening in enumerate(dict.fromkeys(t[:OPENING].casefold() for t in texts))}
     codes = np.array([openings[text[:OPENING].casefold()] for text in texts], np.int64)
     group = rows[places] * len(rollouts.runs) + rollouts.run[places]
     alike = alike_shares(group, rollouts.prompt[places], codes)
-    return Read(places, distinct, alike, _rescored(rollouts, places, texts))
+    return Read(places, pairs, alike, _rescored(rollouts, places, texts))
 
 
 def sample(rollouts: Rollouts, rows: Ints, most: int = MOST_READ) -> Ints:
@@ -73,13 +73,6 @@ def sample(rollouts: Rollouts, rows: Ints, most: int = MOST_READ) -> Ints:
     hashed = (rollouts.prompt[places].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
     few: Ints = places[(rank == 0) & (hashed < share * (1 << 24))]
     return few
-
-
-def distinct_pairs(text: str) -> float:
-    """Return the share of distinct word pairs among the first words; nan where there is no pair."""
-    words = text.casefold().split(" ", FIRST_WORDS)[:FIRST_WORDS]
-    pairs = list(pairwise(words))
-    return len(set(pairs)) / len(pairs) if pairs else float("nan")
 
 
 def alike_shares(group: Ints, prompt: Ints, code: Ints) -> Floats:

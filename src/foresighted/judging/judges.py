@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from foresighted.errors import ConfigError, DataError, ModelError, nearest
 from foresighted.settings import TrainConfig
+from foresighted.statistics.numbers import sigmoid
 
 if TYPE_CHECKING:
     from foresighted.judging.settings import EvaluateConfig
@@ -106,7 +106,7 @@ class LocalJudge:
             margin, reason = preference - 0.5, f"preference {preference:.4g}"
         else:
             margin, reason = u - v, f"utility {u:.4g} against {v:.4g}"
-            preference = 1 / (1 + math.exp(-max(-700.0, min(700.0, margin))))
+            preference = sigmoid(margin)
         # sigma saturates: without a margin two large utilities that differ are no tie
         tie = abs(preference - 0.5) <= self._tie_margin if self._tie_margin else margin == 0
         return Reply("tie" if tie else "first" if margin > 0 else "second", reason)

@@ -18,6 +18,7 @@ from foresighted.models.loading import load_encoder, load_gold_reward
 from foresighted.models.policy import Policy
 from foresighted.models.reward_model import RewardModel, mean_pooled
 from foresighted.settings import TrainConfig
+from foresighted.statistics.numbers import sigmoid
 from foresighted.store.python_files import load_from_file
 from foresighted.texts import repetition, words
 from foresighted.types import Labeller, Utility
@@ -45,7 +46,7 @@ class Utilities:
     def __call__(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
         """Return the preference for `first` over `second` of each row, in [0, 1]."""
         pairs = zip(self.utility(prompts, first), self.utility(prompts, second), strict=True)
-        return [_sigmoid(a - b) for a, b in pairs]
+        return [sigmoid(a - b) for a, b in pairs]
 
 
 class LikelihoodLabels(Utilities):
@@ -177,7 +178,7 @@ class LabelSource:
         utility = self.utility(prompts, responses)
         if isinstance(self._labeller, Utilities):  # the same as calling it, with the reference read once a run
             pairs = zip(utility, reference_utility, strict=True)
-            preference = [_sigmoid((u or 0.0) - (v or 0.0)) for u, v in pairs]
+            preference = [sigmoid((u or 0.0) - (v or 0.0)) for u, v in pairs]
         else:
             preference = [float(value) for value in self._labeller(prompts, responses, references)]
         if len(preference) != len(responses):
@@ -227,7 +228,3 @@ def own_labels(setting: str, text: str) -> Labeller:
     if isinstance(own, Labeller) and isinstance(own, Utility):
         return own
     return CallableLabels(own)
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -137,7 +137,7 @@ def _texts_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
         " bootstrap intervals.",
         (
             *_by_round(arms, planned, "length", "Length of responses", "length (tokens, else characters)"),
-            *_by_round(arms, planned, "distinct_2", "Variety of responses", "distinct word pairs (share)"),
+            *_by_round(arms, planned, "distinct_2", "Variety of responses", "distinct pairs, first 64 words (share)"),
             *_by_round(arms, planned, "alike", "Likeness across prompts", "pairs that begin alike (share)"),
         ),
     )

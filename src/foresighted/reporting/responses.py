@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from foresighted.alignment.comparison import Comparison, read_plan, run_directory
 from foresighted.errors import DataError
+from foresighted.statistics.numbers import sigmoid
 from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES, read_mappings, start_directory
 
 NEEDED = ("round", "prompt_id", "prompt", "text")
@@ -119,7 +119,7 @@ def _candidates(path: Path, references: Path, arm: str, seed: int) -> Iterable[R
         numbers = {name: _number(row.get(name)) for name in names}
         reward, reference, label = numbers["reward"], _number(row.get("reference_reward")), numbers["label"]
         if reward is not None and reference is not None and label is not None:
-            numbers["overconfidence"] = preference(reward - reference) - label
+            numbers["overconfidence"] = sigmoid(reward - reference) - label
         prompt_id = str(row["prompt_id"])
         yield Response(
             "candidate", arm, str(seed), row["round"], prompt_id, str(row["prompt"]), "", str(row["text"]), numbers,
@@ -142,11 +142,6 @@ def _number(value: Any) -> float | None:
     """Return a finite number, without a sign on 0, or None for anything else."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return value + 0.0 if number and abs(value) <= sys.float_info.max else None
-
-
-def preference(margin: float) -> float:
-    """Return sigma(margin) for a margin of any size."""
-    return 0.5 * (1 + math.tanh(margin / 2))
 
 
 def fill_gaps(responses: Sequence[Response]) -> None:

@@ -66,11 +66,13 @@ class RoundRow:
     penalty: float
     penalty_chosen: float
     overconfidence: float | None
-    """Mean over winners of sigma(r(y) - r(y')) - label, before the update: above 0, the judge believes too much."""
+    """Mean over the pairs labelled in this round of sigma(|margin|) - label of the side that the reward model prefers,
+    before the update (0 for a margin of 0): above 0, it believes too much. Null without a label."""
     reward_model_loss: float | None
     """Before the update; null in a round without one."""
     reward_model_accuracy: float | None
-    """Share of labelled pairs that the reward model ordered as the label does, before the update."""
+    """Share of these pairs that the reward model ordered as the label does, before the update: a margin of 0 counts one
+    half, a label of one half not at all. Null without a pair."""
     policy_loss: float | None
     """Null where another engine trains the policy."""
     tokens: float
@@ -265,12 +267,6 @@ def cut_back(directory: Path, counts: Mapping[str, int]) -> dict[str, int]:
             os.truncate(directory / name, want)
             dropped[name] = have - want
     return dropped
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that are known, or None where none is."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
 
 
 def arm_directory(out: Path, arm: str, seed: int) -> Path:

@@ -17,9 +17,11 @@ from foresighted.alignment.foresight import Penalty, Scores
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import Batch, prompt_id
 from foresighted.settings import to_yaml
+from foresighted.statistics.calibration import accuracy, overconfidence
+from foresighted.statistics.numbers import mean
 from foresighted.store import records
 from foresighted.store.environment import write_environment
-from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, mean
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.texts import distinct, text_of
 from foresighted.types import Text
 
@@ -52,16 +54,6 @@ class Round:
     def score(self) -> Tensor:
         """Reward less penalty."""
         return self.scores.reward - self.penalty.value
-
-    @property
-    def overconfidence(self) -> float | None:
-        """Mean over labelled pairs of sigma(|margin|) - label of the side that the reward model prefers."""
-        return mean(_sigmoid(abs(m)) - (p if m >= 0 else 1 - p) for m, p in self.judged)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of labelled pairs that the reward model ordered as the label does; ties of the label do not count."""
-        return mean(float(m * (p - 0.5) > 0) for m, p in self.judged if p != 0.5)
 
 
 class Answer(NamedTuple):
@@ -161,9 +153,9 @@ def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         utility_reference=None,
         penalty=mean(row.penalty for row in rows) or 0.0,
         penalty_chosen=mean(row.penalty for row in best) or 0.0,
-        overconfidence=played.overconfidence,
+        overconfidence=overconfidence(played.judged),
         reward_model_loss=played.loss,
-        reward_model_accuracy=played.accuracy,
+        reward_model_accuracy=accuracy(played.judged),
         policy_loss=None,
         tokens=mean(float(row.tokens) for row in rows) or 0.0,
         empty=sum(not row.text for row in rows),
@@ -184,9 +176,9 @@ def metrics(played: Round) -> dict[str, float]:
         "penalty": float(played.penalty.value.mean()),
         "influence": -float(played.penalty.value.mean()),
         "gamma_share": played.penalty.share,
-        "overconfidence": played.overconfidence,
+        "overconfidence": overconfidence(played.judged),
         "reward_model_loss": played.loss,
-        "reward_model_accuracy": played.accuracy,
+        "reward_model_accuracy": accuracy(played.judged),
         "reward_model_drift": played.drift,
         "reward_model_std": float(played.scores.reward.std(correction=0)),
         "utility": mean(known),
@@ -196,7 +188,3 @@ def metrics(played: Round) -> dict[str, float]:
         "given_up": float(played.given_up) if played.given_up else None,
     }
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def _sigmoid(x: float) -> float:
-    return float(torch.sigmoid(torch.tensor(x, dtype=torch.float64)))

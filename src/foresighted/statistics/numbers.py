@@ -1,0 +1,17 @@
+"""Single numbers: means of what is known, the logistic function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known, or None where none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def sigmoid(x: float) -> float:
+    """Return 1 / (1 + exp(-x)) for an x of any size."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
