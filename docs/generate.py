@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import html
+import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -332,6 +333,16 @@ def included(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
+def house(_argument: str) -> str:
+    """The rooms and who imports whom, as one picture."""
+    spec = importlib.util.spec_from_file_location("house", HERE / "house.py")
+    if spec is None or spec.loader is None:
+        raise PluginError("architecture.md: docs/house.py is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.picture(SOURCE))
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "settings": settings_tables,
     "preset": preset_table,
@@ -341,5 +352,6 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "columns": columns_table,
     "modules": modules,
     "included": included,
+    "house": house,
 }
 """What a marker's first word makes; the rest of the marker is its argument."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -130,3 +131,13 @@ def test_pages_are_in_the_navigation(path: Path):
 def test_every_room_has_a_page():
     rooms = {path.name for path in SOURCE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert {path.stem for path in (ROOT / "docs" / "rooms").glob("*.md")} == rooms | {"shapes"}
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_code():
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    drawn = house.picture(SOURCE)
+    rooms = house.imports(SOURCE)
+    assert "alignment" in rooms["cli"] | rooms["judging"]
+    assert all(f'<tspan class="name">{room}</tspan>' in drawn for room in rooms)
