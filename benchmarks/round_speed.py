@@ -33,7 +33,7 @@ from foresighted.store import environment
 
 def published_round(loop: Loop, number: int) -> int:
     """Play one round in the published order; return the number of candidates."""
-    policy, reward_model, config = loop.policy, loop.reward_model, loop.config
+    policy, reward_model, config = loop.policy, loop.follower.reward_model, loop.config
     prompts = loop.start.prompts_of(number)
     for prompt in prompts:
         with policy.frozen() as frozen:
@@ -54,7 +54,7 @@ def published_round(loop: Loop, number: int) -> int:
         labels = best_label[None]
         (reward_model.loss([prompt.text], [best], [reference], labels) / len(prompts)).backward()
         (policy.loss([prompt.text], policy.encode_responses([best])) / len(prompts)).backward()
-    for learner in (loop.reward_model_learner, loop.policy_learner):
+    for learner in (loop.follower.learner, loop.policy_learner):
         learner.optimizer.step()
         learner.optimizer.zero_grad()
     return len(prompts) * config.candidates

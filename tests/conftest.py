@@ -124,7 +124,7 @@ def players(tiny):
     """Policy, reward model and label source of the tiny configuration (do not train them)."""
     import torch
 
-    from foresighted.labels.labellers import load_labels
+    from foresighted.labels.asking import load_labels
     from foresighted.models.loading import load_policy, load_reward_model
 
     device = torch.device("cpu")

@@ -70,8 +70,8 @@ def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
     assert "RunError: reward model: after loading its replica on process 1 differs from" in said["different-0"]
     assert said["away-0"] == "ConnectionError: the disk is away"
     assert said["away-1"] == "RunError: ConnectionError: the disk is away"
-    assert said["refused-0"] == "DataError: labels: got 1.5; a preference lies in [0, 1]"
-    assert said["refused-1"] == "RunError: labels: got 1.5; a preference lies in [0, 1]"
+    assert said["refused-0"].startswith("DataError: labels: got 1.5; a preference lies in [0, 1]")
+    assert said["refused-1"].startswith("RunError: labels: got 1.5; a preference lies in [0, 1]")
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -16,8 +16,9 @@ from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.influence import naive_gradients
 from foresighted.integrations.trl import FileQueue, FPOConfig, FPOReward
 from foresighted.integrations.trl.groups import Batch, gather, groups
-from foresighted.integrations.trl.pairs import every_pair, preferences
+from foresighted.integrations.trl.pairs import every_pair
 from foresighted.integrations.trl.processes import Processes
+from foresighted.labels.pair import Pair, label_means
 from foresighted.store.records import CandidateRow, RoundRow, read
 from foresighted.texts import text_of
 
@@ -48,7 +49,7 @@ def test_a_score_is_the_reward_less_the_penalty_of_its_ring_of_labels(scope, tra
     """Written out: one autograd call a response, sigma(r_i - mean of the others) against the mean of two labels."""
     config = FPOConfig(steering="relaxed", gamma=0.3, scope=scope, reward_model_train=train)
     fpo = begun(FPOReward(str(tiny_llama_reward), config, prefer), tmp_path)
-    model = fpo.follower.classifier
+    model = fpo.follower.reward_model
     texts = [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     plain = model.tokenizer(texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
     assert torch.equal(plain["input_ids"], model.encode(PROMPTS, RESPONSES)["input_ids"])  # what GRPOTrainer feeds
@@ -169,7 +170,7 @@ class Unreliable:
 def test_a_labeller_that_fails_is_asked_again_then_its_round_is_skipped(
     how, tmp_path, tiny_deberta, monkeypatch, caplog
 ):
-    monkeypatch.setattr("foresighted.integrations.trl.labelling._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("foresighted.labels.asking.FIRST_WAIT", 0.01)
     config = FPOConfig(steering="proximal", label_timeout=0.25, label_retries=2)
     judge = Unreliable(2, how)
     fpo = begun(FPOReward(str(tiny_deberta), config, judge), tmp_path)
@@ -178,11 +179,11 @@ def test_a_labeller_that_fails_is_asked_again_then_its_round_is_skipped(
     assert sum("attempt" in record.message for record in caplog.records) == 2
 
     judge.left = 3
-    weights = fpo.follower.classifier.head.weight.detach().clone()
+    weights = fpo.follower.reward_model.head.weight.detach().clone()
     bare = fpo(PROMPTS, RESPONSES)
     row = rounds(tmp_path)[1]
     assert (row.labels, row.labels_failed, row.penalty, row.reward_model_loss) == (0, 6, 0.0, None)
-    assert torch.equal(weights, fpo.follower.classifier.head.weight)
+    assert torch.equal(weights, fpo.follower.reward_model.head.weight)
     assert bare != plain
     assert all(r.label is None for r in read(tmp_path / "foresighted" / "candidates.jsonl", CandidateRow)[6:])
 
@@ -201,7 +202,7 @@ def test_a_queue_is_answered_rounds_later(tmp_path, tiny_deberta):
     row = rounds(tmp_path)[1]
     assert row.reward_model_loss is not None
     assert row.labels_total == 2
-    assert all(name.startswith("2-") for name in fpo.follower.pending)
+    assert all(name.startswith("2-") for name in fpo.follower.buffer.pending)
     (queue.folder / "labels.jsonl").write_text('{"id": "2-0"}\n')
     with pytest.raises(DataError, match=r"labels.jsonl, line 1: expected"):
         fpo(PROMPTS, RESPONSES)
@@ -216,13 +217,13 @@ def test_answers_of_another_run_in_the_same_folder_are_not_taken(tmp_path, tiny_
         with (queue.folder / "labels.jsonl").open("w") as file:
             file.writelines(json.dumps({"id": q["id"], "label": 1.0}) + "\n" for q in asked)
     assert len({q["id"] for q in asked}) == 4
-    assert fpo.follower.counts.labels_total == 0  # its own answers come with the next call
+    assert fpo.follower.buffer.counts.labels_total == 0  # its own answers come with the next call
     fpo(PROMPTS, words)
-    assert fpo.follower.counts.labels_total == 2
+    assert fpo.follower.buffer.counts.labels_total == 2
 
 
 def test_a_queue_that_cannot_be_reached_is_asked_again_and_ends_the_run_at_last(tmp_path, tiny_deberta, monkeypatch):
-    monkeypatch.setattr("foresighted.integrations.trl.labelling._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("foresighted.labels.asking.FIRST_WAIT", 0.01)
 
     class Away(FileQueue):
         def submit(self, questions):
@@ -233,7 +234,7 @@ def test_a_queue_that_cannot_be_reached_is_asked_again_and_ends_the_run_at_last(
     for _ in range(2):
         fpo(PROMPTS, RESPONSES)
     assert [row.labels_failed for row in rounds(tmp_path)] == [2, 2]
-    assert not fpo.follower.pending
+    assert not fpo.follower.buffer.pending
     with pytest.raises(RunError, match="no answer in 3 rounds"):
         fpo(PROMPTS, RESPONSES)
 
@@ -243,7 +244,7 @@ def test_pairs_beyond_the_limit_of_a_queue_are_given_up_and_counted(tmp_path, ti
     fpo = begun(FPOReward(str(tiny_deberta), config, FileQueue(tmp_path / "queue")), tmp_path)
     for _ in range(3):
         fpo(PROMPTS, RESPONSES)
-    assert (len(fpo.follower.pending), fpo.follower.counts.given_up) == (3, 3)
+    assert (len(fpo.follower.buffer.pending), fpo.follower.buffer.counts.given_up) == (3, 3)
 
 
 def test_a_new_run_in_the_same_folder_moves_old_records_aside(tmp_path, tiny_deberta):
@@ -257,7 +258,7 @@ def test_rings_hold_each_response_twice():
     for size in (2, 3, 5):
         pairs = every_pair(2, size, False)
         assert len(pairs) == 2 * (size if size > 2 else 1)
-        means = preferences(pairs, [1.0] * len(pairs), 2, size)
+        means = label_means([Pair("", "", "", "", label=1.0, place=place) for place in pairs], 2, size)
         assert all(value is not None for row in means for value in row)
         assert sum(means[0]) == pytest.approx(size / 2)  # what one side wins the other loses
 
@@ -306,8 +307,8 @@ def test_a_long_prompt_is_cut_and_never_the_response(tmp_path, tiny_llama_reward
     config = FPOConfig(reward_model_max_length=24)
     fpo = begun(FPOReward(str(tiny_llama_reward), config, prefer), tmp_path)
     long = ["why " * 200] * 3
-    encoded = fpo.follower.classifier.encode(long, RESPONSES[:3])["input_ids"]
-    texts = fpo.follower.classifier.tokenizer.batch_decode(encoded, skip_special_tokens=True)
+    encoded = fpo.follower.reward_model.encode(long, RESPONSES[:3])["input_ids"]
+    texts = fpo.follower.reward_model.tokenizer.batch_decode(encoded, skip_special_tokens=True)
     assert all(text.endswith(response) for text, response in zip(texts, RESPONSES, strict=False))
     assert "the beginning of its prompt is cut off" in caplog.text
 
@@ -319,7 +320,7 @@ def test_the_reward_model_can_be_taken_out(tmp_path, tiny_deberta):
     fpo(PROMPTS, RESPONSES)
     fpo.save_reward_model(tmp_path / "out")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert torch.equal(again.classifier.weight, fpo.follower.classifier.head.weight)
+    assert torch.equal(again.classifier.weight, fpo.follower.reward_model.head.weight)
 
 
 # Bad input: one line that says what, where and what to do.

@@ -94,9 +94,9 @@ def test_evaluation_gets_the_bare_reward_and_trains_nothing(tmp_path, tiny_llama
         per_device_eval_batch_size=4,
     )  # fmt: skip
     trainer.train()
-    assert fpo.follower.counts.rounds == 2
-    assert fpo.follower.counts.updates == 0
-    assert len(fpo.follower.ready) == 16
+    assert fpo.follower.buffer.counts.rounds == 2
+    assert fpo.follower.buffer.counts.updates == 0
+    assert len(fpo.follower.buffer.ready) == 16
     assert labels.asked == 16
     heldout = read(tmp_path / "foresighted" / "heldout.jsonl", HeldoutRow)
     assert [row.round for row in heldout] == [1, 1, 2, 2]
@@ -105,7 +105,7 @@ def test_evaluation_gets_the_bare_reward_and_trains_nothing(tmp_path, tiny_llama
     mean = sum(row.reward for row in heldout[2:]) / 2
     assert evaluated[1]["eval_reward"] == pytest.approx(mean, abs=1e-4)
     trainer.evaluate()
-    assert fpo.follower.counts.rounds == 2
+    assert fpo.follower.buffer.counts.rounds == 2
 
 
 def test_several_rewards_and_a_gold_reward_of_weight_0(tmp_path, tiny_llama, tiny_deberta, prompts, labels):

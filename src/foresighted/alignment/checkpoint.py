@@ -19,11 +19,13 @@ from torch import Tensor
 
 from foresighted.alignment.round import Loop
 from foresighted.errors import RunError
+from foresighted.labels.buffer import Counts
 from foresighted.store import records
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 _OPTIMIZERS = ("policy_optimizer", "reward_model_optimizer")
+_COUNTS = ("labels_total", "labels_trained", "labels_sum")
 
 
 def _folder(out: Path) -> Path:
@@ -40,7 +42,7 @@ def fsync(path: Path) -> None:
 
 
 def _tensors(loop: Loop) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, float]]]:
-    learners = (loop.policy_learner, loop.reward_model_learner)
+    learners = (loop.policy_learner, loop.follower.learner)
     states = [learner.state() for learner in learners]
     files = {"policy": learners[0].parameters, "reward_model": learners[1].parameters}
     files |= {name: state[0] for name, state in zip(_OPTIMIZERS, states, strict=True)}
@@ -67,9 +69,7 @@ def save(out: Path, loop: Loop, number: int) -> None:
     files, numbers = _tensors(loop)
     state = {
         "round": number,
-        "labels_total": loop.labels_total,
-        "labels_trained": loop.labels_trained,
-        "labels_sum": loop.labels_sum,
+        **{name: getattr(loop.follower.buffer.counts, name) for name in _COUNTS},
         "records": records.byte_counts(out),
         "optimizers": numbers,
         "sha256": write_tensors(temporary, files),
@@ -114,7 +114,7 @@ def restore(out: Path, loop: Loop) -> int:
     state = json.loads((folder / _STATE).read_text())
     if "labels_sum" not in state:
         raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
-    learners = {"policy": loop.policy_learner, "reward_model": loop.reward_model_learner}
+    learners = {"policy": loop.policy_learner, "reward_model": loop.follower.learner}
     for name, learner in learners.items():
         saved = load_file(folder / f"{name}.safetensors")
         if saved.keys() != learner.parameters.keys():
@@ -124,8 +124,7 @@ def restore(out: Path, loop: Loop) -> int:
                 parameter.copy_(saved[key])
     for name, learner in zip(_OPTIMIZERS, learners.values(), strict=True):
         learner.load_state((load_file(folder / f"{name}.safetensors"), state["optimizers"][name]))
-    loop.labels_total = state["labels_total"]
-    loop.labels_trained, loop.labels_sum = state["labels_trained"], state["labels_sum"]
+    loop.follower.buffer.counts = Counts(**{name: state[name] for name in _COUNTS})
     _report_dropped(records.cut_back(out, state["records"]), state["round"])
     return int(state["round"])
 

@@ -31,7 +31,8 @@ def evaluate(loop: Loop, prompts: Sequence[Prompt], number: int) -> list[Heldout
     texts = [prompt.text for prompt in prompts]
     keys = [noise.key(loop.config.heldout_seed, "held-out", prompt.id) for prompt in prompts]
     answers = loop.policy.sample(texts, 1, keys)
-    rewards = loop.reward_model.rewards(loop.reward_model.features(texts, answers.texts)).tolist()
+    reward_model = loop.follower.reward_model
+    rewards = reward_model.rewards(reward_model.features(texts, answers.texts)).tolist()
     ratio = loop.policy.log_likelihood(texts, answers) - loop.policy.log_likelihood(texts, answers, frozen=True)
     utility = loop.labels.utility(texts, answers.texts)
     columns = zip(prompts, answers.texts, answers.lengths(), rewards, utility, ratio.tolist(), strict=True)

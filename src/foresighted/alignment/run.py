@@ -22,11 +22,13 @@ from accelerate.tracking import get_available_trackers
 from filelock import FileLock, Timeout
 
 from foresighted.alignment import checkpoint, heldout
+from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.round import Loop, play_round
 from foresighted.alignment.start import Start
 from foresighted.errors import NumericalError, RunError, Stopped
-from foresighted.labels.labellers import LabelSource, load_labels
+from foresighted.labels.asking import Asker, load_labels
+from foresighted.labels.buffer import Counts
 from foresighted.models.learner import Learner, policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
 from foresighted.models.policy import Policy
@@ -107,7 +109,7 @@ class _Players(NamedTuple):
     device: torch.device
     policy: Policy
     reward_model: RewardModel
-    labels: LabelSource
+    labels: Asker
     policy_learner: Learner
     reward_model_learner: Learner
 
@@ -127,11 +129,10 @@ def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Pat
     shared = Start(start, config, players.policy, players.labels, prompts.train)
     first = shared.fit(players.reward_model)
     _, policy, reward_model, labels, policy_learns, reward_model_learns = players
+    follower = Follower(reward_model, reward_model_learns, steps=config.reward_model_steps)
+    follower.buffer.counts = Counts(labels_total=len(first), labels_trained=len(first), labels_sum=math.fsum(first))
     foresight = Foresight(config, reward_model, reward_model_learns.optimizer)
-    loop = Loop(config, policy, reward_model, foresight, labels, shared, policy_learns, reward_model_learns)
-    loop.labels_total = loop.labels_trained = len(first)
-    loop.labels_sum = math.fsum(first)
-    return loop
+    return Loop(config, policy, policy_learns, follower, foresight, labels, shared)
 
 
 def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRow:

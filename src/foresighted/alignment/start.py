@@ -14,7 +14,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from foresighted.labels.labellers import LabelSource
+from foresighted.alignment.follower import Follower
+from foresighted.labels.asking import Asker
+from foresighted.labels.pair import Pair, pair_id
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -44,7 +46,7 @@ class Start:
     """
 
     def __init__(
-        self, directory: Path, config: TrainConfig, policy: Policy, labels: LabelSource, prompts: Sequence[Prompt]
+        self, directory: Path, config: TrainConfig, policy: Policy, labels: Asker, prompts: Sequence[Prompt]
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
@@ -108,26 +110,18 @@ class Start:
         return [row.label for row in records.read(self._directory / records.INITIAL_PAIRS, PairRow)]
 
     def _fit(self, reward_model: RewardModel) -> None:
-        rows = self._pairs()
-        prompts, first, second = ([getattr(r, name) for r in rows] for name in ("prompt", "first", "second"))
-        labels = torch.tensor([row.label for row in rows], device=reward_model.head.weight.device)
-        known = None
+        pairs = self._pairs()
         if reward_model.head_only:
-            known = (reward_model.features(prompts, first), reward_model.features(prompts, second))
-        learner = reward_model_learner(reward_model.trainable(), self._config)
-        batches = [list(range(s, min(s + _FIT_BATCH, len(rows)))) for s in range(0, len(rows), _FIT_BATCH)]
+            prompts, first, second = ([getattr(p, name) for p in pairs] for name in ("prompt", "first", "second"))
+            sides = reward_model.features(prompts, first), reward_model.features(prompts, second)
+            for pair, features in zip(pairs, torch.stack(sides, 1), strict=True):
+                pair.features = features
+        follower = Follower(reward_model, reward_model_learner(reward_model.trainable(), self._config), steps=1)
+        batches = [pairs[s : s + _FIT_BATCH] for s in range(0, len(pairs), _FIT_BATCH)]
         for step in range(self._config.initial_steps):
-            batch = list(range(len(rows))) if reward_model.head_only else batches[step % len(batches)]
+            follower.learn(pairs if reward_model.head_only else batches[step % len(batches)])
 
-            def loss(index: list[int], batch: list[int] = batch) -> torch.Tensor:
-                at = [batch[i] for i in index]
-                part = None if known is None else (known[0][at], known[1][at])
-                sides = [[texts[i] for i in at] for texts in (prompts, first, second)]
-                return reward_model.loss(sides[0], sides[1], sides[2], labels[at], part)
-
-            learner.learn(len(batch), loss)
-
-    def _pairs(self) -> list[PairRow]:
+    def _pairs(self) -> list[Pair]:
         config, count = self._config, len(self._prompts)
         places = order(count, seed=config.seed, epoch=_INITIAL_EPOCH)
         chosen = [self._prompts[places[k % count]] for k in range(config.initial_pairs)]
@@ -135,10 +129,14 @@ class Start:
         texts = [prompt.text for prompt in chosen]
         rollout = self._policy.sample(texts, 2, keys, frozen=True)
         first, second = rollout.texts[::2], rollout.texts[1::2]
-        labels = self._labels.read(texts, first, second, self._labels.utility(texts, second)).preference
-        rows = [PairRow(p.id, p.text, a, b, v) for p, a, b, v in zip(chosen, first, second, labels, strict=True)]
+        columns = list(zip(texts, first, second, strict=True))
+        utility = self._labels.utility(texts, second)
+        pairs = [Pair(pair_id(0, *row), *row, second_utility=u) for row, u in zip(columns, utility, strict=True)]
+        labels = self._labels.read(pairs)
+        said = zip(chosen, columns, labels, strict=True)
+        rows = [PairRow(prompt.id, *row, label=label) for prompt, row, label in said]
         _write(self._directory / records.INITIAL_PAIRS, rows)
-        return rows
+        return pairs
 
 
 def _write(path: Path, rows: Sequence[ReferenceRow] | Sequence[PairRow]) -> None:

@@ -15,7 +15,7 @@ from foresighted.statistics.numbers import sigmoid
 
 if TYPE_CHECKING:
     from foresighted.judging.settings import EvaluateConfig
-    from foresighted.labels.labellers import LabelSource
+    from foresighted.labels.asking import Asker
 
 Verdict = Literal["first", "second", "tie"]
 _CHUNK = 32
@@ -65,7 +65,7 @@ class LocalJudge:
         tie_margin: of preferences, below 1/2. Utilities u and v count as the preference sigma(u - v).
     """
 
-    def __init__(self, source: LabelSource, tie_margin: float) -> None:
+    def __init__(self, source: Asker, tie_margin: float) -> None:
         self._source = source
         self._tie_margin = tie_margin
         self._utilities: dict[tuple[str, str], float | None] = {}
@@ -102,7 +102,7 @@ class LocalJudge:
         prompt, first, second = question
         u, v = (self._utilities[prompt, text] for text in (first, second))
         if u is None or v is None:
-            preference = self._source.read([prompt], [first], [second], [None]).preference[0]
+            preference = self._source.preferences([prompt], [first], [second])[0]
             margin, reason = preference - 0.5, f"preference {preference:.4g}"
         else:
             margin, reason = u - v, f"utility {u:.4g} against {v:.4g}"
@@ -142,17 +142,18 @@ def local_judge(config: EvaluateConfig) -> LocalJudge:
     kind = config.judge or ""
     check_local(kind)
     from foresighted.judging.policies import find_device, plain_policy
-    from foresighted.labels.labellers import LabelSource, LikelihoodLabels, load_labels, own_labels
+    from foresighted.labels.asking import Asker, load_labels
+    from foresighted.labels.labellers import LikelihoodLabels, own_labels
 
     if "judge" in config.own_files:
-        return LocalJudge(LabelSource(own_labels("judge", kind)), config.tie_margin)
+        return LocalJudge(Asker(own_labels("judge", kind), setting="judge"), config.tie_margin)
     device = find_device(config)
     if kind.partition(":")[0] == "likelihood":
         try:
             policy = plain_policy(config, kind.partition(":")[2] or "embedded", device)
         except ModelError as error:
             raise ModelError(str(error).replace("policies:", "judge:", 1)) from None
-        return LocalJudge(LabelSource(LikelihoodLabels(policy)), config.tie_margin)
+        return LocalJudge(Asker(LikelihoodLabels(policy), setting="judge"), config.tie_margin)
     source = TrainConfig(labels=kind, device=config.device, seed=config.seed)
     try:
         labels = load_labels(source, None, device)  # type: ignore[arg-type]  # only likelihood reads the policy

@@ -6,14 +6,15 @@ once, as a number in [0, 1]; whether it came from a model, a person, or a coin f
 
 from __future__ import annotations
 
-import math
+import asyncio
+import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
-from foresighted.errors import ConfigError, DataError
-from foresighted.models import embedded, noise
+from foresighted.errors import ConfigError
+from foresighted.models import embedded
 from foresighted.models.loading import load_encoder, load_gold_reward
 from foresighted.models.policy import Policy
 from foresighted.models.reward_model import RewardModel, mean_pooled
@@ -27,13 +28,6 @@ RELEVANCE_WEIGHT = 8.0
 REPETITION_WEIGHT = 4.0
 _STEM = 3  # letters
 _ENDINGS = ("", "s", "es", "d", "ed", "ing", "r", "er", "ly", "e", "y", "ies", "ied", "'s")
-
-
-class Labels(NamedTuple):
-    """Labels of some rows: preferences of the responses over their references, and utilities where there are any."""
-
-    preference: list[float]
-    utility: list[float | None]
 
 
 class Utilities:
@@ -105,15 +99,19 @@ class RelevanceLabels(Utilities):
         ]
 
 
-class CallableLabels:
-    """A plain Python function (prompt, first, second) -> preference for `first`, in [0, 1]."""
+def one_by_one(function: Callable[..., Any]) -> Any:
+    """Return the labeller that calls a plain function (prompt, first, second) -> preference for `first` on each row.
 
-    def __init__(self, function: Callable[[str, str, str], float]) -> None:
-        self._function = function
+    An async function is called on all rows at once and awaited.
+    """
 
-    def __call__(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
-        """Return the function's value for each row."""
-        return [self._function(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
+    def each(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Any]:
+        return [function(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
+
+    async def gathered(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Any]:
+        return await asyncio.gather(*each(prompts, first, second))
+
+    return gathered if inspect.iscoroutinefunction(function) else each
 
 
 def added(prompt: str, response: str) -> str:
@@ -135,73 +133,12 @@ def fluency(policy: Policy, prompts: Sequence[str], responses: Sequence[str]) ->
     return [value / length for value, length in zip(total, rollout.lengths(), strict=True)]
 
 
-class LabelSource:
-    """Reads labels for the loop: checks them, and turns them into bits where the configuration asks for it.
-
-    Args:
-        labeller: anything that compares two responses; one with a `utility` also fills the records' true utility.
-        sampled: replace each preference p by 1 with probability p, else 0.
-        seed: of those draws; a draw is a function of seed, prompt and both texts.
-    """
-
-    def __init__(self, labeller: Labeller, *, sampled: bool = False, seed: int = 0) -> None:
-        self._labeller = labeller
-        self._sampled = sampled
-        self._seed = seed
-
-    def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
-        """Return the true utility of each response, None where the labeller has none.
-
-        Raises:
-            DataError: a utility that is not finite.
-        """
-        if not isinstance(self._labeller, Utility):
-            return [None] * len(responses)
-        values = [float(value) for value in self._labeller.utility(prompts, responses)]
-        for prompt, response, value in zip(prompts, responses, values, strict=True):
-            if not math.isfinite(value):
-                raise DataError(f"labels: utility {value} for response {response!r} to {prompt!r}; must be finite")
-        return list(values)
-
-    def read(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        references: Sequence[str],
-        reference_utility: Sequence[float | None],
-    ) -> Labels:
-        """Read one label a row: the preference of each response over its reference.
-
-        Raises:
-            DataError: the wrong number of labels, or one outside [0, 1].
-        """
-        utility = self.utility(prompts, responses)
-        if isinstance(self._labeller, Utilities):  # the same as calling it, with the reference read once a run
-            pairs = zip(utility, reference_utility, strict=True)
-            preference = [sigmoid((u or 0.0) - (v or 0.0)) for u, v in pairs]
-        else:
-            preference = [float(value) for value in self._labeller(prompts, responses, references)]
-        if len(preference) != len(responses):
-            raise DataError(f"labels: got {len(preference)} for {len(responses)} pairs; return one a pair")
-        for prompt, value in zip(prompts, preference, strict=True):
-            if not 0 <= value <= 1:
-                raise DataError(f"labels: got {value} for a pair of prompt {prompt!r}; a preference lies in [0, 1]")
-        if self._sampled:
-            rows = zip(preference, prompts, responses, references, strict=True)
-            preference = [float(noise.uniform(self._seed, "label", *texts) < p) for p, *texts in rows]
-        return Labels(preference, utility)
-
-
-def load_labels(config: TrainConfig, policy: Policy, device: torch.device) -> LabelSource:
-    """Return the label source that a configuration names.
+def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labeller:
+    """Return the labeller that a configuration names.
 
     Raises:
-        ConfigError: an unknown source.
+        ConfigError: an unknown one.
     """
-    return LabelSource(_labeller(config, policy, device), sampled=config.sampled_labels, seed=config.seed)
-
-
-def _labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labeller:
     name = config.labels
     if name == "relevance":
         return RelevanceLabels(policy, device)
@@ -222,9 +159,7 @@ def own_labels(setting: str, text: str) -> Labeller:
         text: a Python file, which is run, and the name of a function in it.
 
     Raises:
-        ConfigError: as `files.load_from_file`.
+        ConfigError: as `python_files.load_from_file`.
     """
-    own = load_from_file(setting, text, "function", callable)
-    if isinstance(own, Labeller) and isinstance(own, Utility):
-        return own
-    return CallableLabels(own)
+    own: Labeller = load_from_file(setting, text, "function", callable)
+    return own if isinstance(own, Utility) else one_by_one(own)

@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
 from foresighted.errors import RunError
-from foresighted.integrations.trl.follower import Counts, Follower, Probe
-from foresighted.integrations.trl.pairs import Labelled
+from foresighted.integrations.trl.follower import Probe, Replica
 from foresighted.settings import to_mapping
 from foresighted.store import records
 
@@ -28,23 +27,20 @@ MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "r
 """Settings that a resumed run may change: they leave what is computed as it is, but for the last bits."""
 
 
-def save(folder: Path, follower: Follower, journal: Path | None) -> None:
+def save(folder: Path, follower: Replica, journal: Path | None) -> None:
     """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors, numbers = follower.learner.state()
-    pairs = [*follower.ready, *follower.pending.values()]
-    features = {str(i): pair.features for i, pair in enumerate(pairs) if pair.features is not None}
+    plain, features = follower.buffer.state()
     files = {_WEIGHTS: follower.learner.parameters, _OPTIMIZER: tensors, _FEATURES: features}
     state = {
         "config": to_mapping(follower.config),
-        "counts": asdict(follower.counts),
+        **plain,
         "frozen": follower.frozen_fingerprint,
         "optimizer": numbers,
         "probe": asdict(follower.probe),
-        "ready": [_plain(pair) for pair in follower.ready],
-        "pending": [_plain(pair) for pair in follower.pending.values()],
         "records": None if journal is None else records.byte_counts(journal),
         "sha256": write_tensors(temporary, files),
     }
@@ -55,11 +51,7 @@ def save(folder: Path, follower: Follower, journal: Path | None) -> None:
     fsync(folder.parent)
 
 
-def _plain(pair: Labelled) -> dict[str, Any]:
-    return {"id": pair.id, "prompt": pair.prompt, "first": pair.first, "second": pair.second, "label": pair.label}
-
-
-def restore(folder: Path, follower: Follower) -> dict[str, int] | None:
+def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
     """Put back what `save` wrote; return the byte counts of the records at that time.
 
     Raises:
@@ -81,16 +73,8 @@ def restore(folder: Path, follower: Follower) -> dict[str, int] | None:
         for key, parameter in parameters.items():
             parameter.copy_(saved[key])
     follower.learner.load_state((load_file(folder / f"{_OPTIMIZER}.safetensors"), state["optimizer"]))
-    features = load_file(folder / f"{_FEATURES}.safetensors")
-    device = follower.classifier.head.weight.device
-    rows = [*state["ready"], *state["pending"]]
-    pairs = [
-        Labelled(**row, features=features[str(i)].to(device) if str(i) in features else None)
-        for i, row in enumerate(rows)
-    ]
-    follower.ready = pairs[: len(state["ready"])]
-    follower.pending = {pair.id: pair for pair in pairs[len(state["ready"]) :]}
-    follower.counts = Counts(**state["counts"])
+    device = str(follower.reward_model.head.weight.device)
+    follower.buffer.load_state(state, load_file(folder / f"{_FEATURES}.safetensors", device=device))
     follower.probe = Probe(**state["probe"])
     counts: dict[str, int] | None = state["records"]
     return counts

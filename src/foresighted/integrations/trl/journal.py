@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import pstdev
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from foresighted.alignment.foresight import Penalty, Scores
+from foresighted.alignment.rows import Round, candidate_rows, round_row
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.groups import Batch, prompt_id
+from foresighted.integrations.trl.groups import prompt_id
+from foresighted.labels.pair import utilities
 from foresighted.settings import to_yaml
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean
 from foresighted.store import records
 from foresighted.store.environment import write_environment
-from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
+from foresighted.store.records import HeldoutRow
 from foresighted.texts import distinct, text_of
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What happened in a training call; matrices are groups x responses."""
-
-    number: int
-    batch: Batch
-    rows: list[list[int]]
-    scores: Scores
-    penalty: Penalty
-    labels: list[list[float | None]]
-    utilities: Mapping[int, float | None]
-    """By row of the batch, where it was read."""
-    judged: list[tuple[float, float]]
-    """Margin r(first) - r(second) and label of each labelled pair."""
-    loss: float | None
-    drift: float | None
-    labels_read: int
-    labels_failed: int
-    labels_total: int
-    given_up: int
-    """Pairs that waited too long in a queue, so far."""
-
-    @property
-    def score(self) -> Tensor:
-        """Reward less penalty."""
-        return self.scores.reward - self.penalty.value
 
 
 class Answer(NamedTuple):
@@ -118,73 +89,23 @@ def _heldout(number: int, name: str, answers: list[Answer]) -> HeldoutRow:
     )  # fmt: skip
 
 
-def candidate_rows(played: Round) -> list[CandidateRow]:
-    """Return one record a response, group by group."""
-    scores = played.scores
-    reference = scores.reference_reward.expand_as(scores.reward)
-    columns = [t.tolist() for t in (scores.reward, reference, scores.products.gram, played.penalty.value, played.score)]
-    best = played.score.argmax(-1).tolist()
-    found = []
-    for g, group in enumerate(played.rows):
-        prompt = played.batch.prompts[group[0]]
-        for n, row in enumerate(group):
-            reward, against, gram, penalty, score = (column[g][n] for column in columns)
-            found.append(
-                CandidateRow(
-                    round=played.number, prompt_id=prompt_id(prompt), prompt=text_of(prompt), candidate=n,
-                    text=text_of(played.batch.responses[row]), tokens=played.batch.tokens[row], reward=reward,
-                    reference_reward=against, gram=gram, utility=played.utilities.get(row),
-                    label=played.labels[g][n], influence=-penalty, penalty=penalty, kl=None, score=score,
-                    chosen=n == best[g],
-                )
-            )  # fmt: skip
-    return found
-
-
-def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
-    """Return the record of a round."""
-    best = [row for row in rows if row.chosen]
-    return RoundRow(
-        round=played.number,
-        reward=mean(row.reward for row in rows) or 0.0,
-        reward_chosen=mean(row.reward for row in best) or 0.0,
-        reward_reference=mean(row.reference_reward for row in rows) or 0.0,
-        utility_chosen=mean(row.utility for row in best),
-        utility_reference=None,
-        penalty=mean(row.penalty for row in rows) or 0.0,
-        penalty_chosen=mean(row.penalty for row in best) or 0.0,
-        overconfidence=overconfidence(played.judged),
-        reward_model_loss=played.loss,
-        reward_model_accuracy=accuracy(played.judged),
-        policy_loss=None,
-        tokens=mean(float(row.tokens) for row in rows) or 0.0,
-        empty=sum(not row.text for row in rows),
-        labels=played.labels_read,
-        labels_total=played.labels_total,
-        gamma=played.penalty.gamma,
-        gamma_share=played.penalty.share,
-        reward_model_drift=played.drift,
-        labels_failed=played.labels_failed,
-    )
-
-
 def metrics(played: Round) -> dict[str, float]:
     """Return what TRL logs of a round; what is unknown is left out, never logged as NaN."""
-    known = [value for value in played.utilities.values() if value is not None]
+    known = [u for row in utilities(played.pairs, *played.score.shape) for u in row if u is not None]
     values: dict[str, float | None] = {
         "reward_model": float(played.scores.reward.mean()),
         "penalty": float(played.penalty.value.mean()),
         "influence": -float(played.penalty.value.mean()),
         "gamma_share": played.penalty.share,
         "overconfidence": overconfidence(played.judged),
-        "reward_model_loss": played.loss,
+        "reward_model_loss": played.reward_model_loss,
         "reward_model_accuracy": accuracy(played.judged),
-        "reward_model_drift": played.drift,
+        "reward_model_drift": played.reward_model_drift,
         "reward_model_std": float(played.scores.reward.std(correction=0)),
         "utility": mean(known),
         "utility_std": pstdev(known) if len(known) > 1 else None,
-        "labels_total": float(played.labels_total),
+        "labels_total": float(played.counts.labels_total),
         "labels_failed": float(played.labels_failed),
-        "given_up": float(played.given_up) if played.given_up else None,
+        "given_up": float(played.counts.given_up) or None,
     }
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

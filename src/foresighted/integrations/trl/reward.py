@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -14,21 +15,24 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.rows import Round
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.classifier import Classifier, load_classifier
 from foresighted.integrations.trl.config import FPOConfig, check_labels
-from foresighted.integrations.trl.follower import Follower
-from foresighted.integrations.trl.groups import Batch, column, gather, groups
-from foresighted.integrations.trl.journal import Answer, Journal, Round, metrics
-from foresighted.integrations.trl.labelling import LabelQueue
+from foresighted.integrations.trl.follower import Replica
+from foresighted.integrations.trl.groups import Batch, column, gather, groups, prompt_id
+from foresighted.integrations.trl.journal import Answer, Journal, metrics
 from foresighted.integrations.trl.monitor import sharded
 from foresighted.integrations.trl.pairs import best_pairs, every_pair
-from foresighted.integrations.trl.panel import Answers, Panel
+from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
+from foresighted.labels.pair import Pair, label_means
+from foresighted.labels.queue import LabelQueue
 from foresighted.store import records
+from foresighted.texts import text_of
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
@@ -103,8 +107,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         An adapter is written as an adapter, with the head, as PEFT does.
         """
         if self.follower is not None and self._together.rank == 0:
-            self.follower.classifier.body.save_pretrained(folder)
-            self.follower.classifier.tokenizer.save_pretrained(folder)
+            self.follower.reward_model.body.save_pretrained(folder)
+            self.follower.reward_model.tokenizer.save_pretrained(folder)
 
     def attach_to_every_trainer(self) -> FPOReward:
         """Make every trainer of this process call this object back: for command lines that take no callbacks.
@@ -122,15 +126,15 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         """Find the other processes, and put reward model and optimiser where this one works."""
         self._together = Processes(device)
         self._inner = Processes(device, alone=self.config.placement == "first-rank")
-        self.follower: Follower | None = None
+        self.follower: Replica | None = None
         """The reward model, what it learns from and its counters; None on processes that hold none."""
         self._foresight: Foresight | None = None
         self._panel: Panel | None = None
         if self._classifier is not None and (self._inner.count > 1 or self._together.rank == 0):
             if not hasattr(self._classifier.body, "hf_device_map"):
                 self._classifier.body.to(device)
-            self.follower = Follower(self._classifier, self.config, self._inner)
-            self._panel = Panel(self._labels, self.config, self.follower, self._inner)
+            self.follower = Replica(self._classifier, self.config, self._inner)
+            self._panel = Panel(self._labels, self.config, self.follower.buffer, self._inner)
             kind = self.config.reference == "leave-one-out"
             self._foresight = Foresight(
                 self.config, self._classifier, self.follower.learner.optimizer, "leave-one-out" if kind else "response"
@@ -218,44 +222,47 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
     def _train(self, batch: Batch) -> dict[str, Any]:
         follower, foresight, panel = self._players()
-        config, counts = self.config, follower.counts
+        config, counts = self.config, follower.buffer.counts
         rows = groups(batch, self._size)
         follower.take_probe(batch.prompts, batch.responses)
-        scores = score(batch, rows, foresight, follower.classifier, self._inner, config.influence_chunk)
+        scores = score(batch, rows, foresight, follower.reward_model, self._inner, config.influence_chunk)
         counts.rounds += 1
 
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
         referenced = batch.references is not None
+        ask = partial(panel.ask, batch, rows, scores=scores, keep_features=follower.reward_model.head_only)
         if config.every_pair:
-            answers = panel.ask(batch, rows, every_pair(len(rows), len(rows[0]), referenced), scores)
-            penalty = self._penalty(scores, answers)
+            pairs, failed = ask(every_pair(len(rows), len(rows[0]), referenced))
+            penalty = self._penalty(scores, pairs)
         else:
-            penalty = self._penalty(scores, None)
-            answers = panel.ask(batch, rows, best_pairs(scores.reward - penalty.value, referenced), scores)
+            penalty = self._penalty(scores, [])
+            pairs, failed = ask(best_pairs(scores.reward - penalty.value, referenced))
 
         loss = None
         if counts.rounds % config.update_every == 0:
             panel.collect()
             loss = follower.update()
+        total = scores.reward - penalty.value
+        flat, size = [i for row in rows for i in row], len(rows[0])
+        prompts = [batch.prompts[row[0]] for row in rows]
         played = Round(
-            number=counts.rounds, batch=batch, rows=rows, scores=scores, penalty=penalty,
-            labels=answers.means(*scores.reward.shape), utilities=answers.utilities,
-            judged=answers.judged(scores), loss=loss,
-            drift=None if loss is None else follower.drift(), labels_read=answers.read, labels_failed=answers.failed,
-            labels_total=counts.labels_total, given_up=counts.given_up,
+            number=counts.rounds, prompts=[(prompt_id(p), text_of(p)) for p in prompts],
+            texts=[text_of(batch.responses[i]) for i in flat], tokens=[batch.tokens[i] for i in flat],
+            scores=scores, penalty=penalty, score=total,
+            chosen=[g * size + n for g, n in enumerate(total.argmax(-1).tolist())],
+            pairs=pairs, counts=counts, labels_failed=failed, reward_model_loss=loss,
+            reward_model_drift=None if loss is None else follower.drift(),
         )  # fmt: skip
         self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
-        return _by_row(len(batch.prompts), played)
+        return _by_row(rows, played)
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         follower, _, panel = self._players()
         mine = self._inner.share(len(batch.prompts))
 
         def rewards() -> Tensor:
-            if not mine:
-                return torch.zeros(0, device=follower.classifier.head.weight.device)
             own = slice(mine.start, mine.stop)
-            return follower.rewards(batch.prompts[own], batch.responses[own])
+            return torch.tensor(follower.rewards(batch.prompts[own], batch.responses[own]) if mine else [])
 
         found = self._inner.concatenate(self._inner.attempt(rewards), len(batch.prompts)).tolist()
         known = panel.utilities(batch.prompts, batch.responses)
@@ -263,18 +270,17 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._answers += [Answer(*row) for row in columns]
         return {"reward": found, "penalty": [0.0] * len(found), "metrics": {}}
 
-    def _players(self) -> tuple[Follower, Foresight, Panel]:
+    def _players(self) -> tuple[Replica, Foresight, Panel]:
         if self.follower is None or self._foresight is None or self._panel is None:
             raise RunError("reward_model: this process holds none; make FPOReward on every process alike")
         return self.follower, self._foresight, self._panel
 
-    def _penalty(self, scores: Scores, answers: Answers | None) -> Penalty:
+    def _penalty(self, scores: Scores, pairs: Sequence[Pair]) -> Penalty:
         """Return the penalty; none in a round whose labels were asked for and not given."""
         follower, foresight, _ = self._players()
-        label = torch.full_like(scores.reward, follower.baseline)
+        label = torch.full_like(scores.reward, follower.buffer.baseline)
         if self.config.reads_labels:
-            assert answers is not None
-            known = answers.means(*scores.reward.shape)
+            known = label_means(pairs, *scores.reward.shape)
             if any(value is None for row in known for value in row):
                 return Penalty(torch.zeros_like(scores.reward), 0.0, None)
             label = torch.tensor(known, device=scores.reward.device, dtype=scores.reward.dtype)
@@ -301,7 +307,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
         self._together.attempt(lambda: self._begin(args, state))
         if self.follower is not None:
-            every = dict(self.follower.classifier.body.named_parameters())
+            every = dict(self.follower.reward_model.body.named_parameters())
             self._inner.check_equal(every, "reward model", "loading")
 
     def _claim_name(self, loader: Any) -> None:
@@ -363,7 +369,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     def _record(self, answers: list[Answer]) -> None:
         if self._journal is None or self.follower is None or not answers:
             return
-        number = self.follower.counts.rounds
+        number = self.follower.buffer.counts.rounds
         if number not in self._evaluated:  # a second evaluation of the same round says nothing new
             self._evaluated.add(number)
             self._journal.add_evaluation(number, answers)
@@ -379,13 +385,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             state.log_history[-1].update(means)
 
 
-def _by_row(count: int, played: Round) -> dict[str, Any]:
+def _by_row(rows: list[list[int]], played: Round) -> dict[str, Any]:
     """Return rewards and penalties in the order of the batch, and the metrics."""
-    found: dict[str, Any] = {"metrics": metrics(played)}
-    for name, values in (("reward", played.scores.reward), ("penalty", played.penalty.value)):
-        flat = [0.0] * count
-        for group, row in zip(played.rows, values.tolist(), strict=True):
-            for place, value in zip(group, row, strict=True):
-                flat[place] = value
-        found[name] = flat
-    return found
+    order = sorted((row, place) for place, row in enumerate(row for group in rows for row in group))
+    values = {"reward": played.scores.reward, "penalty": played.penalty.value}
+    flat = {name: tensor.flatten().tolist() for name, tensor in values.items()}
+    return {name: [column[place] for _, place in order] for name, column in flat.items()} | {"metrics": metrics(played)}

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from foresighted.alignment.foresight import Foresight, Scores
-from foresighted.integrations.trl.classifier import Classifier
 from foresighted.integrations.trl.groups import Batch
 from foresighted.integrations.trl.processes import Processes
+from foresighted.models.reward_model import RewardModel
 from foresighted.steering import Products
 from foresighted.types import Text
 
 
 def score(
-    batch: Batch, rows: list[list[int]], foresight: Foresight, classifier: Classifier, together: Processes, chunk: int
+    batch: Batch, rows: list[list[int]], foresight: Foresight, classifier: RewardModel, together: Processes, chunk: int
 ) -> Scores:
     """Return the scores of all groups, on every process.
 

@@ -5,17 +5,10 @@ import math
 import pytest
 import torch
 
-from foresighted.errors import ConfigError, DataError, ModelError
-from foresighted.labels.labellers import (
-    CallableLabels,
-    GoldRewardLabels,
-    LabelSource,
-    LikelihoodLabels,
-    RelevanceLabels,
-    added,
-    load_labels,
-    repetition,
-)  # fmt: skip
+from foresighted.errors import ConfigError, ModelError
+from foresighted.labels.asking import load_labels
+from foresighted.labels.labellers import GoldRewardLabels, LikelihoodLabels, RelevanceLabels, added, one_by_one
+from foresighted.texts import repetition
 from foresighted.types import Labeller, Utility
 
 PROMPTS = ["Why is the sky blue?", "What is rain?"]
@@ -29,7 +22,7 @@ def labeller(request, players):
         "likelihood": lambda: LikelihoodLabels(policy),
         "gold": lambda: GoldRewardLabels(reward_model),
         "relevance": lambda: RelevanceLabels(policy, torch.device("cpu")),
-        "callable": lambda: CallableLabels(lambda prompt, a, b: len(a) / (len(a) + len(b))),
+        "callable": lambda: one_by_one(lambda prompt, a, b: len(a) / (len(a) + len(b))),
     }[request.param]()
 
 
@@ -83,26 +76,6 @@ def test_echo_and_repetition_do_not_pay_on_the_embedded_models():
     assert sound > max(gamed) + 1
 
 
-def test_sampled_labels_are_bits_with_the_right_mean_and_fixed_by_the_seed():
-    source = LabelSource(CallableLabels(lambda p, a, b: 0.3), sampled=True, seed=4)
-    prompts = [f"prompt {i}" for i in range(4000)]
-    bits = source.read(prompts, ["a"] * 4000, ["b"] * 4000, [None] * 4000).preference
-    assert set(bits) == {0.0, 1.0}
-    assert sum(bits) / 4000 == pytest.approx(0.3, abs=0.03)
-    assert bits == source.read(prompts, ["a"] * 4000, ["b"] * 4000, [None] * 4000).preference
-
-
-@pytest.mark.parametrize(("value", "words"), [(1.5, "got 1.5"), (math.nan, "got nan"), (-0.1, "got -0.1")])
-def test_a_preference_outside_0_1_is_refused(value, words):
-    with pytest.raises(DataError, match=words):
-        LabelSource(CallableLabels(lambda p, a, b: value)).read(["p"], ["a"], ["b"], [None])
-
-
-def test_the_wrong_number_of_labels_is_refused():
-    with pytest.raises(DataError, match="got 1 for 2 pairs"):
-        LabelSource(lambda p, a, b: [0.5]).read(["p", "p"], ["a", "a"], ["b", "b"], [None, None])
-
-
 def test_a_function_in_a_file(tmp_path, tiny, players):
     from dataclasses import replace
 
@@ -110,9 +83,8 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
     path.write_text("def shorter(prompt, first, second):\n    return 1.0 if len(first) < len(second) else 0.0\n")
     policy, *_ = players
     source = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))
-    got = source.read(["p", "p"], ["a", "aaa"], ["bb", "bb"], [None, None])
-    assert got.preference == [1.0, 0.0]
-    assert got.utility == [None, None]
+    assert source.preferences(["p", "p"], ["a", "aaa"], ["bb", "bb"]) == [1.0, 0.0]
+    assert source.utility(["p", "p"], ["a", "aaa"]) == [None, None]
     path.write_text(
         "class Shorter:\n"
         "    def utility(self, prompts, responses):\n        return [-len(r) for r in responses]\n"
@@ -121,7 +93,7 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
         "shorter = Shorter()\n"
     )
     own = load_labels(replace(tiny, labels=f"{path}:shorter"), policy, torch.device("cpu"))
-    assert own.read(["p"], ["a"], ["bb"], [-2.0]) == ([1.0], [-1.0])
+    assert (own.preferences(["p"], ["a"], ["bb"]), own.utility(["p"], ["a"])) == ([1.0], [-1.0])
     with pytest.raises(ModelError, match="no trained head"):
         load_labels(replace(tiny, labels="reward:embedded"), policy, torch.device("cpu"))
     (tmp_path / "bad.py").write_text("import sys\nsys.exit(4)\n")

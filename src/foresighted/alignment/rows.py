@@ -1,0 +1,120 @@
+"""From what happened in a round to its records, whoever trains the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foresighted.alignment.foresight import Penalty, Scores
+from foresighted.labels.buffer import Counts
+from foresighted.labels.pair import Pair, label_means, utilities
+from foresighted.statistics.calibration import accuracy, overconfidence
+from foresighted.statistics.numbers import mean
+from foresighted.store.records import CandidateRow, RoundRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What happened in a round; tensors are B N, lists of candidates flat."""
+
+    number: int
+    prompts: Sequence[tuple[str, str]]
+    """Id and text of each prompt, shape B."""
+    texts: Sequence[str]
+    tokens: Sequence[int]
+    scores: Scores
+    penalty: Penalty
+    score: Tensor
+    """What the choice was made by."""
+    chosen: Sequence[int]
+    """Flat index of each prompt's winner."""
+    pairs: Sequence[Pair]
+    counts: Counts
+    """So far."""
+    labels_failed: int = 0
+    kl: Tensor | None = None
+    utility_reference: float | None = None
+    reward_model_loss: float | None = None
+    reward_model_drift: float | None = None
+    policy_loss: float | None = None
+
+    @property
+    def labels(self) -> int:
+        """Number of labels that were read."""
+        return sum(pair.asked and pair.label is not None for pair in self.pairs)
+
+    @property
+    def judged(self) -> list[tuple[float, float]]:
+        """Margin r(first) - r(second), before the update, and label of each pair that somebody labelled."""
+        reward, reference = self.scores.reward.tolist(), self.scores.reference_reward.tolist()
+        found = []
+        for pair in self.pairs:
+            if pair.asked and pair.label is not None and pair.place is not None:
+                group, first, second = pair.place
+                other = reference[group][0] if second is None else reward[group][second]
+                found.append((reward[group][first] - other, pair.label))
+        return found
+
+
+def candidate_rows(played: Round) -> list[CandidateRow]:
+    """Return one record a candidate, prompt by prompt."""
+    groups, size = played.score.shape
+    scores = played.scores
+    reference = scores.reference_reward.expand_as(scores.reward)
+    tensors = (scores.reward, reference, scores.products.gram, played.penalty.value, played.score)
+    columns = [tensor.flatten().tolist() for tensor in tensors]
+    kl = [None] * len(played.texts) if played.kl is None else played.kl.flatten().tolist()
+    tables = label_means(played.pairs, groups, size), utilities(played.pairs, groups, size)
+    known = [[value for row in table for value in row] for table in tables]
+    rows = zip(played.texts, played.tokens, *columns, kl, *known, strict=True)
+    return [
+        CandidateRow(
+            round=played.number,
+            prompt_id=played.prompts[i // size][0],
+            prompt=played.prompts[i // size][1],
+            candidate=i % size,
+            text=text,
+            tokens=tokens,
+            reward=reward,
+            reference_reward=against,
+            gram=gram,
+            utility=utility,
+            label=label,
+            influence=-penalty,
+            penalty=penalty,
+            kl=ratio,
+            score=score,
+            chosen=i in played.chosen,
+        )
+        for i, (text, tokens, reward, against, gram, penalty, score, ratio, label, utility) in enumerate(rows)
+    ]
+
+
+def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
+    """Return the record of a round."""
+    winners = [row for row in rows if row.chosen]
+    judged = played.judged
+    return RoundRow(
+        round=played.number,
+        reward=mean(row.reward for row in rows) or 0.0,
+        reward_chosen=mean(row.reward for row in winners) or 0.0,
+        reward_reference=mean(played.scores.reference_reward.flatten().tolist()) or 0.0,
+        utility_chosen=mean(row.utility for row in winners),
+        utility_reference=played.utility_reference,
+        penalty=mean(row.penalty for row in rows) or 0.0,
+        penalty_chosen=mean(row.penalty for row in winners) or 0.0,
+        overconfidence=overconfidence(judged),
+        reward_model_loss=played.reward_model_loss,
+        reward_model_accuracy=accuracy(judged),
+        policy_loss=played.policy_loss,
+        tokens=mean(float(row.tokens) for row in rows) or 0.0,
+        empty=sum(not row.text for row in rows),
+        labels=played.labels,
+        labels_total=played.counts.labels_total,
+        gamma=played.penalty.gamma,
+        gamma_share=played.penalty.share,
+        reward_model_drift=played.reward_model_drift,
+        labels_failed=played.labels_failed,
+    )

@@ -1,0 +1,80 @@
+"""A pair: two responses to a prompt, where they stand in their round, and what is known of which is better."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from foresighted.texts import text_of
+from foresighted.types import Text
+
+
+class Place(NamedTuple):
+    """Where a pair's responses stand in a round: of prompt `group`, candidates `first` and `second`; None for the
+    prompt's reference response."""
+
+    group: int
+    first: int
+    second: int | None
+
+
+@dataclass
+class Pair:
+    """Two responses to a prompt, and what is known of them so far."""
+
+    id: str
+    prompt: Text
+    first: Text
+    second: Text
+    label: float | None = None
+    """Preference for `first` over `second`, in [0, 1]; None until somebody has said."""
+    asked: bool = False
+    """Whether somebody was asked: nobody is about two equal texts of a group, whose label is one half."""
+    place: Place | None = None
+    """None for a pair of an earlier round, or of none."""
+    features: Tensor | None = None
+    """The head's inputs of both responses, shape 2 D, where they are known and will not change."""
+    first_utility: float | None = None
+    second_utility: float | None = None
+    """True utilities, where they were read."""
+
+
+def pair_id(number: int, prompt: Text, first: Text, second: Text) -> str:
+    """Return a name that another run's pair, or the same place's pair with other words, does not have."""
+    texts = json.dumps([text_of(text) for text in (prompt, first, second)])
+    return f"{number}-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+
+
+def label_means(pairs: Sequence[Pair], groups: int, size: int) -> list[list[float | None]]:
+    """Return the mean preference for each candidate over what it was compared with, None where no pair has a label.
+
+    Args:
+        pairs: of one round.
+        groups: B, prompts.
+        size: N, candidates a prompt.
+    """
+    found: list[list[list[float]]] = [[[] for _ in range(size)] for _ in range(groups)]
+    for pair in pairs:
+        if pair.place is not None and pair.label is not None:
+            group, first, second = pair.place
+            found[group][first].append(pair.label)
+            if second is not None:
+                found[group][second].append(1 - pair.label)
+    return [[sum(labels) / len(labels) if labels else None for labels in row] for row in found]
+
+
+def utilities(pairs: Sequence[Pair], groups: int, size: int) -> list[list[float | None]]:
+    """Return the true utility of each candidate of a round, None where it was not read."""
+    found: list[list[float | None]] = [[None] * size for _ in range(groups)]
+    for pair in pairs:
+        if pair.place is not None:
+            group, first, second = pair.place
+            found[group][first] = pair.first_utility
+            if second is not None:
+                found[group][second] = pair.second_utility
+    return found

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from foresighted.labels.buffer import Buffer
+from foresighted.labels.pair import Pair
+
+
+def test_counts_add_up_and_the_baseline_is_the_mean_of_what_was_learnt():
+    buffer = Buffer()
+    assert buffer.baseline == 0.5
+    pairs = [Pair(str(i), "p", "a", "b", label=0.25 * i) for i in range(3)]
+    buffer.fail(3)
+    buffer.add(pairs[1:], read=3)  # one label was read for a choice alone
+    assert (buffer.counts.labels_total, buffer.counts.labels_failed, buffer.counts.rounds_failed) == (3, 3, 0)
+    taken = buffer.take()
+    buffer.learnt(torch.tensor([pair.label for pair in taken]))
+    assert (buffer.counts.labels_trained, buffer.baseline) == (2, pytest.approx(0.375))
+    assert buffer.take() == []
+
+
+def test_state_is_plain_json_and_comes_back():
+    buffer = Buffer()
+    buffer.add([Pair("1-a", [{"role": "user", "content": "p"}], "a", "b", label=0.5, features=torch.eye(2))], read=1)
+    buffer.wait_for([Pair("2-b", "p", "a", "c")])
+    plain, features = buffer.state()
+    again = Buffer()
+    again.load_state(json.loads(json.dumps(plain)), features)
+    assert again.state()[0] == plain
+    assert torch.equal(again.ready[0].features, torch.eye(2))
+    assert list(again.pending) == ["2-b"]
