@@ -257,8 +257,7 @@ def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
     from foresighted.alignment import checkpoint
     from foresighted.models.loading import load_policy
 
-    trained = from_mapping(read_yaml(out / _RUN), compare=False)
-    assert isinstance(trained, TrainConfig)
+    trained = from_mapping(TrainConfig, read_yaml(out / _RUN))
     folder = checkpoint.newest(out)
     if folder is None:
         raise RunError(f"policies: {out} has no whole checkpoint; wait for its first, or go on with train --resume")

@@ -183,7 +183,7 @@ def _with_adapter(model: Any, config: FPOConfig, head: str) -> Any:
     devices = {p.device for p in model.parameters()}
     cuda = [d for d in devices if d.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):  # the trainer's own draws stay what they were
-        torch.manual_seed(config.label_seed)
+        torch.manual_seed(config.seed)
         lora = LoraConfig(
             r=config.reward_model_lora_rank,
             lora_alpha=config.reward_model_lora_alpha,
