@@ -2,6 +2,7 @@
 
 from foresighted.influence.head import head_products
 from foresighted.influence.naive import Forward, Inputs, naive_gradients
+from foresighted.influence.preference import bradley_terry
 from foresighted.influence.products import GradientProducts, Scored
 from foresighted.influence.scopes import find_head, select
 from foresighted.influence.unrolled import Parameters
@@ -12,6 +13,7 @@ __all__ = [
     "Inputs",
     "Parameters",
     "Scored",
+    "bradley_terry",
     "find_head",
     "head_products",
     "naive_gradients",

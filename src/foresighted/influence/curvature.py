@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from foresighted.errors import NumericalError
 from foresighted.influence.capture import frozen_except
 from foresighted.influence.naive import Forward, Inputs, classifier
+from foresighted.influence.preference import bradley_terry
 from foresighted.influence.scopes import select
 from foresighted.steering import Influence, Paid, Reference, compared
 
@@ -129,7 +130,7 @@ def solved_products(
     with frozen_except(model, parameters), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
         reward, other = compared(run(inputs).view(prompts, -1), reference)
         margin = reward - other
-        loss = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin))
+        loss = bradley_terry(margin, labels)
 
         def gradient(value: Tensor, graph: bool = False) -> Tensor:
             found = torch.autograd.grad(value, own, retain_graph=True, create_graph=graph, materialize_grads=True)

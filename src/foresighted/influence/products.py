@@ -151,11 +151,11 @@ class GradientProducts:
 
     def _run(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
         """Make one pass over some rows; return their rewards and the sum over layers of what `read` reads of them."""
-        if self._checks_left:
-            self._capture = self._checked(inputs)
-        assert self._capture is not None
+        capture = self._capture
+        if capture is None or self._checks_left:
+            capture = self._checked(inputs)
         try:
-            return self._pass(self._capture, inputs, read, metric)
+            return self._pass(capture, inputs, read, metric)
         except NotByRow as error:
             self._give_up(error.names)
             return self._run(inputs, read, metric)

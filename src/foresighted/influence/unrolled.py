@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import ConfigError, NumericalError
+from foresighted.influence.preference import bradley_terry
 from foresighted.steering import Influence, Paid, Reference, compared
 
 Parameters = Mapping[str, Tensor]
@@ -110,8 +111,7 @@ def unrolled_penalties(
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
         for _ in range(steps):
             own, other = compared(rewards(current), reference)
-            margin = own - other
-            each = nn.functional.binary_cross_entropy_with_logits(margin, labels.to(margin), reduction="none")
+            each = bradley_terry(own - other, labels, reduction="none")
             loss = (weights.to(each) * each).sum()
             found = torch.autograd.grad(loss, list(current.values()), create_graph=True, materialize_grads=True)
             gradients = dict(zip(current, found, strict=True))
