@@ -48,7 +48,7 @@ def published_round(loop: Loop, number: int) -> int:
             reward = reward_model.rewards(features)
             margin = reward - reward_model.rewards(reference_features)
             gram = (features * (features - reference_features)).sum(-1)
-            score = float((reward - relaxed(gram, margin, label, gamma=config.weight)).detach())
+            score = float((reward - relaxed(gram, margin, label, gamma=config.gamma)).detach())
             if score > best_score:
                 best, best_score, best_label = candidate, score, label
         labels = best_label[None]
@@ -63,10 +63,11 @@ def published_round(loop: Loop, number: int) -> int:
 def sample_one(policy, model, prompt: str) -> str:
     """Sample one response by transformers' own sampling, a batch of one."""
     prefix = policy._encode([prompt])
-    config = policy.config
+    decoding = policy.decoding
     output = model.generate(
-        input_ids=prefix.tokens, attention_mask=prefix.mask, do_sample=True, top_k=0, top_p=config.top_p,
-        temperature=config.temperature, max_new_tokens=config.max_new_tokens, min_new_tokens=config.max_new_tokens,
+        input_ids=prefix.tokens, attention_mask=prefix.mask, do_sample=True, top_k=0, top_p=decoding.top_p,
+        temperature=decoding.temperature, max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.max_new_tokens,
         pad_token_id=policy.tokenizer.pad_token_id,
     )  # fmt: skip
     return policy._cut(output[:, prefix.tokens.shape[1] :]).texts[0] or "."
@@ -119,8 +120,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    changes = {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}
-    base = from_mapping(TrainConfig, preset("demo", TrainConfig) | changes)
+    base = from_mapping(
+        preset("demo", compare=False) | {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}, compare=False
+    )
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
     shapes = [base, replace(base, candidates=8)]
     result = {

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from foresighted.models import noise
-from foresighted.models.loading import load_policy
+from foresighted.models.loading import load_plain_policy, load_policy
+from foresighted.models.policy import Decoding, Policy
 
 PROMPTS = ["Why is the sky blue?", "Rain?", "Can fish sleep at night, or do they swim all the time?"]
 
@@ -29,20 +30,21 @@ def _keys(n):
 
 def _naive_sample(policy, prompt: str, row_key: int, *, frozen: bool) -> list[int]:
     ids = policy._encode([prompt]).tokens[0].tolist()
+    decoding = policy.decoding
     sampler = noise.NucleusSampler(
-        torch.tensor([row_key]), temperature=policy.config.temperature, top_p=policy.config.top_p
+        torch.tensor([row_key]), temperature=decoding.temperature or 1.0, top_p=decoding.top_p
     )
     end, written = policy.tokenizer.eos_token_id, []
-    for step in range(policy.config.max_new_tokens):
+    for step in range(decoding.max_new_tokens):
         with torch.no_grad():
             if frozen:
                 with policy.model.disable_adapter():
                     logits = policy.model(input_ids=torch.tensor([ids + written])).logits[:, -1]
             else:
                 logits = policy.model(input_ids=torch.tensor([ids + written])).logits[:, -1]
-        if step < policy.config.min_new_tokens:
+        if step < decoding.min_new_tokens:
             logits[:, end] = -torch.inf
-        written.append(int(sampler(None, logits).argmax(-1)))
+        written.append(int((sampler(None, logits) if decoding.temperature else logits).argmax(-1)))
         if written[-1] == end:
             break
     return written
@@ -94,13 +96,33 @@ def test_response_is_cut_after_its_end_token(policy):
 
 
 def test_no_second_begin_token_and_system_prompt(policy):
-    rendered = policy._render("Rain?")
-    ids = policy._encode(["Rain?"]).tokens[0].tolist()
-    assert ids == policy.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    policy_with_system = type(policy)(
-        policy.model, policy.tokenizer, None, replace(policy.config, system_prompt="Be brief.")
-    )
-    assert policy_with_system._render("Rain?") == "<|system|>Be brief.<|end|>" + rendered
+    def read(policy, prompt="Rain?"):
+        return policy.tokenizer.decode(policy._encode([prompt]).tokens[0])
+
+    rendered = "<|user|>Rain?<|end|><|assistant|>"
+    assert read(policy) == rendered
+    brief = Policy(policy.model, policy.tokenizer, None, policy.decoding, system_prompt="Be brief.")
+    assert read(brief) == "<|system|>Be brief.<|end|>" + rendered
+    assert read(brief, [{"role": "user", "content": "Rain?"}]) == rendered
+    assert read(Policy(policy.model, policy.tokenizer, None, policy.decoding, chat=False)) == "Rain?"
+
+
+def test_greedy_is_the_most_probable_token_and_needs_no_noise(policy):
+    greedy = Policy(policy.model, policy.tokenizer, None, Decoding(8, min_new_tokens=2, temperature=0.0))
+    tiny_nucleus = Policy(policy.model, policy.tokenizer, None, Decoding(8, min_new_tokens=2, top_p=1e-9))
+    rollout = greedy.sample(PROMPTS, 1, _keys(1))
+    assert rollout.texts == tiny_nucleus.sample(PROMPTS, 1, _keys(1)).texts == greedy.sample(PROMPTS, 1, [0] * 3).texts
+    for i, prompt in enumerate(PROMPTS):
+        assert rollout.tokens[i][rollout.mask[i].bool()].tolist() == _naive_sample(greedy, prompt, 0, frozen=False)
+
+
+def test_a_policy_without_adapter_is_its_own_reference(tiny, tiny_llama):
+    decoding = Decoding(tiny.max_new_tokens, tiny.min_new_tokens, tiny.temperature, tiny.top_p)
+    plain = load_plain_policy(str(tiny_llama), torch.device("cpu"), decoding)
+    assert not any(".lora_" in name for name, _ in plain.model.named_parameters())
+    texts = plain.sample(PROMPTS, 1, _keys(1)).texts
+    assert texts == plain.sample(PROMPTS, 1, _keys(1), frozen=True).texts
+    assert texts == load_policy(tiny, torch.device("cpu")).sample(PROMPTS, 1, _keys(1)).texts
 
 
 def test_full_fine_tuning_keeps_a_frozen_copy(tiny):

@@ -63,7 +63,7 @@ class Follower:
     def learn(self, pairs: Sequence[Pair]) -> tuple[float, Tensor]:
         """Take the steps of an update on some pairs, uncounted; return the mean loss before them, and the labels."""
         model, count = self.reward_model, len(pairs)
-        label = torch.tensor([pair.label for pair in pairs], device=model.head.weight.device)
+        label = torch.tensor([pair.label for pair in pairs], device=model.device)
         known = self._features(pairs)
 
         def loss(index: list[int]) -> Tensor:

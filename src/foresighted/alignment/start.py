@@ -101,7 +101,7 @@ class Start:
                 save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, temporary)
                 os.replace(temporary, path)
         if path.exists():
-            saved = load_file(path, device=str(reward_model.head.weight.device))
+            saved = load_file(path, device=str(reward_model.device))
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(saved[name])

@@ -21,13 +21,7 @@ def add(commands: Any) -> None:
         " labelled against a reference, the reward model is retrained, the policy learns the winners. A killed run"
         " goes on with --resume, to the same bits on a CPU.",
     )
-    add_run_flags(
-        parser,
-        out="run directory",
-        resume="go on with the run in DIR (an empty DIR starts anew)",
-        dry_run="check and print the configuration, run nothing",
-        presets=True,
-    )
+    add_run_flags(parser)
     parser.add_argument("--start", metavar="DIR", help="share references and first reward model with other runs")
     add_settings(parser, TrainConfig)
     parser.set_defaults(run=run)
@@ -35,7 +29,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = merged(args, TrainConfig)
+    config = merged(args, compare=False)
+    assert isinstance(config, TrainConfig)
     if args.dry_run:
         load_prompts(config.prompts, limit=config.prompt_limit)
         print(to_yaml(config), end="")

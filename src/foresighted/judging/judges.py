@@ -149,10 +149,7 @@ def local_judge(config: EvaluateConfig) -> LocalJudge:
         return LocalJudge(Asker(own_labels("judge", kind), setting="judge"), config.tie_margin)
     device = find_device(config)
     if kind.partition(":")[0] == "likelihood":
-        try:
-            policy = plain_policy(config, kind.partition(":")[2] or "embedded", device)
-        except ModelError as error:
-            raise ModelError(str(error).replace("policies:", "judge:", 1)) from None
+        policy = plain_policy(config, kind.partition(":")[2] or "embedded", device, setting="judge")
         return LocalJudge(Asker(LikelihoodLabels(policy), setting="judge"), config.tie_margin)
     source = TrainConfig(labels=kind, device=config.device, seed=config.seed)
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from foresighted.errors import ConfigError, DataError, ModelError, RunError, nearest
+from foresighted.errors import ConfigError, DataError, RunError, nearest
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
@@ -20,10 +19,9 @@ from foresighted.types import Prompt
 if TYPE_CHECKING:
     import torch
 
-    from foresighted.models.policy import Policy
+    from foresighted.models.policy import Decoding, Policy
 
 _log = logging.getLogger(__name__)
-_GREEDY = 1e-9  # a nucleus of the most probable token alone
 _TEXT = ("text", "answer", "response", "completion", "output")
 _RUN = "config.yaml"
 
@@ -177,8 +175,6 @@ def load(config: EvaluateConfig, source: Source) -> Policy:
     device = find_device(config)
     if source.kind == "run":
         return _of_run(config, Path(source.place), device)
-    if source.kind == "adapter":
-        return _of_adapter(config, Path(source.place), device)
     return plain_policy(config, source.place, device)
 
 
@@ -218,36 +214,23 @@ def find_device(config: EvaluateConfig) -> torch.device:
     return of_run(TrainConfig(device=config.device))
 
 
-def plain_policy(config: EvaluateConfig, source: str, device: torch.device) -> Policy:
-    """Load a causal language model without any adapter; it is its own frozen reference.
+def plain_policy(config: EvaluateConfig, source: str, device: torch.device, *, setting: str = "policies") -> Policy:
+    """Load a causal language model, or an adapter on its base, that nothing trains.
 
     Raises:
         ModelError: weights that are absent, of the wrong kind or not safetensors.
     """
-    from foresighted.models.loading import load_policy
-    from foresighted.models.policy import Policy
+    from foresighted.models.loading import load_plain_policy
 
-    settings = _decoding(
-        config, TrainConfig(policy=source, lora_targets=("all-linear",), lora_rank=1, dtype=config.dtype)
+    return load_plain_policy(
+        source, device, _decoding(config), setting=setting, dtype=config.dtype, system_prompt=config.system_prompt
     )
-    try:
-        loaded = load_policy(settings, device)
-    except ModelError as error:
-        raise ModelError(str(error).replace("policy:", "policies:", 1)) from None
-    base = loaded.model.unload()  # the adapter that training would start with
-    return Policy(base, loaded.tokenizer, base, settings)
 
 
-def _decoding(config: EvaluateConfig, settings: TrainConfig) -> TrainConfig:
-    greedy = config.temperature == 0
-    return replace(
-        settings,
-        max_new_tokens=config.max_new_tokens,
-        min_new_tokens=1,
-        temperature=1.0 if greedy else config.temperature,
-        top_p=_GREEDY if greedy else 1.0,
-        system_prompt=settings.system_prompt if config.system_prompt is None else config.system_prompt,
-    )
+def _decoding(config: EvaluateConfig) -> Decoding:
+    from foresighted.models.policy import Decoding
+
+    return Decoding(config.max_new_tokens, min_new_tokens=1, temperature=config.temperature)
 
 
 def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
@@ -257,11 +240,14 @@ def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
     from foresighted.alignment import checkpoint
     from foresighted.models.loading import load_policy
 
-    trained = from_mapping(TrainConfig, read_yaml(out / _RUN))
+    trained = from_mapping(read_yaml(out / _RUN), compare=False)
     folder = checkpoint.newest(out)
-    if folder is None:
+    if folder is None or not isinstance(trained, TrainConfig):
         raise RunError(f"policies: {out} has no whole checkpoint; wait for its first, or go on with train --resume")
-    policy = load_policy(_decoding(config, trained), device)
+    if config.system_prompt is not None:
+        trained = replace(trained, system_prompt=config.system_prompt)
+    policy = load_policy(trained, device)
+    policy.decoding = _decoding(config)
     saved, parameters = load_file(folder / "policy.safetensors"), policy.trainable()
     if saved.keys() != parameters.keys():
         raise RunError(f"policies: {folder} has other parameters than {out / _RUN} says; was that file changed?")
@@ -269,34 +255,6 @@ def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     return policy
-
-
-def _of_adapter(config: EvaluateConfig, folder: Path, device: torch.device) -> Policy:
-    from foresighted.models.policy import Policy
-
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"policies: {folder} has no adapter_model.safetensors; nothing else is read")
-    base = _base_of(folder)
-    plain = plain_policy(config, base, device)
-    from peft import PeftModel
-
-    try:
-        model = PeftModel.from_pretrained(plain.model, folder).eval()
-    except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"policies: {folder} does not fit its base model {base} ({reason})") from None
-    return Policy(model, plain.tokenizer, None, plain.config)
-
-
-def _base_of(folder: Path) -> str:
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = settings["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise ModelError(f"policies: {folder}/adapter_config.json names no base model (base_model_name_or_path)")
-    return base
 
 
 def describe(named: Sequence[Named]) -> Mapping[str, str]:

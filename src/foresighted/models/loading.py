@@ -1,69 +1,131 @@
-"""From names in the configuration to models: embedded wheels, folders and hub ids, with clear errors for each."""
+"""Policies and reward models from names or objects: embedded wheels, folders, hub ids, loaded models."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers.utils.logging import disable_progress_bar
+from torch import nn
 
 from foresighted.errors import ModelError
 from foresighted.influence import find_head
 from foresighted.models import embedded
-from foresighted.models.policy import Policy, frozen_copy
+from foresighted.models.policy import Decoding, Policy, frozen_copy
+from foresighted.models.pretrained import (
+    Lora,
+    kind_of,
+    load,
+    name_of,
+    seeded,
+    tokenizer_of,
+    trained_adapter,
+    with_adapter,
+)
+from foresighted.models.reader import Layout, Reader
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 
-_SAFE = {"trust_remote_code": False}
-disable_progress_bar()  # a bar for every file of a two-second load says nothing
+_LONGEST = 512
+_LORA = Lora(16, 32)
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
-def load_policy(config: TrainConfig, device: torch.device) -> Policy:
+def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None, tokenizer: Any = None) -> Policy:
     """Load the policy of a configuration, adapter freshly initialised from the seed.
 
+    Args:
+        config: what to load, and what of it is trained.
+        device: where it goes.
+        model: a causal language model in place of the configuration's name; it is changed (an adapter, its device).
+        tokenizer: its tokenizer; None loads the one that belongs to it.
+
     Raises:
-        ModelError: weights absent or of the wrong kind, or a quantisation that this machine cannot do.
+        ModelError: weights absent or of the wrong kind, an adapter that was trained before, or a quantisation that
+            this machine cannot do.
     """
-    source = embedded.policy_source() if config.policy == "embedded" else config.policy
-    auto = importlib.import_module("transformers")
-    kwargs: dict[str, Any] = {"dtype": getattr(torch, config.dtype), **_quantization(config, device)}
-    architectures = _architectures("policy", source)
-    if architectures and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        raise ModelError(f"policy: {source} is a {architectures[0]}; give a causal language model")
-    model = _load("policy", auto.AutoModelForCausalLM, source, **kwargs)
-    tokenizer = _tokenizer("policy", source)
-    if config.quantization == "none":
-        model = model.to(device)
-    model.eval()
+    source = config.policy if model is None else model
+    kwargs = {"dtype": getattr(torch, config.dtype), **_quantization(config, device)}
+    body, words = _causal_lm("policy", source, tokenizer, device, **kwargs)
+    decoding = Decoding(config.max_new_tokens, config.min_new_tokens, config.temperature, config.top_p)
     if config.policy_train == "all":
-        reference = frozen_copy(model)
-        return Policy(model.requires_grad_(True), tokenizer, reference, config)
-    return Policy(_with_adapter(model, config, "CAUSAL_LM", config.lora_dropout), tokenizer, None, config)
+        reference = frozen_copy(body)
+        body.requires_grad_(True)
+    else:
+        reference = None
+        lora = Lora(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets)
+        if not hasattr(body, "disable_adapter"):
+            body = with_adapter(body, lora, config.seed, task="CAUSAL_LM")
+        elif trained_adapter(body):
+            raise ModelError(
+                "policy: its adapter was trained before, so the base model is not the initial policy; merge it first"
+                " (model.merge_and_unload())"
+            )
+    return Policy(body, words, reference, decoding, system_prompt=config.system_prompt)
 
 
-def _with_adapter(model: Any, config: TrainConfig, task: str | None, dropout: float, exclude: str | None = None) -> Any:
-    from peft import LoraConfig, get_peft_model
+def load_plain_policy(
+    source: str, device: torch.device, decoding: Decoding, *, setting: str = "policy", dtype: str = "float32",
+    system_prompt: str | None = None,
+) -> Policy:  # fmt: skip  # one argument a line says no more
+    """Load a causal language model that nothing trains; it is its own frozen reference.
 
-    targets: Any = config.lora_targets if task else "all-linear"
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=dropout,
-        target_modules="all-linear" if targets in (("all-linear",), "all-linear") else list(targets),
-        exclude_modules=[exclude] if exclude else None,
-        task_type=task,
-    )
-    torch.manual_seed(config.seed)
+    Args:
+        source: `embedded`, a folder or a hub id, or the folder of a PEFT adapter, which is put on its base model.
+        device: where it goes.
+        decoding: how it samples.
+        setting: what it was given for; error messages begin with it.
+        dtype: of its weights.
+        system_prompt: as `Policy` takes it.
+
+    Raises:
+        ModelError: weights absent, of the wrong kind or not safetensors.
+    """
+    folder = Path(source).expanduser()
+    adapted = (folder / "adapter_config.json").is_file()
+    if adapted and not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{setting}: {source} has no adapter_model.safetensors; nothing else is read")
+    base = _base_of(setting, folder) if adapted else source
+    body, words = _causal_lm(setting, base, None, device, dtype=getattr(torch, dtype))
+    if adapted:
+        from peft import PeftModel
+
+        try:
+            body = PeftModel.from_pretrained(body, folder).eval()
+        except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(f"{setting}: {source} does not fit its base model {base} ({reason})") from None
+    return Policy(body, words, None, decoding, system_prompt=system_prompt)
+
+
+def _base_of(setting: str, folder: Path) -> str:
     try:
-        return get_peft_model(model, lora).eval()
-    except ValueError as error:
-        raise ModelError(
-            f"lora_targets: got {','.join(config.lora_targets)}, no such module in the model ({error})"
-        ) from None
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{setting}: {folder}/adapter_config.json names no base model (base_model_name_or_path)")
+    return base
+
+
+def _causal_lm(setting: str, source: Any, tokenizer: Any, device: torch.device, **kwargs: Any) -> tuple[Any, Any]:
+    """Return a causal language model on its device, in eval mode, and its tokenizer."""
+    transformers = importlib.import_module("transformers")
+    if isinstance(source, str):
+        source = embedded.policy_source() if source == "embedded" else source
+        kinds = list(load(setting, transformers.AutoConfig, source).architectures or [])
+    else:
+        kinds = [kind_of(source)]
+    if kinds and not any(name.endswith(_CAUSAL) for name in kinds):
+        raise ModelError(f"{setting}: {name_of(source)} is a {kinds[0]}; give a causal language model")
+    model = load(setting, transformers.AutoModelForCausalLM, source, **kwargs) if isinstance(source, str) else source
+    tokenizer = tokenizer_of(setting, source, tokenizer)
+    if not (getattr(model, "hf_quantizer", None) or hasattr(model, "hf_device_map")):
+        model = model.to(device)
+    return model.eval(), tokenizer
 
 
 def _quantization(config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -89,50 +151,82 @@ def _quantization(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
-def load_reward_model(config: TrainConfig, device: torch.device, source: str | None = None) -> RewardModel:
-    """Load the reward model of a configuration (or another one, `source`, with the same settings: a gold reward).
-
-    Raises:
-        ModelError: weights absent, a causal LM, or more than one label.
-    """
-    source = config.reward_model if source is None else source
-    auto = importlib.import_module("transformers")
-    torch.manual_seed(config.seed)
-    if source == "embedded" or source.startswith("encoder:"):
-        folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
-        body, tokenizer = load_encoder(folder, device)
-        head = torch.nn.Linear(body.config.hidden_size, 1)
-        torch.nn.init.zeros_(head.weight)  # before the first fit, no response is better than another
-        torch.nn.init.zeros_(head.bias)
-        name = None
-    else:
-        folder = source
-        _refuse_other_kinds(folder)
-        body = _load("reward_model", auto.AutoModelForSequenceClassification, folder, dtype=torch.float32)
-        name, head = find_head(body, folder)
-        tokenizer = _tokenizer("reward_model", folder)
-    if body.config.pad_token_id is None:
-        body.config.pad_token_id = tokenizer.pad_token_id
-    body.to(device).eval().requires_grad_(config.reward_model_train == "all")
-    if config.reward_model_train == "lora":
-        body = _with_adapter(body, config, None, 0.0, exclude=name)
-    head.to(device).requires_grad_(True)
-    return RewardModel(
-        body, head, tokenizer, pooled=name is None, train=config.reward_model_train, reads=config.reward_model_input,
-        feature_scale=config.feature_scale,
-    )  # fmt: skip
+def load_reward_model(
+    config: TrainConfig, device: torch.device, *, model: Any = None, tokenizer: Any = None
+) -> RewardModel:
+    """Load the reward model of a configuration, or prepare `model` in its place; raises as `reward_model`."""
+    return reward_model(
+        config.reward_model if model is None else model, tokenizer, device=device, train=config.reward_model_train,
+        layout="chat" if config.reward_model_input == "pair" else config.reward_model_input,
+        lora=Lora(config.lora_rank, config.lora_alpha), seed=config.seed, feature_scale=config.feature_scale,
+    )  # fmt: skip  # one argument a line says no more
 
 
 def load_gold_reward(config: TrainConfig, device: torch.device, source: str) -> RewardModel:
     """Load a frozen reward model that labels: it reads prompt and response, whatever the trained one reads.
 
     Raises:
-        ModelError: as `load_reward_model`, or a source whose head would be untrained.
+        ModelError: as `reward_model`, or a source whose head would be untrained.
     """
-    if source == "embedded" or source.startswith("encoder:"):
+    if _is_encoder(source):
         raise ModelError(f"labels: reward:{source} has no trained head; give a sequence classifier with one label")
-    gold = replace(config, reward_model_input="pair", reward_model_train="head")
-    return load_reward_model(gold, device, source)
+    return reward_model(source, device=device, layout="chat", seed=config.seed)
+
+
+def reward_model(
+    source: Any,
+    tokenizer: Any = None,
+    *,
+    device: torch.device | None = None,
+    train: Literal["head", "lora", "all"] = "head",
+    layout: Layout = "auto",
+    append_eos: bool = False,
+    max_length: int = _LONGEST,
+    lora: Lora = _LORA,
+    seed: int = 0,
+    feature_scale: float = 1.0,
+) -> RewardModel:
+    """Return a reward model in eval mode, what is trained of it in float32.
+
+    Args:
+        source: a sequence classifier with one label, or the folder or hub id of one; `embedded` or `encoder:FOLDER`
+            for a linear head of zeros on an encoder. A model that is given is changed (an adapter, its device).
+        tokenizer: its tokenizer; None loads the one that belongs to it.
+        device: where it goes; None leaves it where it is.
+        train: what requires gradients.
+        layout: what it reads, and as what.
+        append_eos: end each text that goes through no chat template with the end token.
+        max_length: most tokens it reads; fewer where model or tokenizer take fewer.
+        lora: the adapter that `train="lora"` puts on a model without one.
+        seed: of the adapter, and of weights that the folder lacks.
+        feature_scale: length of an encoder's pooled states.
+
+    Raises:
+        ModelError: weights absent or partitioned, another kind of model, more than one label, a tokenizer that does not
+            match.
+    """
+    pooled = isinstance(source, str) and _is_encoder(source)
+    with seeded(seed):
+        if pooled:
+            body, source = _encoder(source)
+            name, head = None, _zeros(body.config.hidden_size)
+        else:
+            body = _classifier(source)
+            name, head = find_head(body, name_of(source))
+    tokenizer = tokenizer_of("reward_model", source, tokenizer)
+    _verify(body, tokenizer, name_of(source))
+    body.eval()
+    if device is not None and not hasattr(body, "hf_device_map"):
+        body.to(device)
+        head.to(device)
+    if train == "lora" and not any(".lora_" in own for own, _ in body.named_parameters()):
+        body = with_adapter(body, lora, seed, exclude=name)
+    _train_only(body, head, train)
+    positions = getattr(body.config.get_text_config(), "max_position_embeddings", None) or max_length
+    end = str(tokenizer.eos_token) if append_eos else ""
+    longest = min(max_length, tokenizer.model_max_length, positions)
+    reader = Reader(tokenizer, layout=layout, longest=longest, end=end)
+    return RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
 
 
 def load_encoder(source: str, device: torch.device) -> tuple[Any, Any]:
@@ -141,51 +235,90 @@ def load_encoder(source: str, device: torch.device) -> tuple[Any, Any]:
     Raises:
         ModelError: weights absent.
     """
-    encoder = _load("encoder", importlib.import_module("transformers").AutoModel, source, dtype=torch.float32)
-    return encoder.to(device).eval(), _tokenizer("encoder", source)
+    encoder = load("encoder", importlib.import_module("transformers").AutoModel, source, dtype=torch.float32)
+    return encoder.to(device).eval(), tokenizer_of("encoder", source)
 
 
-def _architectures(setting: str, source: str) -> list[str]:
-    auto = importlib.import_module("transformers")
-    return list(_load(setting, auto.AutoConfig, source).architectures or [])
+def _is_encoder(source: str) -> bool:
+    return source == "embedded" or source.startswith("encoder:")
 
 
-def _refuse_other_kinds(source: str) -> None:
-    config = _load("reward_model", importlib.import_module("transformers").AutoConfig, source)
-    kind = (config.architectures or ["model without a named architecture"])[0]
-    if not kind.endswith("ForSequenceClassification"):
+def _encoder(source: str) -> tuple[Any, str]:
+    folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
+    return load_encoder(folder, torch.device("cpu"))[0], folder
+
+
+def _zeros(features: int) -> nn.Linear:
+    """Return a head of zeros: before the first fit, no response is better than another."""
+    head = nn.Linear(features, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _classifier(source: Any) -> Any:
+    """Return a sequence classifier with one label, from its name or as it is given."""
+    transformers = importlib.import_module("transformers")
+    wanted = "give a sequence classifier of transformers with one label, or the folder of one"
+    if isinstance(source, str):
+        if transformers.integrations.is_deepspeed_zero3_enabled():
+            raise ModelError(
+                f"reward_model: DeepSpeed ZeRO-3 would partition {source} as it is loaded; make FPOReward before the"
+                " trainer's arguments (GRPOConfig)"
+            )
+        config = load("reward_model", transformers.AutoConfig, source)
+        kind = (config.architectures or ["model without a named architecture"])[0]
+        fits, wanted = kind.endswith("ForSequenceClassification"), f"{wanted}, or encoder:{source} for an encoder"
+    else:
+        if not isinstance(source, nn.Module) or not hasattr(source, "config"):
+            raise ModelError(f"reward_model: got {type(source).__name__}; {wanted}")
+        config, kind = source.config, kind_of(source)
+        fits = not kind.endswith((*_CAUSAL, "ForMaskedLM", "ForTokenClassification"))
+    if not fits:
+        raise ModelError(f"reward_model: {name_of(source)} is a {kind}; {wanted}")
+    if (labels := int(getattr(config, "num_labels", 1))) != 1:
+        raise ModelError(f"reward_model: {name_of(source)} has {labels} labels; a reward model has one")
+    if isinstance(source, str):
+        kind = transformers.AutoModelForSequenceClassification
+        return load("reward_model", kind, source, dtype=torch.float32)
+    return source
+
+
+def _verify(model: Any, tokenizer: Any, name: str) -> None:
+    """Check that model and tokenizer belong together and that the weights are all here; set the model's padding token.
+
+    Raises:
+        ModelError: names what does not fit, and what to give.
+    """
+    if any(hasattr(p, "ds_id") or p.numel() == 0 or p.is_meta for p in model.parameters()):
         raise ModelError(
-            f"reward_model: {source} is a {kind}; give a sequence classifier with one label, or encoder:{source}"
-            " to put a linear head on an encoder"
+            f"reward_model: {name} was partitioned as it was loaded (DeepSpeed ZeRO-3, or FSDP with"
+            " cpu_ram_efficient_loading); load it before the trainer's arguments are made, or without that"
         )
-    if config.num_labels != 1:
-        raise ModelError(f"reward_model: {source} has {config.num_labels} labels; a reward model has one")
-
-
-def _load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")
-    if "dtype" in kwargs:
-        kwargs["use_safetensors"] = True  # nothing is unpickled
-    try:
-        return kind.from_pretrained(
-            str(Path(source).expanduser()) if Path(source).is_dir() else source, **_SAFE, **kwargs
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"tokenizer: has {len(tokenizer)} tokens, the embedding of {name} has {rows}; give the reward model's own"
+            " tokenizer, not the policy's"
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if source in (embedded.POLICY_HUB_ID, embedded.ENCODER_HUB_ID):
-            reason = embedded.how_to_get(source)
-        elif Path(source).is_dir():
-            reason = f"the folder has no usable config or safetensors weights ({reason})"
-        else:
-            reason = f"neither a folder nor reachable on the hub ({reason})"
-        raise ModelError(f"{setting}: {source}: {reason}") from None
+    own = model.config.pad_token_id
+    if own is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    elif own != tokenizer.pad_token_id:
+        raise ModelError(
+            f"tokenizer: pads with token {tokenizer.pad_token_id}, {name} expects {own}; give the reward model's own"
+            " tokenizer, or set its config.pad_token_id"
+        )
 
 
-def _tokenizer(setting: str, source: str) -> Any:
-    tokenizer = _load(setting, importlib.import_module("transformers").AutoTokenizer, source)
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(f"{setting}: the tokenizer of {source} has neither a padding nor an end token; add one")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+def _train_only(body: Any, head: nn.Linear, train: str) -> None:
+    own = {id(p) for p in head.parameters()}
+    if train == "all":
+        body.float()  # AdamW's steps are smaller than what half precision can hold
+    head.float()
+    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(module.weight.dtype), *inputs[1:]))
+    head.requires_grad_(True)
+    for name, parameter in body.named_parameters():
+        wanted = train == "all" or id(parameter) in own or (train == "lora" and ".lora_" in name)
+        if parameter.is_floating_point():
+            parameter.requires_grad_(wanted)

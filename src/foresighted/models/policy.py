@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
 from foresighted.models.noise import NucleusSampler
-from foresighted.settings import TrainConfig
+from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
 TEMPLATE_DATE = "26 Jul 2024"
@@ -43,22 +44,39 @@ class _Prefix(NamedTuple):
     mask: Tensor
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are sampled: their length in tokens, the softmax temperature (0: greedy), the nucleus."""
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
 class Policy:
     """A causal LM with its tokenizer.
 
     Args:
-        model: the language model, wrapped by PEFT when an adapter is trained; in eval mode.
+        model: the language model, wrapped by PEFT when an adapter is trained.
         tokenizer: its tokenizer, with a padding token.
-        reference: a frozen copy when all weights are trained; None when switching the adapter off gives it.
-        config: sampling and chat settings are read from here.
+        reference: the frozen initial model; None: the model itself, with its adapter switched off if it has one.
+        decoding: how it samples.
+        system_prompt: system message of prompts that are plain text; None leaves it to the chat template.
+        chat: a prompt that is plain text goes through the chat template (if there is one) as a user's message.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, reference: Any | None, config: TrainConfig) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, reference: Any | None, decoding: Decoding, *,
+        system_prompt: str | None = None, chat: bool = True,
+    ) -> None:  # fmt: skip  # one argument a line says no more
         self.model = model
         self.tokenizer = tokenizer
-        self.config = config
+        self.decoding = decoding
         self._reference = reference
-        if not tokenizer.chat_template:
+        self._system_prompt = system_prompt
+        self._chat = chat and bool(tokenizer.chat_template)
+        if chat and not self._chat:
             _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text")
 
     @property
@@ -74,38 +92,41 @@ class Policy:
     @contextmanager
     def frozen(self) -> Iterator[Any]:
         """Give the frozen initial model for the time of a `with` block."""
-        with self.model.disable_adapter() if self._reference is None else nullcontext():
+        off = self._reference is None and hasattr(self.model, "disable_adapter")
+        with self.model.disable_adapter() if off else nullcontext():
             yield self.model if self._reference is None else self._reference
 
-    def _render(self, prompt: str) -> str:
-        system = self.config.system_prompt
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": prompt})
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
-        )
-        return text
+    def _ids(self, prompt: Text) -> list[int]:
+        """Return the tokens of a prompt up to where its answer begins; an empty one becomes one pad."""
+        messages = prompt
+        if isinstance(prompt, str):
+            system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
+            messages = [*system, {"role": "user", "content": prompt}]
+        rendered = prompt
+        if chat := self._chat or not isinstance(prompt, str):
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+            )
+        ids: list[int] = self.tokenizer(rendered, add_special_tokens=not chat)["input_ids"]  # it writes its own BOS
+        return ids or [self.tokenizer.pad_token_id]
 
-    def _encode(self, prompts: Sequence[str]) -> _Prefix:
-        chat = bool(self.tokenizer.chat_template)
-        texts = [self._render(p) for p in prompts] if chat else list(prompts)
-        ids = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]  # a template writes its own BOS
-        ids = [row or [self.tokenizer.pad_token_id] for row in ids]
-        longest = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id
-        tokens = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.device)
-        return _Prefix(tokens, mask)
+    def _encode(self, prompts: Sequence[Text]) -> _Prefix:
+        return _Prefix(*self._padded([self._ids(p) for p in prompts], left=True))
 
     def encode_responses(self, texts: Sequence[str]) -> Rollout:
         """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad."""
         ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        ids = [row or [self.tokenizer.pad_token_id] for row in ids]
+        return Rollout(*self._padded([row or [self.tokenizer.pad_token_id] for row in ids]), list(texts))
+
+    def _padded(self, ids: list[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, shape R T, padded on one side."""
         longest = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id
-        tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in ids], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self.device)
-        return Rollout(tokens, mask, list(texts))
+        tokens, mask = [], []
+        for row in ids:
+            pads, ones = [self.tokenizer.pad_token_id] * (longest - len(row)), [1] * len(row)
+            tokens.append(pads + row if left else row + pads)
+            mask.append([0] * len(pads) + ones if left else ones + [0] * len(pads))
+        return torch.tensor(tokens, device=self.device), torch.tensor(mask, device=self.device)
 
     @staticmethod
     def _positions(mask: Tensor) -> Tensor:
@@ -125,34 +146,39 @@ class Policy:
         return cache if isinstance(cache, DynamicCache) else None
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], n: int, keys: Sequence[int], *, frozen: bool = False) -> Rollout:
-        """Sample n responses to each prompt in one generate call; each prompt is read once, not n times.
+    def sample(
+        self, prompts: Sequence[Text], n: int, keys: Sequence[int], *, frozen: bool = False, read_once: bool = True
+    ) -> Rollout:
+        """Sample n responses to each prompt in one generate call.
 
         Args:
-            prompts: B texts.
+            prompts: B texts, or conversations.
             n: responses a prompt.
             keys: noise key of each of the B*n rows (`noise.key`).
             frozen: sample from the frozen initial model.
+            read_once: read each prompt once, not n times; changes the last bits of what the model says.
 
         Returns:
             `Rollout` of B*n rows.
         """
-        config = self.config
+        decoding = self.decoding
         prefix = self._encode(prompts)
-        rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
-        sampler = NucleusSampler(rows, temperature=config.temperature, top_p=config.top_p)
+        samplers = LogitsProcessorList()
+        if decoding.temperature:
+            rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
+            samplers.append(NucleusSampler(rows, temperature=decoding.temperature, top_p=decoding.top_p))
         with self.frozen() if frozen else nullcontext(self.model) as model:
-            cache = self._read_once(model, prefix)
+            cache = self._read_once(model, prefix) if read_once else None
             if cache is not None:
                 cache.batch_repeat_interleave(n)
             output = model.generate(
                 input_ids=prefix.tokens.repeat_interleave(n, 0),
                 attention_mask=prefix.mask.repeat_interleave(n, 0),
                 past_key_values=cache,
-                logits_processor=LogitsProcessorList([sampler]),
+                logits_processor=samplers,
                 do_sample=False,  # the sampler has drawn: what is left is its argmax
-                max_new_tokens=config.max_new_tokens,
-                min_new_tokens=config.min_new_tokens,
+                max_new_tokens=decoding.max_new_tokens,
+                min_new_tokens=decoding.min_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         return self._cut(output[:, prefix.tokens.shape[1] :])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
 from foresighted.errors import RunError
 from foresighted.integrations.trl.follower import Probe, Replica
-from foresighted.settings import renamed, to_mapping
+from foresighted.settings import to_mapping
 from foresighted.store import records
 
 _STATE = "state.json"
@@ -59,10 +59,9 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
     """
     state = _read(folder)
     asked = to_mapping(follower.config)
-    was = renamed(state["config"], asked)
-    differ = [name for name in asked if name not in MAY_CHANGE and was.get(name) != asked[name]]
+    differ = [name for name in asked if name not in MAY_CHANGE and state["config"].get(name) != asked[name]]
     if differ:
-        changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked[name]!r}" for name in differ)
+        changes = "; ".join(f"{name} was {state['config'].get(name)!r}, now {asked[name]!r}" for name in differ)
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
     saved = load_file(folder / f"{_WEIGHTS}.safetensors")
     parameters = follower.learner.parameters
@@ -74,7 +73,7 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
         for key, parameter in parameters.items():
             parameter.copy_(saved[key])
     follower.learner.load_state((load_file(folder / f"{_OPTIMIZER}.safetensors"), state["optimizer"]))
-    device = str(follower.reward_model.head.weight.device)
+    device = str(follower.reward_model.device)
     follower.buffer.load_state(state, load_file(folder / f"{_FEATURES}.safetensors", device=device))
     follower.probe = Probe(**state["probe"])
     counts: dict[str, int] | None = state["records"]

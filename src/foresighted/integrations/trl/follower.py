@@ -9,11 +9,12 @@ from functools import cached_property
 import torch
 
 from foresighted.alignment.follower import Follower
-from foresighted.integrations.trl.classifier import Classifier
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.processes import Processes, fingerprint
+from foresighted.integrations.trl.processes import Processes
 from foresighted.labels.buffer import Buffer
+from foresighted.models.fingerprint import quick_fingerprint
 from foresighted.models.learner import Learner
+from foresighted.models.reward_model import RewardModel
 from foresighted.types import Text
 
 
@@ -31,16 +32,16 @@ class Replica(Follower):
     """The reward model of a run as one process holds it.
 
     Args:
-        classifier: the reward model, on its device.
+        reward_model: the reward model, on its device.
         config: how it learns.
         together: the processes that hold a replica.
     """
 
-    def __init__(self, classifier: Classifier, config: FPOConfig, together: Processes) -> None:
-        parameters = classifier.trainable()
+    def __init__(self, reward_model: RewardModel, config: FPOConfig, together: Processes) -> None:
+        parameters = reward_model.trainable()
         optimizer = torch.optim.AdamW(parameters.values(), lr=config.reward_model_learning_rate, weight_decay=0.0)
         super().__init__(
-            classifier,
+            reward_model,
             Learner("reward model", parameters, optimizer, max_grad_norm=config.reward_model_max_grad_norm),
             steps=config.reward_model_steps,
             batch_size=config.reward_model_batch_size,
@@ -57,7 +58,7 @@ class Replica(Follower):
         """Hash of the weights that never change: a checkpoint holds the others only, and belongs to these."""
         trained = {id(p) for p in self.learner.parameters.values()}
         body = self.reward_model.body.named_parameters()
-        return fingerprint({name: p for name, p in body if id(p) not in trained})
+        return quick_fingerprint({name: p for name, p in body if id(p) not in trained})
 
     def update(self) -> float | None:
         """Learn as every `Follower` does, the same on every process.

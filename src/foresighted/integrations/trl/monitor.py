@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback
 
-from foresighted.errors import ConfigError, RunError, nearest
+from foresighted.errors import ConfigError, nearest
 from foresighted.integrations.trl.series import Fall, check_fall
+from foresighted.models.pretrained import load_weights
 from foresighted.store.records import append
 
 _log = logging.getLogger(__name__)
@@ -258,32 +258,3 @@ def _spread(points: list[dict[str, float]], metric: str) -> float:
         return sum(known) / len(known)
     values = [entry[metric] for entry in points]
     return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
-
-
-def load_weights(model: Any, folder: Path) -> None:
-    """Put the weights of a trainer's checkpoint into its model, adapter or whole.
-
-    Raises:
-        RunError: no safetensors that one process can load, or those of another model.
-    """
-    from safetensors.torch import load_file
-
-    adapter = folder / "adapter_model.safetensors"
-    if adapter.exists():
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_file(adapter))
-        return
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
-    files = [folder / name for name in names or ["model.safetensors"]]
-    if not all(path.exists() for path in files):
-        raise RunError(
-            f"{folder}: holds no safetensors that one process can load; start again with"
-            f" resume_from_checkpoint={str(folder)!r}"
-        )
-    weights = {key: value for path in files for key, value in load_file(path).items()}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
-    if unexpected or set(missing) - tied:
-        raise RunError(f"{folder}: its weights are not those of the model ({len(missing)} missing)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foresighted.errors import ForesightedError, RunError
+from foresighted.models.fingerprint import quick_fingerprint
 
 Result = TypeVar("Result")
 
@@ -105,7 +105,7 @@ class Processes:
         Raises:
             RunError: names the processes that differ from the first.
         """
-        prints = self.gather(fingerprint(tensors)) if self.count > 1 else []
+        prints = self.gather(quick_fingerprint(tensors)) if self.count > 1 else []
         different = [rank for rank, other in enumerate(prints) if other != prints[0]]
         if different:
             raise RunError(
@@ -117,16 +117,6 @@ class Processes:
 def told(error: Exception) -> str:
     """Return an error in words for the other processes."""
     return str(error) if isinstance(error, ForesightedError) else f"{type(error).__name__}: {error}"
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names and bits (of each tensor's sum of bits, so that large models are not copied)."""
-    digest = hashlib.sha256()
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    for name, tensor in tensors.items():
-        bits = tensor.detach().contiguous().view(kinds[tensor.element_size()])
-        digest.update(f"{name} {int(bits.long().sum())}\n".encode())
-    return digest.hexdigest()
 
 
 def _to_bytes(value: Any) -> Tensor:

@@ -18,7 +18,6 @@ from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.rows import Round
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
-from foresighted.integrations.trl.classifier import Classifier, load_classifier
 from foresighted.integrations.trl.config import FPOConfig, check_labels
 from foresighted.integrations.trl.follower import Replica
 from foresighted.integrations.trl.groups import Batch, column, gather, groups, prompt_id
@@ -31,6 +30,9 @@ from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
 from foresighted.labels.pair import Pair, label_means
 from foresighted.labels.queue import LabelQueue
+from foresighted.models.loading import reward_model as load_reward_model
+from foresighted.models.pretrained import Lora
+from foresighted.models.reward_model import RewardModel
 from foresighted.store import records
 from foresighted.texts import text_of
 from foresighted.types import Text
@@ -79,13 +81,13 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
         self.__name__ = name  # what TRL calls it in its logs
-        if not isinstance(args, FPOConfig | None):
+        self.config = FPOConfig() if args is None else args
+        if not isinstance(self.config, FPOConfig):
             raise ConfigError(f"args: got {type(args).__name__}, expected FPOConfig; labellers go to labels=")
-        self.config = (args or FPOConfig()).resolved()
         self._labels = labels
         check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
-        self._classifier: Classifier | None = load_classifier(reward_model, tokenizer, self.config) if here else None
+        self._reward_model = _loaded(reward_model, tokenizer, self.config) if here else None
         self._reference_policy = reference_policy
         self._resume_from = None if resume_from is None else Path(resume_from)
         self._frozen: FrozenPolicy | None = None
@@ -130,14 +132,17 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         """The reward model, what it learns from and its counters; None on processes that hold none."""
         self._foresight: Foresight | None = None
         self._panel: Panel | None = None
-        if self._classifier is not None and (self._inner.count > 1 or self._together.rank == 0):
-            if not hasattr(self._classifier.body, "hf_device_map"):
-                self._classifier.body.to(device)
-            self.follower = Replica(self._classifier, self.config, self._inner)
+        if self._reward_model is not None and (self._inner.count > 1 or self._together.rank == 0):
+            if not hasattr(self._reward_model.body, "hf_device_map"):
+                self._reward_model.body.to(device)
+            self.follower = Replica(self._reward_model, self.config, self._inner)
             self._panel = Panel(self._labels, self.config, self.follower.buffer, self._inner)
             kind = self.config.reference == "leave-one-out"
             self._foresight = Foresight(
-                self.config, self._classifier, self.follower.learner.optimizer, "leave-one-out" if kind else "response"
+                self.config,
+                self._reward_model,
+                self.follower.learner.optimizer,
+                "leave-one-out" if kind else "response",
             )
 
     # The reward function.
@@ -301,7 +306,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 )
             self._frozen = FrozenPolicy.of_trainer(
                 self._model, kwargs["processing_class"], self._reference_policy, begins=state.global_step == 0,
-                seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
+                seed=self.config.label_seed, max_new_tokens=self.config.reference_max_new_tokens,
             )  # fmt: skip
         folder = None if self.config.records is None else Path(args.output_dir) / self._folder(self.config.records)
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
@@ -383,6 +388,14 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         logs.update(means)
         if state.log_history:
             state.log_history[-1].update(means)
+
+
+def _loaded(source: Any, tokenizer: Any, config: FPOConfig) -> RewardModel:
+    return load_reward_model(
+        source, tokenizer, train=config.reward_model_train, layout=config.reward_model_input,
+        append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.label_seed,
+        lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha),
+    )  # fmt: skip  # one argument a line says no more
 
 
 def _by_row(rows: list[list[int]], played: Round) -> dict[str, Any]:

@@ -14,7 +14,12 @@ from foresighted.types import Text
 
 
 def score(
-    batch: Batch, rows: list[list[int]], foresight: Foresight, classifier: RewardModel, together: Processes, chunk: int
+    batch: Batch,
+    rows: list[list[int]],
+    foresight: Foresight,
+    reward_model: RewardModel,
+    together: Processes,
+    chunk: int,
 ) -> Scores:
     """Return the scores of all groups, on every process.
 
@@ -26,7 +31,7 @@ def score(
         batch: rows of all processes.
         rows: of each group.
         foresight: of this process.
-        classifier: its reward model.
+        reward_model: its reward model.
         together: the processes that hold a replica.
         chunk: most responses in a pass.
 
@@ -42,8 +47,8 @@ def score(
 
         def features() -> Tensor:
             if not texts:
-                return torch.zeros(0, per, classifier.head.in_features, device=classifier.head.weight.device)
-            return classifier.features(prompts, texts, chunk=chunk).view(len(mine), per, -1)
+                return torch.zeros(0, per, reward_model.head.in_features, device=reward_model.device)
+            return reward_model.features(prompts, texts, chunk=chunk).view(len(mine), per, -1)
 
         every = together.concatenate(together.attempt(features), len(rows))
         return foresight.score_features(every.flatten(0, 1), groups=len(rows))
@@ -54,7 +59,7 @@ def score(
 
     def columns() -> Tensor:
         if not texts:
-            return torch.zeros(0, 3 * size + width, device=classifier.head.weight.device)
+            return torch.zeros(0, 3 * size + width, device=reward_model.device)
         own = foresight.score(prompts, texts, groups=len(mine))
         return torch.cat([own.reward, own.reference_reward, *own.products], 1)
 
