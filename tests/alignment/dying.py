@@ -1,4 +1,4 @@
-"""Run in a process of its own and die by SIGKILL in the middle of a write. A module: a forked server must import it."""
+"""Resume a run in a process of its own and die by SIGKILL in the middle of a write: run with CONFIG, OUT, KILL_AT."""
 
 from __future__ import annotations
 
@@ -41,3 +41,7 @@ def run_and_die(config, out: Path, kill_at: int | None) -> None:
         os.replace = dying(os.replace)
         Path.rename = dying(Path.rename)
     train(config, out, resume=True)
+
+
+if __name__ == "__main__":
+    run_and_die(CONFIG, OUT, KILL_AT)  # noqa: F821 (of runpy)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,17 +17,7 @@ from foresighted.store import records
 
 
 @pytest.fixture(scope="module")
-def synthetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic_records", Path(__file__).parent / "synthetic.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def settled(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settled(synthetic: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A falling baseline, a steady arm, and a steady arm that reads four times the labels."""
     arms = {
         "rlhf": synthetic.FALLING,
@@ -133,7 +122,7 @@ def test_sentences_of_a_settled_comparison(settled: Path) -> None:
     assert "No collapse was seen" not in text
 
 
-def test_sentences_do_not_know_the_wished_outcome(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_sentences_do_not_know_the_wished_outcome(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     """The same records under swapped names give the same words under swapped names."""
     arms = {"rlhf": synthetic.STEADY, "practical": synthetic.FALLING}
     text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
@@ -143,14 +132,14 @@ def test_sentences_do_not_know_the_wished_outcome(synthetic: ModuleType, tmp_pat
     assert "Every arm read 168 labels a seed" in text
 
 
-def test_no_collapse_and_no_difference(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_no_collapse_and_no_difference(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FLAT, "practical": synthetic.FLAT}
     text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
     assert "No collapse was seen in any arm or seed at this size (40 rounds)" in text
     assert "practical shows no clear difference" in text
 
 
-def test_one_seed_is_said(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_one_seed_is_said(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[4]))
     rlhf = comparison.arms[0]
@@ -162,7 +151,7 @@ def test_one_seed_is_said(synthetic: ModuleType, tmp_path: Path) -> None:
     assert "mean over seeds" not in text
 
 
-def test_without_utility(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_without_utility(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.NO_UTILITY, "practical": synthetic.NO_UTILITY}
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms))
     assert not comparison.utility_known
@@ -174,7 +163,7 @@ def test_without_utility(synthetic: ModuleType, tmp_path: Path) -> None:
     assert "collapsed by" not in text
 
 
-def test_missing_and_unfinished_runs(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_missing_and_unfinished_runs(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     """Seed 1 is left out of `practical`; `relaxed` has no finished seed; `exact` never started."""
     arms = dict.fromkeys(("rlhf", "practical", "relaxed", "exact"), synthetic.STEADY)
     skip = [("practical", 1), ("exact", 0), ("exact", 1)]
@@ -199,7 +188,7 @@ def test_missing_and_unfinished_runs(synthetic: ModuleType, tmp_path: Path) -> N
     assert "1 to 2 seeds an arm" in text
 
 
-def test_nothing_finished_stops_at_the_common_round(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_nothing_finished_stops_at_the_common_round(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
     cut = {("rlhf", 0): 30, ("rlhf", 1): 20, ("practical", 0): 20, ("practical", 1): 20}
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[0, 1], cut=cut))
@@ -209,7 +198,7 @@ def test_nothing_finished_stops_at_the_common_round(synthetic: ModuleType, tmp_p
     assert "No run is finished: everything here stops at round 20" in " ".join(comparison.sentences())
 
 
-def test_missing_baseline(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_missing_baseline(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[0], skip=[("rlhf", 0)]))
     assert [arm.label for arm in comparison.arms] == ["practical"]
@@ -218,7 +207,7 @@ def test_missing_baseline(synthetic: ModuleType, tmp_path: Path) -> None:
     assert "No collapse was seen in the baseline" not in text
 
 
-def test_torn_line_and_half_written_round(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_torn_line_and_half_written_round(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], cut={("rlhf", 0): 20})
     heldout = records.arm_directory(out, "rlhf", 0) / records.HELDOUT
     rows = records.read(heldout, records.HeldoutRow)
@@ -228,7 +217,7 @@ def test_torn_line_and_half_written_round(synthetic: ModuleType, tmp_path: Path)
     assert summarise(out).last_round == 20
 
 
-def test_single_run(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_single_run(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     synthetic.write_run(tmp_path / "run", seed=3, rounds=20, **synthetic.FALLING)
     comparison = summarise(tmp_path / "run")
     assert comparison.planned_arms == ("rlhf",)
@@ -237,7 +226,7 @@ def test_single_run(synthetic: ModuleType, tmp_path: Path) -> None:
     assert not any("against" in sentence for sentence in comparison.sentences())
 
 
-def test_nothing_to_read(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_nothing_to_read(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], skip=[("rlhf", 0)])
     with pytest.raises(DataError, match="no held-out answers yet"):
         summarise(out)
@@ -248,7 +237,7 @@ def test_nothing_to_read(synthetic: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["seed: x", "seed: null", "seed: true", "arms: [rlhf]\nseeds: [0, x]"])
-def test_a_seed_that_is_none(synthetic: ModuleType, tmp_path: Path, text: str) -> None:
+def test_a_seed_that_is_none(synthetic: SimpleNamespace, tmp_path: Path, text: str) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0])
     (out / records.ROUNDS).touch()
     (out / "config.yaml").write_text(text)
@@ -257,7 +246,7 @@ def test_a_seed_that_is_none(synthetic: ModuleType, tmp_path: Path, text: str) -
 
 
 @pytest.mark.parametrize("name", [records.HELDOUT, records.ROUNDS])
-def test_a_bad_value_in_the_records_is_named(synthetic: ModuleType, tmp_path: Path, name: str) -> None:
+def test_a_bad_value_in_the_records_is_named(synthetic: SimpleNamespace, tmp_path: Path, name: str) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
     path = records.arm_directory(out, "rlhf", 0) / name
     lines = path.read_text().splitlines()
@@ -268,7 +257,7 @@ def test_a_bad_value_in_the_records_is_named(synthetic: ModuleType, tmp_path: Pa
             summarise(out)
 
 
-def test_different_prompts_are_refused(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_different_prompts_are_refused(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(
         tmp_path / "out", {"rlhf": synthetic.STEADY, "practical": synthetic.STEADY}, seeds=[0]
     )
@@ -278,7 +267,7 @@ def test_different_prompts_are_refused(synthetic: ModuleType, tmp_path: Path) ->
         summarise(out)
 
 
-def test_mapping_is_json(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_mapping_is_json(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": {**synthetic.STEADY, "prompts": 1}}, seeds=[0])
     mapping = json.loads(json.dumps(summarise(out).to_mapping(), allow_nan=False))
     final = mapping["arms"][0]["final_utility"]

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
 from dataclasses import replace
@@ -15,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from dying import run_and_die
 
 from foresighted.alignment import checkpoint
 from foresighted.alignment.run import train
@@ -79,13 +79,20 @@ def test_training_moves_the_policy_and_the_judge_and_the_export_loads(unbroken, 
     assert rounds[-1].policy_loss < rounds[0].policy_loss
 
 
-def _start(config, out, kill_at=None):
-    process = SPAWN.Process(target=run_and_die, args=(config, out, kill_at))
-    process.start()
-    return process
+@pytest.fixture
+def start(script):
+    """Resume a run in a process of its own, which dies in its write number `kill_at`."""
+
+    def start(config, out, kill_at=None):
+        names = {"CONFIG": config, "OUT": out, "KILL_AT": kill_at}
+        process = SPAWN.Process(target=runpy.run_path, args=(str(script("dying.py")), names, "__main__"))
+        process.start()
+        return process
+
+    return start
 
 
-def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroken, tiny, tmp_path):
+def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroken, tiny, tmp_path, start):
     """24 SIGKILLs, in the middle of a random write and at random moments by turns; then every byte is compared."""
     config, out, rng = replace(tiny, rounds=6), tmp_path / "run", random.Random(0)
     kills = starts = 0
@@ -93,7 +100,7 @@ def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroke
         starts += 1
         assert starts < 120, "processes get to the end before they can be killed"
         kill_at = rng.randint(1, 14) if starts % 2 else None
-        process = _start(config, out, kill_at)
+        process = start(config, out, kill_at)
         if kill_at is None:
             process.join(rng.uniform(0.05, 1.2))
             if process.is_alive():
@@ -103,7 +110,7 @@ def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroke
         if process.exitcode == 0:  # it got to the end first: the next kills meet a fresh run
             assert _bytes(out) == _bytes(unbroken)
             out = tmp_path / f"run-{starts}"
-    last = _start(config, out)
+    last = start(config, out)
     last.join()
     assert last.exitcode == 0
     assert _bytes(out) == _bytes(unbroken)

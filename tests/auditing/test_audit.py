@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import pytest
-from audit_making import FALLING, RISING, write
 
 from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.auditing.audit import audit
@@ -15,8 +14,8 @@ from foresighted.errors import ConfigError, DataError
 from foresighted.store import records
 
 
-def test_a_collapse(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING))
+def test_a_collapse(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING))
     assert result.verdict == "collapsed"
     assert result.headline.startswith("COLLAPSED: the answers got worse, from about round 30 on, while")
     (arm,) = result.arms
@@ -32,33 +31,33 @@ def test_a_collapse(tmp_path):
     assert result.labels_needed is None
 
 
-def test_health(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", RISING))
+def test_health(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.RISING))
     assert result.verdict == "no collapse seen"
     assert result.arms[0].onset is None
     assert not result.collapsed
 
 
-def test_reward_that_falls_too_is_no_collapse(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING, gain=-0.5))
+def test_reward_that_falls_too_is_no_collapse(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, gain=-0.5))
     assert result.verdict == "no collapse seen"
     assert result.arms[0].reason.startswith("the answers got worse, but the reward fell with them")
 
 
-def test_without_labels_it_cannot_tell_and_asks_for_labels(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING, told=()))
+def test_without_labels_it_cannot_tell_and_asks_for_labels(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, told=()))
     assert result.verdict == "cannot tell"
     assert result.arms[0].measured_by is None
     assert result.labels_needed.what == "comparisons"
     assert result.labels_needed.labels == 101
     assert "side by side" in result.sentences[-1]
-    more = audit(write(tmp_path / "log.jsonl", FALLING, told=()), power=0.95)
+    more = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, told=()), power=0.95)
     assert more.labels_needed.labels > 101
 
 
-def test_decay_without_labels_is_suspicious_never_collapsed(tmp_path):
+def test_decay_without_labels_is_suspicious_never_collapsed(logs, tmp_path):
     decayed = lambda place, prompt: f"{prompt} a b c d e f g h" if place < 40 else "so and " * 8  # noqa: E731
-    result = audit(write(tmp_path / "log.jsonl", FALLING, told=(), gain=0.5, text=decayed))
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, told=(), gain=0.5, text=decayed))
     assert result.verdict == "suspicious"
     assert "reward, distinct word pairs, like openings moved" in result.arms[0].reason
     seen = next(sentence for sentence in result.sentences if "Seen without labels" in sentence)
@@ -67,24 +66,24 @@ def test_decay_without_labels_is_suspicious_never_collapsed(tmp_path):
     assert "no proof" in result.headline
 
 
-def test_a_fall_without_reward_is_suspicious(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING, reward=False))
+def test_a_fall_without_reward_is_suspicious(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, reward=False))
     assert result.verdict == "suspicious"
     assert "no reward tells" in result.arms[0].reason
     assert result.labels_needed is None  # more of them would not settle it
     assert result.sentences[-1].startswith("To settle it: record, with each response, the reward")
 
 
-def test_few_labels_without_reward_want_both(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", (0.0, 0.1), reward=False, prompts=4, noise=3.0))
+def test_few_labels_without_reward_want_both(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", (0.0, 0.1), reward=False, prompts=4, noise=3.0))
     assert result.verdict == "cannot tell"
     assert result.labels_needed.what == "ratings"
     assert result.sentences[-2].startswith("To settle it: record")
     assert result.sentences[-1].startswith("To settle it: rate the responses")
 
 
-def test_a_reward_that_falls_later_is_told_with_the_collapse(tmp_path):
-    path = write(tmp_path / "log.jsonl", (*FALLING, -3.0))
+def test_a_reward_that_falls_later_is_told_with_the_collapse(logs, tmp_path):
+    path = logs.write(tmp_path / "log.jsonl", (*logs.FALLING, -3.0))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         row["reward"] -= 3.0 * (row["round"] == 70)
@@ -96,11 +95,11 @@ def test_a_reward_that_falls_later_is_told_with_the_collapse(tmp_path):
     assert result.headline.endswith("while the reward that the loop follows did not fall until round 60.")
     late = next(sentence for sentence in result.sentences if sentence.startswith("By round 70"))
     assert "proxy reward then fell too (it changed by -2.74 [-2.93, -2.54])" in late
-    assert audit(write(path, FALLING)).arms[0].to_last is None
+    assert audit(logs.write(path, logs.FALLING)).arms[0].to_last is None
 
 
-def test_what_was_left_out_is_said(tmp_path):
-    path = write(tmp_path / "log.jsonl", FALLING)
+def test_what_was_left_out_is_said(logs, tmp_path):
+    path = logs.write(tmp_path / "log.jsonl", logs.FALLING)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[3]["reward"], rows[50]["reward"] = math.inf, -1e308
     _save(path, rows)
@@ -126,9 +125,9 @@ def _save(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_our_records_are_never_guessed(tmp_path):
+def test_our_records_are_never_guessed(logs, tmp_path):
     """A bad utility in held-out answers is an error; it must not turn the audit to the labels of candidates."""
-    _run(tmp_path / "run", FALLING, "rlhf")
+    _run(logs, tmp_path / "run", logs.FALLING, "rlhf")
     file = tmp_path / "run" / records.HELDOUT
     lines = file.read_text().splitlines()
     row = json.loads(lines[4]) | {"utility": "x"}
@@ -140,8 +139,8 @@ def test_our_records_are_never_guessed(tmp_path):
     assert audit(tmp_path / "run", columns={"reward": ""}).arms[0].fall.reward_change is None
 
 
-def test_labels_stand_for_utility_and_must_be_preferences(tmp_path):
-    path = write(tmp_path / "log.jsonl", FALLING, prompts=200)
+def test_labels_stand_for_utility_and_must_be_preferences(logs, tmp_path):
+    path = logs.write(tmp_path / "log.jsonl", logs.FALLING, prompts=200)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         row["label"] = 1 / (1 + math.exp(-row.pop("utility")))
@@ -155,15 +154,15 @@ def test_labels_stand_for_utility_and_must_be_preferences(tmp_path):
         audit(path)
 
 
-def test_one_round_cannot_tell(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", (0.0,)))
+def test_one_round_cannot_tell(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", (0.0,)))
     assert result.verdict == "cannot tell"
     assert "one round only" in result.headline
     assert result.arms[0].symptoms == ()
 
 
-def test_prompts_that_differ_are_compared_unpaired_and_it_says_so(tmp_path):
-    path = write(tmp_path / "log.jsonl", FALLING, prompts=100)
+def test_prompts_that_differ_are_compared_unpaired_and_it_says_so(logs, tmp_path):
+    path = logs.write(tmp_path / "log.jsonl", logs.FALLING, prompts=100)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for number, row in enumerate(lines):
         row["prompt"] = f"Question {number}?"
@@ -173,8 +172,8 @@ def test_prompts_that_differ_are_compared_unpaired_and_it_says_so(tmp_path):
     assert any("Prompts differ from round to round" in sentence for sentence in result.sentences)
 
 
-def test_several_seeds_are_judged_together_and_alone(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING, seeds=3))
+def test_several_seeds_are_judged_together_and_alone(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, seeds=3))
     (arm,) = result.arms
     assert arm.seeds == ("0", "1", "2")
     assert [fall.seed for fall in arm.seed_falls] == ["0", "1", "2"]
@@ -183,10 +182,10 @@ def test_several_seeds_are_judged_together_and_alone(tmp_path):
     assert any("4 runs and means" in sentence for sentence in result.sentences)
 
 
-def _run(directory: Path, utility: tuple[float, ...], label: str, seed: int = 0) -> None:
+def _run(logs, directory: Path, utility: tuple[float, ...], label: str, seed: int = 0) -> None:
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(f"steering: {label}\nseed: {seed}\nrounds: 60\n")
-    write(directory / "log.jsonl", utility, seed=seed)
+    logs.write(directory / "log.jsonl", utility, seed=seed)
     rows = []
     for line in (directory / "log.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -200,13 +199,13 @@ def _run(directory: Path, utility: tuple[float, ...], label: str, seed: int = 0)
     records.append(directory / records.HELDOUT, rows)
 
 
-def test_a_comparison_of_ours_agrees_with_its_report(tmp_path):
+def test_a_comparison_of_ours_agrees_with_its_report(logs, tmp_path):
     from foresighted.alignment.comparison import summarise
 
     out = tmp_path / "out"
-    for arm, utility in (("rlhf", FALLING), ("practical", RISING)):
+    for arm, utility in (("rlhf", logs.FALLING), ("practical", logs.RISING)):
         for seed in (0, 1):
-            _run(records.arm_directory(out, arm, seed), utility, arm, seed)
+            _run(logs, records.arm_directory(out, arm, seed), utility, arm, seed)
     (out / "config.yaml").write_text("arms: [rlhf, practical]\nseeds: [0, 1]\nrounds: 60\n")
     result = audit(out)
     assert result.source.format == "comparison"
@@ -220,14 +219,14 @@ def test_a_comparison_of_ours_agrees_with_its_report(tmp_path):
     assert result.headline.startswith("COLLAPSED (1 of 2 arms: rlhf)")
 
 
-def test_the_directory_of_a_trl_trainer_with_our_callback(tmp_path):
-    _run(tmp_path / "trainer" / "foresighted", FALLING, "rlhf")
+def test_the_directory_of_a_trl_trainer_with_our_callback(logs, tmp_path):
+    _run(logs, tmp_path / "trainer" / "foresighted", logs.FALLING, "rlhf")
     (tmp_path / "trainer" / "foresighted" / "config.yaml").unlink()
     result = audit(tmp_path / "trainer")
     assert (result.source.format, result.arms[0].label, result.verdict) == ("run", "trainer", "collapsed")
 
 
-def test_trajectories_of_games_are_logs_too(tmp_path):
+def test_trajectories_of_games_are_logs_too(logs, tmp_path):
     """A row a seed and round, no prompt: seeds are what is resampled."""
     import numpy as np
     import pyarrow as pa
@@ -238,7 +237,7 @@ def test_trajectories_of_games_are_logs_too(tmp_path):
         {"arm": "rlhf", "gamma": 0.5, "seed": seed, "iteration": 100 * i,
          "utility": 3 + u + 0.1 * random.standard_normal(),
          "proxy_reward": 0.1 * i + 0.1 * random.standard_normal()}
-        for seed in range(8) for i, u in enumerate(FALLING)
+        for seed in range(8) for i, u in enumerate(logs.FALLING)
     ]  # fmt: skip
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "trajectories.parquet")
     (tmp_path / "config.yaml").write_text("env: linear\narms: rlhf\nseeds: '0:8'\n")

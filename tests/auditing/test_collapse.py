@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_making import FALLING, RISING, panel, rollouts
 from scipy.optimize import isotonic_regression
 
 from foresighted.alignment.comparison import judge_collapse
@@ -14,9 +13,9 @@ from foresighted.auditing.layout import Layout, choose_layout
 from foresighted.auditing.profile import gather, of_grid, profile
 
 
-def _profiles(utility, **options):
-    rounds, asked, runs, columns = panel(utility, **options)
-    table = rollouts(rounds, asked, run=runs, **columns)
+def _profiles(logs, utility, **options):
+    rounds, asked, runs, columns = logs.panel(utility, **options)
+    table = logs.rollouts(rounds, asked, run=runs, **columns)
     known = table.known("utility")
     layout = choose_layout(table, known)
     units = gather(table, known, layout)
@@ -25,9 +24,10 @@ def _profiles(utility, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"seeds": 3}, {"gain": -0.5}, {"noise": 2.0}, {"prompts": 3}])
-@pytest.mark.parametrize("utility", [FALLING, RISING, (0.0,) * 5])
-def test_the_definition_is_that_of_evaluate(utility, options):
-    _, layout, means, reward = _profiles(utility, **options)
+@pytest.mark.parametrize("name", ["FALLING", "RISING", "LEVEL"])
+def test_the_definition_is_that_of_evaluate(logs, name, options):
+    utility = getattr(logs, name)
+    _, layout, means, reward = _profiles(logs, utility, **options)
     ours = judge(means, reward, layout, family=1)
     theirs = judge_collapse(*({row: p.grid[row] for row in range(len(utility))} for p in (means, reward)))
     assert ours.by_definition == theirs.collapsed
@@ -38,8 +38,8 @@ def test_the_definition_is_that_of_evaluate(utility, options):
     assert ours.corrected <= ours.by_definition
 
 
-def test_without_reward_nothing_collapses():
-    _, layout, means, _ = _profiles(FALLING)
+def test_without_reward_nothing_collapses(logs):
+    _, layout, means, _ = _profiles(logs, logs.FALLING)
     fall = judge(means, None, layout, family=1)
     assert not fall.by_definition
     assert fall.reason == "proxy reward is not known"
@@ -64,31 +64,31 @@ def test_unimodal_fits_are_the_closest_ones():
     ("utility", "expected"),
     [((0, 0, 0, 0, -2, -2), 30), ((0, 1, 2, 2, 0, -2), 30), ((0, 0, -1, -2, -3, -4), 10), ((2, 0, 0, 0, 0), 0)],
 )
-def test_onset_of_clear_falls(utility, expected):
-    _, layout, means, _ = _profiles(utility, noise=0.05)
+def test_onset_of_clear_falls(logs, utility, expected):
+    _, layout, means, _ = _profiles(logs, utility, noise=0.05)
     found = onset(means, layout)
     assert found.round == expected
     assert found.low <= expected <= found.high
     assert found.high - found.low <= 20
 
 
-def test_onset_intervals_hold():
+def test_onset_intervals_hold(logs):
     """A gradual fall with noise: the interval has the onset in most of 60 draws (nominal 95 %)."""
     held = 0
     for seed in range(60):
-        _, layout, means, _ = _profiles((0, 0, 0, 0, 0, -0.5, -1.0, -1.5), noise=0.8, seed=seed)
+        _, layout, means, _ = _profiles(logs, (0, 0, 0, 0, 0, -0.5, -1.0, -1.5), noise=0.8, seed=seed)
         found = onset(means, layout)
         held += found.low <= 40 <= found.high
     assert held >= 50
 
 
-def test_kinds_that_fell_first_come_first():
-    rounds, asked, runs, columns = panel((0.0,) * 6, noise=0.1, prompts=30)
+def test_kinds_that_fell_first_come_first(logs):
+    rounds, asked, runs, columns = logs.panel((0.0,) * 6, noise=0.1, prompts=30)
     fall = np.array([0, 0, -2, -2, -2, -2]), np.array([0, 0, 0, 0, -1, -1]), np.zeros(6)
     place = np.array(rounds) // 10
     utility = np.array(columns["utility"]) + np.stack(fall)[np.array(asked) % 3, place]
     kinds = tuple(("early", "late", "never")[i % 3] for i in range(30))
-    table = rollouts(rounds, asked, run=runs, kinds=kinds, utility=utility)
+    table = logs.rollouts(rounds, asked, run=runs, kinds=kinds, utility=utility)
     known = table.known("utility")
     layout = choose_layout(table, known)
     found = fallen_kinds(utility, table, known, layout, best=1, threshold=0.4)
@@ -97,9 +97,9 @@ def test_kinds_that_fell_first_come_first():
     assert found[0].prompts == 10
 
 
-def test_power_of_a_healthy_log():
-    assert could_have_seen(_profiles(RISING, prompts=100)[2])
-    assert not could_have_seen(_profiles(RISING, prompts=4, noise=3.0)[2])
+def test_power_of_a_healthy_log(logs):
+    assert could_have_seen(_profiles(logs, logs.RISING, prompts=100)[2])
+    assert not could_have_seen(_profiles(logs, logs.RISING, prompts=4, noise=3.0)[2])
 
 
 def test_a_collapse_stays_one_when_the_reward_gives_way_later():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_making import rollouts
 from scipy import stats
 
 from foresighted.auditing.layout import Layout
@@ -37,13 +36,13 @@ def test_more_power_and_smaller_falls_cost_more():
     assert comparisons_needed(0.5, power=0.9) > comparisons_needed(0.5, power=0.8) > comparisons_needed(1, power=0.8)
 
 
-def test_the_responses_to_look_at_are_those_whose_reward_rose_most():
+def test_the_responses_to_look_at_are_those_whose_reward_rose_most(logs):
     random = np.random.default_rng(0)
     prompts = 200
     effects, error = random.standard_normal(prompts), random.standard_normal(prompts)
     rewards = np.r_[effects, effects + error]
     texts = [f"early {i}" for i in range(prompts)] + [f"{i} late" for i in range(prompts)]
-    table = rollouts(np.repeat([0, 1], prompts), np.tile(np.arange(prompts), 2), text=texts, reward=rewards)
+    table = logs.rollouts(np.repeat([0, 1], prompts), np.tile(np.arange(prompts), 2), text=texts, reward=rewards)
     layout = Layout((0, 1), (0, 1), True)
     found = look_at([("arm", table, layout, None)])
     best = np.argsort(-error)[:20]
@@ -54,9 +53,9 @@ def test_the_responses_to_look_at_are_those_whose_reward_rose_most():
     assert np.isnan(excess(table, layout, None)[:prompts]).all()
 
 
-def test_known_utility_is_taken_off_and_wordings_are_shown_once():
+def test_known_utility_is_taken_off_and_wordings_are_shown_once(logs):
     reward = [0.0, 0.0, 0.0, 3.0, 2.0, 1.0]
-    table = rollouts(
+    table = logs.rollouts(
         [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2], text=["a", "b", "c", "same words", "same words", "other"],
         reward=reward, utility=[0.0, 0.0, 0.0, 3.0, 0.0, 0.0],
     )  # fmt: skip

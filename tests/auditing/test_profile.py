@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from audit_making import panel, rollouts
 from scipy import stats
 
 from foresighted.auditing.layout import Layout, choose_layout, connected
@@ -16,9 +15,9 @@ from foresighted.auditing.profile import Profile, gather, of_grid, profile, unit
 ROUNDS = (0.0, 0.5, 0.2)
 
 
-def _made(options, keep=None):
-    rounds, asked, runs, columns = panel(ROUNDS, **options)
-    table = rollouts(rounds, asked, run=runs, **columns)
+def _made(logs, options, keep=None):
+    rounds, asked, runs, columns = logs.panel(ROUNDS, **options)
+    table = logs.rollouts(rounds, asked, run=runs, **columns)
     return table if keep is None else table.only(keep(len(table)))
 
 
@@ -37,8 +36,8 @@ def _profile(table, layout) -> Profile:
     return profile(table.numbers["utility"], units)
 
 
-def test_paired_means_and_errors_are_those_of_a_paired_t_test():
-    table = _made({"prompts": 30})
+def test_paired_means_and_errors_are_those_of_a_paired_t_test(logs):
+    table = _made(logs, {"prompts": 30})
     layout = choose_layout(table, table.known("utility"))
     assert layout.paired
     assert layout.rows == 3
@@ -53,11 +52,11 @@ def test_paired_means_and_errors_are_those_of_a_paired_t_test():
     np.testing.assert_allclose([interval.low, interval.high], [low, high])
 
 
-def test_unpaired_errors_are_those_of_independent_samples():
+def test_unpaired_errors_are_those_of_independent_samples(logs):
     random = np.random.default_rng(1)
     rounds = np.repeat([0, 1], [40, 50])
     values = random.standard_normal(90) + rounds
-    table = rollouts(rounds, np.arange(90), utility=values)
+    table = logs.rollouts(rounds, np.arange(90), utility=values)
     layout = choose_layout(table, table.known("utility"))
     assert not layout.paired
     means = _profile(table, layout)
@@ -68,11 +67,11 @@ def test_unpaired_errors_are_those_of_independent_samples():
     assert means.means[1] - means.means[0] == pytest.approx(last.mean() - first.mean())
 
 
-def test_several_seeds_and_candidates_equal_the_naive_means():
+def test_several_seeds_and_candidates_equal_the_naive_means(logs):
     options = {"prompts": 12, "seeds": 3}
-    rounds, asked, runs, columns = panel(ROUNDS, **options)
+    rounds, asked, runs, columns = logs.panel(ROUNDS, **options)
     twice = {name: [*values, *[value + 1 for value in values]] for name, values in columns.items()}
-    table = rollouts([*rounds, *rounds], [*asked, *asked], run=[*runs, *runs], **twice)
+    table = logs.rollouts([*rounds, *rounds], [*asked, *asked], run=[*runs, *runs], **twice)
     layout = choose_layout(table, table.known("utility"))
     means = _profile(table, layout)
     units = _naive_units(table, layout)
@@ -86,10 +85,10 @@ def test_several_seeds_and_candidates_equal_the_naive_means():
     assert means.deviation == pytest.approx(deviation)
 
 
-def test_an_incomplete_panel_equals_least_squares_with_dummies():
+def test_an_incomplete_panel_equals_least_squares_with_dummies(logs):
     random = np.random.default_rng(3)
     keep = random.random(3 * 60) < 0.5
-    table = _made({"prompts": 60}, lambda count: np.flatnonzero(keep[:count]))
+    table = _made(logs, {"prompts": 60}, lambda count: np.flatnonzero(keep[:count]))
     layout = choose_layout(table, table.known("utility"))
     assert layout.paired
     units = gather(table, table.known("utility"), layout)
@@ -106,8 +105,8 @@ def test_an_incomplete_panel_equals_least_squares_with_dummies():
     np.testing.assert_allclose(means.means[1:] - means.means[0], found[len(names) :], atol=1e-9)
 
 
-def test_a_complete_panel_equals_the_paired_design():
-    table = _made({"prompts": 25})
+def test_a_complete_panel_equals_the_paired_design(logs):
+    table = _made(logs, {"prompts": 25})
     layout = Layout((0, 10, 20), (0, 1, 2), True)
     units = gather(table, table.known("utility"), layout)
     assert units is not None
@@ -121,12 +120,12 @@ def test_a_complete_panel_equals_the_paired_design():
     np.testing.assert_allclose(incomplete.row(1).high, paired.row(1).high, rtol=1e-6)
 
 
-def test_panel_intervals_hold_what_they_say():
+def test_panel_intervals_hold_what_they_say(logs):
     """Coverage of a panel's contrast at 95 %: 300 draws, so 91 % is four standard errors away."""
     held = 0
     for seed in range(300):
         random = np.random.default_rng(seed)
-        table = _made({"prompts": 40, "seed": seed}, lambda n, r=random: np.flatnonzero(r.random(n) < 0.6))
+        table = _made(logs, {"prompts": 40, "seed": seed}, lambda n, r=random: np.flatnonzero(r.random(n) < 0.6))
         interval = _profile(table, Layout((0, 10, 20), (0, 1, 2), True)).contrast(np.array([-1.0, 0.0, 1.0]))
         held += interval.low <= 0.2 <= interval.high
     assert held / 300 > 0.91
@@ -155,18 +154,20 @@ def test_paired_differences_agree_with_the_bootstrap_of_evaluate():
     np.testing.assert_allclose([exact.low, exact.high], [drawn.low, drawn.high], atol=0.35 * (drawn.high - drawn.low))
 
 
-def test_one_value_has_an_unknown_interval():
-    table = rollouts([0, 1], [0, 0], utility=[1.0, 2.0])
+def test_one_value_has_an_unknown_interval(logs):
+    table = logs.rollouts([0, 1], [0, 0], utility=[1.0, 2.0])
     interval = _profile(table, choose_layout(table, table.known("utility"))).contrast(np.array([-1.0, 1.0]))
     assert (interval.mean, interval.low, interval.high) == (1.0, -math.inf, math.inf)
 
 
-def test_rounds_are_pooled_until_prompts_come_back():
-    epochs = rollouts(np.arange(200), np.arange(200) % 40, utility=np.zeros(200))  # one prompt a round, five epochs
+def test_rounds_are_pooled_until_prompts_come_back(logs):
+    epochs = logs.rollouts(
+        np.arange(200), np.arange(200) % 40, utility=np.zeros(200)
+    )  # one prompt a round, five epochs
     layout = choose_layout(epochs, epochs.known("utility"))
     assert (layout.paired, layout.rows) == (True, 5)
     assert layout.span(1) == (40, 79)
-    fresh = rollouts(np.repeat(np.arange(50), 4), np.arange(200), utility=np.zeros(200))
+    fresh = logs.rollouts(np.repeat(np.arange(50), 4), np.arange(200), utility=np.zeros(200))
     layout = choose_layout(fresh, fresh.known("utility"))
     assert (layout.paired, layout.rows) == (False, 6)
     assert layout.rows_of(np.array([0, 49, 77])).tolist() == [0, 5, -1]

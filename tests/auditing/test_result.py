@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from audit_making import FALLING, write
 
 from foresighted.auditing.audit import audit
 from foresighted.auditing.result import read_audit, to_mapping, write_audit
 from foresighted.errors import DataError
 
 
-def test_there_and_back(tmp_path):
-    result = audit(write(tmp_path / "log.jsonl", FALLING, prompts=12))
+def test_there_and_back(logs, tmp_path):
+    result = audit(logs.write(tmp_path / "log.jsonl", logs.FALLING, prompts=12))
     path = write_audit(result, tmp_path / "out")
     assert path.name == "audit.json"
     assert read_audit(path) == read_audit(tmp_path / "out")

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from audit_making import rollouts
 
 from foresighted.auditing.layout import Layout
 from foresighted.auditing.symptoms import Measures, suspicious, symptoms
@@ -16,9 +15,9 @@ from foresighted.texts import distinct
 TWO = Layout((0, 1), (0, 1), True)
 
 
-def test_distinct_pairs_are_those_of_the_records_in_the_first_64_words():
+def test_distinct_pairs_are_those_of_the_records_in_the_first_64_words(logs):
     said = ["Yes, yes! Yes. yes", "one", "a b " * 32, "a b " * 500]
-    table = rollouts([0] * 4, [0, 1, 2, 3], text=said)
+    table = logs.rollouts([0] * 4, [0, 1, 2, 3], text=said)
     found = read_texts(table, np.zeros(4, np.int64)).distinct_2
     assert found[0] == distinct(said[0], 2) == pytest.approx(1 / 3)
     assert math.isnan(found[1])
@@ -34,16 +33,16 @@ def test_alike_equals_counting():
     assert np.isnan(alike_shares(np.zeros(3, int), np.zeros(3, int), np.zeros(3, int))).all()
 
 
-def test_the_same_text_scored_again():
+def test_the_same_text_scored_again(logs):
     text = ["same", "other", "same", "new"]
-    table = rollouts([0, 0, 1, 1], [0, 1, 0, 1], text=text, reward=[1.0, 0.0, 1.75, 2.0])
+    table = logs.rollouts([0, 0, 1, 1], [0, 1, 0, 1], text=text, reward=[1.0, 0.0, 1.75, 2.0])
     read = read_texts(table, TWO.rows_of(table.round))
     np.testing.assert_array_equal(read.rescored, [np.nan, np.nan, 0.75, np.nan])
 
 
 @pytest.mark.parametrize("prompts", [3, 5000])
-def test_samples_are_even(prompts):
-    table = rollouts(np.repeat([0, 1], 10_000), np.arange(20_000) % prompts, reward=np.zeros(20_000))
+def test_samples_are_even(logs, prompts):
+    table = logs.rollouts(np.repeat([0, 1], 10_000), np.arange(20_000) % prompts, reward=np.zeros(20_000))
     places = sample(table, table.round, most=2000)
     assert 1000 <= len(places) <= 2100
     assert abs((table.round[places] == 0).mean() - 0.5) < 0.02
@@ -53,7 +52,7 @@ def test_samples_are_even(prompts):
     assert len(everything) == 20_000
 
 
-def _collapsing(decayed: bool):
+def _collapsing(logs, decayed: bool):
     random = np.random.default_rng(0)
     rounds, prompts, texts, rewards = [], [], [], []
     for place in range(2):
@@ -65,13 +64,13 @@ def _collapsing(decayed: bool):
             prompts.append(prompt)
             texts.append(" ".join(words))
             rewards.append(float(random.standard_normal() + 1.5 * place))
-    table = rollouts(rounds, prompts, text=texts, reward=rewards)
+    table = logs.rollouts(rounds, prompts, text=texts, reward=rewards)
     measures = Measures(TWO, table, read_texts(table, TWO.rows_of(table.round)))
     return symptoms(measures, table)
 
 
-def test_decay_with_a_rising_reward_is_suspicious_and_better_reward_alone_is_not():
-    decayed, healthy = _collapsing(True), _collapsing(False)
+def test_decay_with_a_rising_reward_is_suspicious_and_better_reward_alone_is_not(logs):
+    decayed, healthy = _collapsing(logs, True), _collapsing(logs, False)
     assert suspicious(decayed) == ("reward", "distinct word pairs", "like openings")
     assert suspicious(healthy) == ()
     by_name = {symptom.name: symptom for symptom in decayed}

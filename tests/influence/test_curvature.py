@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import models
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.influence import naive_gradients
 from foresighted.influence.curvature import adamw_metric, conjugate_gradients, solved_products
@@ -46,7 +45,7 @@ def test_conjugate_gradients_that_do_not_converge_or_meet_a_negative_curvature_s
 @pytest.mark.parametrize(
     ("family", "scope"), [("BERT", "head:2"), ("Llama", "head"), ("Llama", "head:2"), ("DeBERTa-v3", "head:2")]
 )
-def test_solved_products_equal_dense_algebra(family, scope, curvature, influence):
+def test_solved_products_equal_dense_algebra(models, family, scope, curvature, influence):
     model, inputs = models.build(family), models.batch()
     damping = 3.0  # above the most negative eigenvalue of these random models' Hessians
     got, iterations = solved_products(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,21 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import models
 from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
 from foresighted.influence import GradientProducts, naive_gradients, select
 from foresighted.influence.layers import Dense, Lookup, Outer
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-PROMPTS = models.ROWS // models.PER_PROMPT
 
 
-def _agree(model, inputs, scope, *, tolerance, forward=None, chunk=64):
+def _agree(models, model, inputs, scope, *, tolerance, forward=None, chunk=64):
     """Assert that rewards, S, G and the Gram matrix equal the twin's, relative to the largest gradient norm."""
     rewards, gradients = naive_gradients(model, inputs, scope=scope, forward=forward)
     gram = gradients.double() @ gradients.double().T
     size = gram.diagonal().max()
     engine = GradientProducts(model, scope=scope, forward=forward, chunk=chunk)
-    scored = engine.against_reference(inputs, prompts=PROMPTS)
-    want = models.star(gram, PROMPTS)
+    scored = engine.against_reference(inputs, prompts=models.PROMPTS)
+    want = models.star(gram, models.PROMPTS)
     for got, expected in zip(scored.products, want, strict=True):
         assert float((got - expected).abs().max() / size) <= tolerance
     found, whole = engine.gram(inputs)
@@ -37,25 +36,29 @@ def _agree(model, inputs, scope, *, tolerance, forward=None, chunk=64):
     return engine
 
 
+@pytest.fixture
+def agree(models):
+    return partial(_agree, models)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("scope", ["head", "head:2", "last:1", "all"])
-@pytest.mark.parametrize("family", models.FAMILIES)
-def test_every_family_and_scope_equals_the_naive_twin(family, scope, dtype):
+def test_every_family_and_scope_equals_the_naive_twin(models, agree, family, scope, dtype):
     if (family, scope) == ("GPT-2", "head:2"):
         pytest.skip("GPT-2 has Conv1D layers, and one linear layer")
-    engine = _agree(models.build(family, dtype), models.batch(), scope, tolerance=TOLERANCE[dtype])
+    engine = agree(models.build(family, dtype), models.batch(), scope, tolerance=TOLERANCE[dtype])
     if family != "DeBERTa-v1":
         assert not engine.slow
 
 
 @pytest.mark.parametrize("family", ["Llama", "DeBERTa-v3", "BERT"])
 @pytest.mark.parametrize("chunk", [2, 3, 5, 8])
-def test_the_result_does_not_depend_on_the_chunk(family, chunk):
-    _agree(models.build(family), models.batch(), "all", tolerance=1e-8, chunk=chunk)
+def test_the_result_does_not_depend_on_the_chunk(models, agree, family, chunk):
+    agree(models.build(family), models.batch(), "all", tolerance=1e-8, chunk=chunk)
 
 
 @pytest.mark.parametrize("family", ["Llama", "DeBERTa-v3", "GPT-2"])
-def test_lora_adapters_equal_the_naive_twin(family):
+def test_lora_adapters_equal_the_naive_twin(models, agree, family):
     from peft import LoraConfig, get_peft_model
 
     targets = "all-linear" if family != "GPT-2" else ["c_attn", "c_proj"]
@@ -69,12 +72,12 @@ def test_lora_adapters_equal_the_naive_twin(family):
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
     chosen = select(model, "lora")
     assert all(".lora_" in name or ".modules_to_save." in name for name in chosen)
-    engine = _agree(model, models.batch(), "lora", tolerance=1e-8)
+    engine = agree(model, models.batch(), "lora", tolerance=1e-8)
     assert not engine.slow
-    _agree(model, models.batch(), "lora", tolerance=1e-8, chunk=3)
+    agree(model, models.batch(), "lora", tolerance=1e-8, chunk=3)
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_left_as_it_was(models):
     model = models.build("BERT").train()
     before = {name: (p.requires_grad, p.clone()) for name, p in model.named_parameters()}
     model.bert.embeddings.requires_grad_(False)
@@ -86,28 +89,33 @@ def test_the_model_is_left_as_it_was():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_half_precision_agrees_with_the_twin_as_far_as_its_rounding():
-    _agree(models.build("Llama", torch.bfloat16), models.batch(), "all", tolerance=5e-2)
+def test_half_precision_agrees_with_the_twin_as_far_as_its_rounding(models, agree):
+    agree(models.build("Llama", torch.bfloat16), models.batch(), "all", tolerance=5e-2)
 
 
-def test_one_row_a_prompt_and_as_many_rows_as_positions():
-    _agree(models.build("BERT"), models.batch(rows=8, length=8), "all", tolerance=1e-8)
-    _agree(models.build("DeBERTa-v3"), models.batch(rows=2 * PROMPTS, length=2 * PROMPTS), "all", tolerance=1e-8)
+def test_one_row_a_prompt_and_as_many_rows_as_positions(models, agree):
+    agree(models.build("BERT"), models.batch(rows=8, length=8), "all", tolerance=1e-8)
+    agree(
+        models.build("DeBERTa-v3"),
+        models.batch(rows=2 * models.PROMPTS, length=2 * models.PROMPTS),
+        "all",
+        tolerance=1e-8,
+    )
 
 
 class _Odd(nn.Module):
     """A reward model with what the fast path does not read: a bare parameter, a convolution, a weight used twice in
     two ways, and a weight used outside its layer."""
 
-    def __init__(self, reentrant: bool | None = None) -> None:
+    def __init__(self, vocabulary: int, reentrant: bool | None = None) -> None:
         super().__init__()
-        self.embed = nn.Embedding(models.VOCABULARY, 12)
+        self.embed = nn.Embedding(vocabulary, 12)
         self.conv = nn.Conv1d(12, 12, 3, padding=1)
         self.mix = nn.Linear(12, 12)
         self.tied = nn.Linear(12, 12)
         self.tied.weight = self.mix.weight
         self.outside = nn.Linear(12, 12, bias=False)
-        self.out = nn.Linear(12, models.VOCABULARY, bias=False)
+        self.out = nn.Linear(12, vocabulary, bias=False)
         self.out.weight = self.embed.weight
         self.gain = nn.Parameter(torch.ones(12))
         self.score = nn.Linear(12, 1)
@@ -130,24 +138,24 @@ def _odd_forward(model):
     return lambda inputs: model(**inputs)[:, 0]
 
 
-def test_what_is_not_known_takes_the_slow_path_rightly_and_says_so_once(caplog):
+def test_what_is_not_known_takes_the_slow_path_rightly_and_says_so_once(models, agree, caplog):
     torch.manual_seed(0)
-    model = _Odd().double()
+    model = _Odd(models.VOCABULARY).double()
     with caplog.at_level(logging.WARNING):
-        engine = _agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
+        engine = agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
         engine.gram(models.batch())
     assert engine.slow == {"embed.weight", "conv.weight", "conv.bias", "outside.weight", "gain"}
     assert [record.message.startswith("influence: 5 of 10 parameters") for record in caplog.records] == [True]
 
 
-def test_checkpointed_models_are_read_rightly():
+def test_checkpointed_models_are_read_rightly(models, agree):
     torch.manual_seed(0)
-    model = _Odd(reentrant=False).double()
-    _agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
+    model = _Odd(models.VOCABULARY, reentrant=False).double()
+    agree(model, models.batch(), "all", tolerance=1e-8, forward=_odd_forward(model))
 
 
-def test_the_old_kind_of_checkpointing_is_refused_by_torch():
-    model = _Odd(reentrant=True).double()
+def test_the_old_kind_of_checkpointing_is_refused_by_torch(models):
+    model = _Odd(models.VOCABULARY, reentrant=True).double()
     with pytest.raises(RuntimeError, match="use_reentrant=False"):
         GradientProducts(model, scope="all", forward=_odd_forward(model)).gram(models.batch())
 
@@ -192,7 +200,7 @@ def test_a_head_that_starts_at_zero_is_checked_again():
     torch.testing.assert_close(gram, gradients @ gradients.T)
 
 
-def test_a_metric_weighs_each_parameter():
+def test_a_metric_weighs_each_parameter(models):
     model, inputs = models.build("GPT-2"), models.batch()
     engine = GradientProducts(model, scope="all")
     generator = torch.Generator().manual_seed(5)
@@ -202,8 +210,8 @@ def test_a_metric_weighs_each_parameter():
     want = (gradients * weight) @ gradients.T
     _, gram = engine.gram(inputs, metric=metric)
     torch.testing.assert_close(gram, want, rtol=1e-9, atol=1e-9)
-    products = engine.against_reference(inputs, prompts=PROMPTS, metric=metric).products
-    torch.testing.assert_close(products.gram, models.star(want, PROMPTS)[0], rtol=1e-9, atol=1e-9)
+    products = engine.against_reference(inputs, prompts=models.PROMPTS, metric=metric).products
+    torch.testing.assert_close(products.gram, models.star(want, models.PROMPTS)[0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("block", [1, 50, 1 << 24])
@@ -223,7 +231,7 @@ def test_both_ways_through_a_layer_agree(monkeypatch, block):
         torch.testing.assert_close(ghost, plain)
 
 
-def test_scopes_select_what_they_say():
+def test_scopes_select_what_they_say(models):
     llama, deberta = models.build("Llama"), models.build("DeBERTa-v3")
     assert list(select(llama, "head")) == ["score.weight"]
     assert set(select(deberta, "head:2")) == {
@@ -247,12 +255,12 @@ def test_scopes_select_what_they_say():
         ("head:99", "more than the model's"),
     ],
 )
-def test_scopes_that_cannot_be_are_named(scope, message):
+def test_scopes_that_cannot_be_are_named(models, scope, message):
     with pytest.raises(ConfigError, match=message):
         select(models.build("Llama"), scope)
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named(models):
     model, inputs = models.build("Llama"), models.batch()
     with pytest.raises(ConfigError, match="chunk: got 1"):
         GradientProducts(model, chunk=1)
@@ -279,7 +287,7 @@ def test_quantised_weights_in_the_scope_are_named():
     assert list(select(model, "head")) == ["1.weight", "1.bias"]
 
 
-def test_the_example_of_the_page_runs():
+def test_the_example_of_the_page_runs(models):
     page = (Path(__file__).parents[2] / "docs" / "influence.md").read_text(encoding="utf-8")
     code = page.split("```python\n")[1].split("```")[0]
     inputs = models.batch(rows=12)  # 4 prompts, 2 candidates and a reference each

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-import models
 from foresighted.errors import ModelError
 from foresighted.influence import GradientProducts, naive_gradients, select
 
@@ -14,7 +13,7 @@ bitsandbytes = pytest.importorskip("bitsandbytes", reason="pip install 'foresigh
 pytestmark = pytest.mark.filterwarnings("ignore")  # of its kernels and casts
 
 
-def _quantised(bits: int) -> nn.Module:
+def _quantised(models, bits: int) -> nn.Module:
     """Return a tiny Llama whose linear layers but the head are quantised, with LoRA on all of them."""
     from peft import LoraConfig, get_peft_model
 
@@ -45,8 +44,8 @@ def _layer(linear: nn.Linear, bits: int) -> nn.Module:
 
 @pytest.mark.parametrize("scope", ["lora", "head"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_scopes_above_a_quantised_base_equal_the_naive_twin(bits, scope):
-    model, inputs = _quantised(bits), models.batch()
+def test_scopes_above_a_quantised_base_equal_the_naive_twin(models, bits, scope):
+    model, inputs = _quantised(models, bits), models.batch()
     engine = GradientProducts(model, scope=scope)
     _, gram = engine.gram(inputs)
     _, gradients = naive_gradients(model, inputs, scope=scope)

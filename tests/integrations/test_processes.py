@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("trl")
-import distributed
-
 SCRIPT = Path(__file__).parent / "distributed.py"
 TIMEOUT = 300
 
@@ -34,6 +34,12 @@ def _two(*words: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def distributed() -> SimpleNamespace:
+    """The script's scenarios, for one process: this one."""
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, tiny_llama, tiny_deberta) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -46,7 +52,7 @@ def _rows(out: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (out / "foresighted" / name).read_text().splitlines()]
 
 
-def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path):
+def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path, distributed):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     distributed.replay(models, tmp_path / "1")
@@ -75,7 +81,7 @@ def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count):
+def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count, distributed):
     if count == 1:
         distributed.killed_and_resumed(models, tmp_path)
     else:

@@ -1,4 +1,4 @@
-"""Convert a stand-in GGUF in a process of its own, to be killed midway."""
+"""Convert a stand-in GGUF in a process of its own, to be killed midway: run with TINY_LLAMA, GGUF, CACHE, KILL."""
 
 from __future__ import annotations
 
@@ -35,3 +35,7 @@ def convert(tiny_llama: str, gguf: Path, cache: Path, kill: str | None) -> None:
 
     embedded._sha256, Path.rename = dying_hash, dying_rename
     embedded.converted(gguf, cache)
+
+
+if __name__ == "__main__":
+    convert(TINY_LLAMA, GGUF, CACHE, KILL)  # noqa: F821 (of runpy)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import runpy
 import signal
 
 import pytest
-from converting import convert, stand_in
 
 from foresighted.errors import ModelError
 from foresighted.models import embedded
@@ -19,20 +19,27 @@ def gguf(tmp_path):
     return path
 
 
-def _convert(tiny_llama, gguf, cache, kill=None):
-    process = CONTEXT.Process(target=convert, args=(str(tiny_llama), gguf, cache, kill))
-    process.start()
-    return process
+@pytest.fixture
+def convert(script, tiny_llama, gguf):
+    """Convert in a process of its own, which dies where `kill` says."""
+
+    def convert(cache, kill=None):
+        names = {"TINY_LLAMA": str(tiny_llama), "GGUF": gguf, "CACHE": cache, "KILL": kill}
+        process = CONTEXT.Process(target=runpy.run_path, args=(str(script("converting.py")), names, "__main__"))
+        process.start()
+        return process
+
+    return convert
 
 
-def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_turns(tiny_llama, gguf, tmp_path):
+def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_turns(convert, tmp_path):
     cache = tmp_path / "cache"
     for kill in ("model.safetensors", "rename"):
-        process = _convert(tiny_llama, gguf, cache, kill)
+        process = convert(cache, kill)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not [p for p in cache.iterdir() if p.is_dir() and ".tmp-" not in p.name]
-    both = [_convert(tiny_llama, gguf, cache) for _ in range(2)]
+    both = [convert(cache) for _ in range(2)]
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
@@ -41,8 +48,8 @@ def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_
     assert (folders[0] / "model.safetensors").read_bytes()
 
 
-def test_a_damaged_folder_is_made_again(tiny_llama, gguf, tmp_path, caplog, monkeypatch):
-    stand_in(str(tiny_llama), monkeypatch.setattr)
+def test_a_damaged_folder_is_made_again(script, tiny_llama, gguf, tmp_path, caplog, monkeypatch):
+    runpy.run_path(str(script("converting.py")))["stand_in"](str(tiny_llama), monkeypatch.setattr)
     folder = embedded.converted(gguf, tmp_path / "cache")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-5] + b"wrong")

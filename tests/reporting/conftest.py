@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,18 +20,6 @@ HOSTILE = (
 )
 ROUNDS = 20
 ODD_ARM = "<i>$odd_{\"'&"
-
-
-@pytest.fixture(scope="session")
-def synthetic() -> ModuleType:
-    """Return the module that writes synthetic records."""
-    path = Path(__file__).parent.parent / "evaluate" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_records", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_candidates(directory: Path, *, seed: int, rounds: int, text: str = "A candidate") -> None:
@@ -65,7 +52,7 @@ def write_candidates(directory: Path, *, seed: int, rounds: int, text: str = "A 
 
 
 @pytest.fixture(scope="session")
-def comparison(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def comparison(synthetic: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three arms, two seeds; one arm falls and writes hostile text, one has a hostile name."""
     arms: dict[str, Any] = {
         "rlhf": {**synthetic.FALLING, "text": HOSTILE},

@@ -9,7 +9,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,7 +188,7 @@ def test_writes_the_same_page_again_and_leaves_no_parts(comparison: Path, pages:
     assert not list(comparison.glob("*.part")) + list(comparison.glob(".*.part"))
 
 
-def test_no_utility(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_no_utility(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.NO_UTILITY}, seeds=[0], rounds=20)
     text = write_report(out).read_text()
     assert "only proxy reward is known" in text
@@ -197,7 +197,7 @@ def test_no_utility(synthetic: ModuleType, tmp_path: Path) -> None:
     assert write_picture(out, tmp_path / "picture.png").exists()
 
 
-def test_unfinished_arm_and_one_prompt(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_unfinished_arm_and_one_prompt(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {name: {**synthetic.STEADY, "prompts": 1} for name in ("rlhf", "practical", "exact")}
     out = synthetic.write_comparison(
         tmp_path / "out", arms, seeds=[0], rounds=20, skip=[("exact", 0)], cut={("practical", 0): 10}
@@ -208,7 +208,7 @@ def test_unfinished_arm_and_one_prompt(synthetic: ModuleType, tmp_path: Path) ->
     assert "exact, seed 0 (nothing evaluated yet)" in text
 
 
-def test_single_run_directory(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_single_run_directory(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     synthetic.write_run(tmp_path / "run", seed=0, rounds=20, **synthetic.FALLING)
     text = write_report(tmp_path / "run").read_text()
     assert "rlhf: one arm of iterative RLHF" in text
@@ -216,14 +216,14 @@ def test_single_run_directory(synthetic: ModuleType, tmp_path: Path) -> None:
     assert "Environment" not in text
 
 
-def test_before_the_first_round(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_before_the_first_round(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], cut={("rlhf", 0): 0})
     text = write_report(out).read_text()
     assert "before training (round 0)" in text
     assert "nothing can be said about collapse yet" in text
 
 
-def test_a_failure_leaves_the_old_page(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_page(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
     before = write_report(out).read_text()
     (records.arm_directory(out, "rlhf", 0) / records.HELDOUT).unlink()
@@ -232,7 +232,7 @@ def test_a_failure_leaves_the_old_page(synthetic: ModuleType, tmp_path: Path) ->
     assert (out / "report.html").read_text() == before
 
 
-def test_odd_candidates_are_shown_as_far_as_they_go(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_odd_candidates_are_shown_as_far_as_they_go(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "run"
     synthetic.write_run(out, seed=0, rounds=10, **synthetic.FALLING)
     least = {"round": 1, "prompt_id": "p", "prompt": "Why?", "text": "So."}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from foresighted.auditing.rollouts import Rollouts
 
@@ -59,3 +61,10 @@ def write(
 
 FALLING = (0.0, 0.2, 0.4, 0.4, -0.4, -1.0, -1.6)
 RISING = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8)
+LEVEL = (0.0,) * 5
+
+
+@pytest.fixture(scope="session")
+def logs() -> SimpleNamespace:
+    """Makers of logs, and utilities by round: one falls, one rises, one stays."""
+    return SimpleNamespace(rollouts=rollouts, panel=panel, write=write, FALLING=FALLING, RISING=RISING, LEVEL=LEVEL)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 import transformers
 
@@ -61,3 +64,14 @@ def star(gram: torch.Tensor, prompts: int) -> tuple[torch.Tensor, torch.Tensor]:
     norms, cross = torch.diagonal(blocks, dim1=1, dim2=2), blocks[:, :, -1]
     spread = norms - 2 * cross + norms[:, -1:]
     return (norms - cross)[:, :-1], spread[:, :-1]
+
+
+@pytest.fixture(scope="session")
+def models() -> SimpleNamespace:
+    """Builders of reward models and of their batches."""
+    return SimpleNamespace(build=build, batch=batch, star=star, PROMPTS=ROWS // PER_PROMPT, VOCABULARY=VOCABULARY)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
