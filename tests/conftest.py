@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ import yaml
 
 from foresighted.settings import TrainConfig
 from foresighted.store import records
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
 
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
