@@ -48,7 +48,7 @@ def published_round(loop: Loop, number: int) -> int:
             reward = reward_model.rewards(features)
             margin = reward - reward_model.rewards(reference_features)
             gram = (features * (features - reference_features)).sum(-1)
-            score = float((reward - relaxed(gram, margin, label, gamma=config.gamma)).detach())
+            score = float((reward - relaxed(gram, margin, label, gamma=config.weight)).detach())
             if score > best_score:
                 best, best_score, best_label = candidate, score, label
         labels = best_label[None]
@@ -120,9 +120,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    base = from_mapping(
-        preset("demo", compare=False) | {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}, compare=False
-    )
+    changes = {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}
+    base = from_mapping(TrainConfig, preset("demo", TrainConfig) | changes)
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
     shapes = [base, replace(base, candidates=8)]
     result = {

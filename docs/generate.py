@@ -27,7 +27,7 @@ from foresighted.settings import (
     PRESETS,
     CompareConfig,
     TrainConfig,
-    default,
+    choices,
     settings,
 )
 
@@ -185,7 +185,8 @@ def settings_tables(which: str) -> str:
         hints = get_type_hints(kind)
         groups: dict[str, list[tuple[str, str, str, str]]] = {}
         for name, item in settings(kind).items():
-            row = (f"`{name}`", type_text(hints[name]), shown(default(item)), item.metadata["help"])
+            kind_text = ", ".join(f"`{one}`" for one in choices(kind, name)) or type_text(hints[name])
+            row = (f"`{name}`", kind_text, shown(item.default), item.metadata["help"])
             groups.setdefault(item.metadata["group"], []).append(row)
         for group, rows in groups.items():
             where = " (`compare` only)" if kind is CompareConfig else ""
@@ -196,7 +197,7 @@ def settings_tables(which: str) -> str:
 
 def preset_table(name: str) -> str:
     """What a preset changes."""
-    usual = {key: default(item) for kind in (CompareConfig, TrainConfig) for key, item in settings(kind).items()}
+    usual = {key: item.default for kind in (CompareConfig, TrainConfig) for key, item in settings(kind).items()}
     changes = {key: value for key, value in PRESETS[name].items() if value != usual[key]}
     rows = [(f"`{key}`", shown(value), shown(usual[key])) for key, value in changes.items()]
     return table(("setting", f"`{name}`", "default"), rows)
@@ -209,7 +210,7 @@ def protocol_table(_argument: str) -> str:
     if missing:
         raise PluginError(f"configuration.md: preset paper sets {', '.join(missing)}; add a row to PROTOCOL")
     rows = [
-        (published, f"`{name}`", shown(PRESETS["paper"].get(name, default(known[name]))), remark)
+        (published, f"`{name}`", shown(PRESETS["paper"].get(name, known[name].default)), remark)
         for published, name, remark in PROTOCOL
     ]
     return table(("published", "setting", "value in `paper`", "remark"), rows)

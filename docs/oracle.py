@@ -54,8 +54,7 @@ ANSWERS: dict[str, dict[str, str]] = {
 
 def main() -> None:
     """Write the table."""
-    config = from_mapping(preset("demo", compare=False), compare=False)
-    assert isinstance(config, TrainConfig)
+    config = from_mapping(TrainConfig, preset("demo", TrainConfig))
     device = torch.device("cpu")
     policy = load_policy(config, device)
     oracle = RelevanceLabels(policy, device)

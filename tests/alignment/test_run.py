@@ -347,10 +347,10 @@ def test_two_processes_do_not_write_in_one_directory(tiny, tmp_path):
 
 
 def test_config_file_runs_again_as_it_is(unbroken, tiny, tmp_path):
-    from foresighted.settings import from_mapping
+    from foresighted.settings import TrainConfig, from_mapping
 
-    again = from_mapping(yaml.safe_load((unbroken / "config.yaml").read_text()), compare=False)
-    assert again == replace(tiny, rounds=6)
+    again = from_mapping(TrainConfig, yaml.safe_load((unbroken / "config.yaml").read_text()))
+    assert again == replace(tiny, rounds=6).resolved()
     assert json.loads((unbroken / "environment.json").read_text())["torch"] == torch.__version__
 
 

@@ -25,7 +25,7 @@ def _refused(result, *words):
         (["--gamma", "-1"], ["gamma: got -1.0, must be at least 0"]),
         (["--gamma", "nan"], ["gamma: got nan"]),
         (["--gamma", "much"], ["gamma: got 'much', expected a number"]),
-        (["--candidates", "1"], ["candidates: got 1, best of N needs at least 2"]),
+        (["--candidates", "1"], ["candidates: got 1, must be at least 2"]),
         (["--gama", "1"], ["unrecognized arguments: --gama 1", "did you mean '--gamma'"]),
         (["--config", "/no/such.yaml"], ["/no/such.yaml cannot be read"]),
         (["--prompts", "/no/such.txt"], ["/no/such.txt cannot be read"]),

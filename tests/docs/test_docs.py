@@ -13,7 +13,7 @@ import pytest
 
 from foresighted.cli.main import parser
 from foresighted.cli.options import merged
-from foresighted.settings import CompareConfig, settings
+from foresighted.settings import CompareConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "foresighted"
@@ -60,8 +60,9 @@ def test_foresighted_commands_parse(words: list[str], tmp_path: Path, monkeypatc
         args = parser().parse_args(words)
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
-    if hasattr(args, "config") and args.config is None:  # values are checked where settings are merged
-        merged(args, compare=set(settings(CompareConfig)) <= set(vars(args)))
+    kind = {"train": TrainConfig, "compare": CompareConfig}.get(args.command)
+    if kind and args.config is None:  # values are checked where settings are merged
+        merged(args, kind)
 
 
 @pytest.mark.parametrize("words", _of("make"))

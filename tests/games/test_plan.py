@@ -4,7 +4,9 @@ import pytest
 
 from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK, LinearSettings
-from foresighted.games.plan import Sweep, arm_cells, labels_read, program_key, seeds_from_text, sweep_from_text
+from foresighted.games.plan import Sweep, arm_cells, labels_read, program_key, sweep_from_text
+from foresighted.games.settings import SweepSettings
+from foresighted.settings import from_text
 
 
 def test_arms_take_published_gammas_and_settings_of_their_own():
@@ -32,7 +34,7 @@ def test_labels_are_counted():
         return labels_read(LINEAR, arm_cells(LINEAR, [arm], LinearSettings(iterations=10, dimension=6, **settings))[0])
 
     assert [count("rlhf"), count("practical"), count("relaxed"), count("relaxed:gamma=0")] == [10, 10, 20, 10]
-    assert count("proximal:steering_label=baseline") == 10
+    assert count("proximal:steering_labels=baseline") == 10
     assert count("relaxed", gradient="finite-difference") == 10 + 10 * 7
 
 
@@ -41,14 +43,12 @@ def test_ranges():
     assert sweep_from_text(LINEAR, "action_cost=0:0.3:lin4").values == (0.0, 0.1, 0.2, 0.3)
     assert sweep_from_text(LINEAR, "reward_model_steps=1,10").values == (1, 10)
     assert sweep_from_text(LINEAR, "labels=utility,noisy").values == ("utility", "noisy")
-    assert seeds_from_text("2:5") == (2, 3, 4)
-    assert seeds_from_text("7,1") == (7, 1)
 
 
 @pytest.mark.parametrize("text", ["", "3:3", "-1:2", "1,1", "x", "0:4:2", "4294967296"])
 def test_seeds_that_are_none(text):
-    with pytest.raises(ConfigError, match="seeds: got"):
-        seeds_from_text(text)
+    with pytest.raises(ConfigError, match="seeds: "):
+        SweepSettings(seeds=from_text(SweepSettings, "seeds", text))
 
 
 @pytest.mark.parametrize(

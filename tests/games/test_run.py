@@ -9,7 +9,6 @@ import pytest
 
 from foresighted.errors import RunError
 from foresighted.games import LINEAR, LinearSettings, run
-from foresighted.games.plan import Sweep
 from foresighted.games.run import Request, sweep
 from foresighted.games.summary import run_statistics, summarise
 
@@ -38,7 +37,7 @@ def counted(monkeypatch):
 
 
 def test_tables_hold_every_run(tmp_path):
-    sweep(request(sweeps=(Sweep("action_cost", (0.0, 0.1)),)), tmp_path)
+    sweep(request(sweep=("action_cost=0,0.1",)), tmp_path)
     table = pq.read_table(tmp_path / "trajectories.parquet")
     expected = ["env", "arm", "gamma", "seed", "action_cost", "iteration", "utility", "proxy_reward", "signal", "noise"]
     assert table.column_names == expected
@@ -99,7 +98,7 @@ def test_directories_that_are_taken(tmp_path):
     with pytest.raises(RunError, match=r"another sweep: action_cost was 0.1, now 0.2"):
         sweep(request(base=replace(BASE, action_cost=0.2)), tmp_path / "a", resume=True)
     with pytest.raises(RunError, match="another sweep, over nothing"):
-        sweep(request(sweeps=(Sweep("gamma", (0.1, 0.2)),)), tmp_path / "a", resume=True)
+        sweep(request(sweep=("gamma=0.1,0.2",)), tmp_path / "a", resume=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty and holds no sweep"):

@@ -57,7 +57,7 @@ def test_elementwise_forms():
     np.testing.assert_allclose(score("rlhf")[0], reward)
     np.testing.assert_allclose(score("practical")[0], reward - 0.7 * norm)
     np.testing.assert_allclose(score("proximal")[0], reward - excess * 0.7 * norm / (1 + 0.7 * norm))
-    base = score("proximal", steering_label="baseline")[0]
+    base = score("proximal", steering_labels="baseline")[0]
     np.testing.assert_allclose(base, reward - (reward - 1.5) * 0.7 * norm / (1 + 0.7 * norm))
 
 
@@ -86,7 +86,7 @@ def test_exact_uses_the_hessian_of_the_reward_model_s_data():
 
 
 def test_one_unrolled_step_is_relaxed():
-    one = score("unrolled", unroll_steps=1, unroll_rate=0.3, gamma=1.0)[0]
+    one = score("unrolled", unrolled_steps=1, unrolled_rate=0.3, gamma=1.0)[0]
     np.testing.assert_allclose(one, score("relaxed", gamma=0.3)[0], rtol=1e-12)
 
 

@@ -402,11 +402,11 @@ def test_what_is_no_policy(config, tmp_path, tiny_deberta, trained):
 
 
 def test_the_configuration_can_be_run_again(config, answer_files, judge_file, tmp_path):
-    from foresighted.judging.settings import from_mapping
+    from foresighted.settings import from_mapping
 
     config = replace(_files(config, answer_files, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
     evaluate(config, tmp_path / "out")
-    assert from_mapping(yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())) == config
+    assert from_mapping(EvaluateConfig, yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())) == config
 
 
 def test_a_base_is_asked_as_its_run_was_trained(config, trained, tiny_llama, caplog):

@@ -95,7 +95,7 @@ class Foresight:
     @property
     def steers(self) -> bool:
         """Whether there is a penalty at all."""
-        return self.config.steering != "rlhf" and self.config.gamma > 0
+        return self.config.steering != "rlhf" and self.config.weight > 0
 
     @property
     def whole_batch(self) -> bool:
@@ -218,7 +218,7 @@ class Foresight:
 
     def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
         one = float(steering.raw_gamma(1.0, reward, base))
-        given = self.config.gamma
+        given = self.config.weight
         if self.config.gamma_unit == "share":
             return given * one, given
         return given, given / one if one > 0 else None

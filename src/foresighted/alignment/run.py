@@ -67,6 +67,7 @@ def train(
         ForesightedError: bad input; nothing in `out` that was there before is changed.
         Stopped: after an interrupt, with the round finished and saved.
     """
+    config = config.resolved()
     prompts = load_prompts(config.prompts, limit=config.prompt_limit)
     check_claim(config, out, resume=resume)
     _check_tracker(config)

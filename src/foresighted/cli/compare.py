@@ -14,7 +14,7 @@ from foresighted.cli.options import add_run_flags, add_settings, merged
 from foresighted.cli.progress import Bars
 from foresighted.cli.report import print_summary
 from foresighted.prompts import load_prompts
-from foresighted.settings import CompareConfig, TrainConfig, to_yaml
+from foresighted.settings import CompareConfig, to_yaml
 
 if TYPE_CHECKING:
     from foresighted.alignment.compare import Run
@@ -28,16 +28,20 @@ def add(commands: Any) -> None:
         description="The settling experiment: the same prompts in the same order, the same first reward model, the same"
         " references and the same sampling noise for every arm of a seed. Writes summary.json and report.html.",
     )
-    add_run_flags(parser)
+    add_run_flags(
+        parser,
+        out="directory of the comparison",
+        resume="go on with the comparison in DIR (an empty DIR starts anew)",
+        dry_run="check and print the configuration, run nothing",
+        presets=True,
+    )
     add_settings(parser, CompareConfig)
-    add_settings(parser, TrainConfig)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = merged(args, compare=True)
-    assert isinstance(config, CompareConfig)
+    config = merged(args, CompareConfig)
     if args.dry_run:
         load_prompts(config.train.prompts, limit=config.train.prompt_limit)
         print(to_yaml(config), end="")

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foresighted.cli.options import add_settings
+from foresighted.cli.options import add_run_flags, add_settings, merged
 from foresighted.cli.progress import Bars
 from foresighted.errors import ConfigError
 from foresighted.judging.directory import refuse_table
 from foresighted.judging.findings import p_text, rating_text, share_text
 from foresighted.judging.result import Evaluation
-from foresighted.judging.settings import EvaluateConfig, from_mapping, to_yaml
-from foresighted.settings import from_text, read_yaml, settings
+from foresighted.judging.settings import DIGESTS, EvaluateConfig
+from foresighted.settings import faults, from_text, settings, to_yaml
 from foresighted.statistics.intervals import Interval, interval_text
 
 _WIDTH = 160
@@ -36,18 +36,13 @@ def add(commands: Any) -> None:
         " is generated or paid for twice: a stopped evaluation goes on with --resume. Example: foresighted evaluate"
         " --policies before=embedded,after=runs/first --judge likelihood --out runs/judged",
     )
-    group = parser.add_argument_group("directory and configuration")
-    group.add_argument(
-        "--out", type=Path, metavar="DIR", help="directory of the evaluation (needed but for --judgements)"
+    add_run_flags(
+        parser,
+        out="directory of the evaluation (needed but for --judgements)",
+        resume="go on with the evaluation in DIR, or add policies to it",
+        dry_run="check, print settings and an estimate of tokens, do nothing",
+        must=False,
     )
-    group.add_argument(
-        "--config", dest="file_of_settings", type=Path, metavar="FILE.yaml", help="settings; flags override them"
-    )
-    group.add_argument("--resume", action="store_true", help="go on with the evaluation in DIR, or add policies to it")
-    group.add_argument(
-        "--dry-run", action="store_true", help="check, print settings and an estimate of tokens, do nothing"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
     group = parser.add_argument_group("judgements made elsewhere")
     group.add_argument(
         "--judgements", type=Path, metavar="FILE.csv",
@@ -68,7 +63,12 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("baseline: only for --judgements; elsewhere the first of --policies is the baseline")
     if args.out is None:
         raise ConfigError("out: needed; give --out DIR")
-    config = _merged(args)
+
+    def take_out(held: dict[str, Any]) -> None:
+        refuse_table(held, args.out)
+        held.pop(DIGESTS, None)
+
+    config = merged(args, EvaluateConfig, take_out=take_out)
     from foresighted.judging.run import evaluate, plan
 
     if args.dry_run:
@@ -91,24 +91,9 @@ def _table(args: argparse.Namespace) -> None:
     from foresighted.judging.run import evaluate_table
 
     seed = from_text(EvaluateConfig, "seed", args.seed or "0")
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed: got {seed!r}, expected a whole number of at least 0")
+    if wrong := faults(EvaluateConfig, {"seed": seed}):
+        raise ConfigError("; ".join(wrong))
     print_evaluation(evaluate_table(args.judgements, baseline=args.baseline, seed=seed, out=args.out))
-
-
-def _merged(args: argparse.Namespace) -> EvaluateConfig:
-    """Return the configuration: file, then flags; a resumed evaluation starts from its own file."""
-    values: dict[str, Any] = {}
-    own = args.out / "config.yaml"
-    if args.resume and own.exists() and args.file_of_settings is None:
-        values |= read_yaml(own)
-        refuse_table(values, args.out)
-    if args.file_of_settings is not None:
-        values |= read_yaml(args.file_of_settings)
-    for name in settings(EvaluateConfig):
-        if (text := getattr(args, name)) is not None:
-            values[name] = text
-    return from_mapping(values)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -13,12 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from foresighted.cli.options import Parser, add_settings
+from foresighted.cli.options import Parser, add_run_flags, add_settings, merged
 from foresighted.cli.progress import Bars
 from foresighted.errors import ConfigError, NumericalError, nearest
-from foresighted.games.plan import seeds_from_text, sweep_from_text
-from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings
-from foresighted.settings import from_text, read_yaml, settings
+from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings, SweepSettings
 from foresighted.statistics.intervals import mean_interval, number, wilson_share
 
 if TYPE_CHECKING:
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
     from foresighted.games.run import Request
 
 _WIDTH = 160
-_DEFAULTS: dict[str, Any] = {
-    "arms": ("rlhf", "practical", "relaxed", "proximal"), "seeds": "0:16", "sweep": (), "record_every": 1,
-    "drop_threshold": 1.0,
-}  # fmt: skip
 
 
 def add(commands: Any) -> None:
@@ -53,33 +47,19 @@ def add(commands: Any) -> None:
 
 
 def _add_run_flags(parser: argparse.ArgumentParser, *, custom: bool) -> None:
-    group = parser.add_argument_group("what to play")
     if custom:
+        group = parser.add_argument_group("game")
         group.add_argument("--file", metavar="FILE.py:NAME", required=True, help="the game; the file is run")
         group.add_argument(
             "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of that game; may be repeated"
         )
-    arms = ",".join(_DEFAULTS["arms"])
-    group.add_argument(
-        "--arms", metavar="A,B", help=f"forms, each with settings of its own: proximal:gamma=0.1 (default: {arms})"
+    add_run_flags(
+        parser,
+        out="directory of the sweep",
+        resume="go on with the sweep in DIR, or add arms, seeds and values",
+        dry_run="check and print the request, play nothing",
     )
-    group.add_argument("--seeds", metavar="A:B", help="seeds of each arm: 0:256 or 0,3,5 (default: 0:16)")
-    group.add_argument(
-        "--sweep", metavar="NAME=VALUES", action="append",
-        help="go through values of a setting: gamma=0.001:0.1:log12, action_cost=0:0.3:lin4 or a list; may be repeated",
-    )  # fmt: skip
-    group = parser.add_argument_group("directory and output")
-    group.add_argument("--out", type=Path, metavar="DIR", required=True, help="directory of the sweep")
-    group.add_argument(
-        "--config", dest="file_of_settings", type=Path, metavar="FILE.yaml", help="settings; flags override them"
-    )
-    group.add_argument(
-        "--resume", action="store_true", help="go on with the sweep in DIR, or add arms, seeds and values"
-    )
-    group.add_argument("--record-every", metavar="K", help="record each K-th iteration and the last (default: 1)")
-    group.add_argument(
-        "--drop-threshold", metavar="X", help="fall of utility from its peak that counts as dropped (default: 1)"
-    )
+    group = parser.add_argument_group("output")
     group.add_argument(
         "--good-utility", type=float, default=9.0, metavar="X", help="a run that ends there ends well (default: 9)"
     )
@@ -88,8 +68,7 @@ def _add_run_flags(parser: argparse.ArgumentParser, *, custom: bool) -> None:
         "--heat-map", metavar="X,Y", help="swept settings of the heat map's axes (default: the first two)"
     )
     group.add_argument("--jobs", type=int, metavar="N", help="programs at a time (default: one a CPU core)")
-    group.add_argument("--dry-run", action="store_true", help="check and print the request, play nothing")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_settings(parser, SweepSettings)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,34 +104,13 @@ def _request(args: argparse.Namespace) -> Request:
     from foresighted.games.run import Request
 
     game = _game(args)
-    values = read_yaml(args.file_of_settings) if args.file_of_settings else {}
-    named = values.pop("game", game.name)
-    if named != game.name:
-        raise ConfigError(f"config: {args.file_of_settings} is for the game {named!r}, not {game.name!r}")
-    known = [*settings(game.settings), *_DEFAULTS]
+
+    def take_out(held: dict[str, Any]) -> None:
+        if (named := held.pop("game", game.name)) != game.name:
+            raise ConfigError(f"config: {args.config or args.out} is for the game {named!r}, not {game.name!r}")
+
     texts = dict(_pair(text) for text in getattr(args, "set", []))
-    for name in known:
-        if (text := getattr(args, name, None)) is not None:
-            texts[name] = text
-    values |= texts
-    unknown = [
-        f"{name}: the {game.name} game has no such setting{nearest(name, known)}"
-        for name in values
-        if name not in known
-    ]
-    if unknown:
-        raise ConfigError("; ".join(unknown))
-    asked = {name: values.pop(name, default) for name, default in _DEFAULTS.items()}
-    own = {k: from_text(game.settings, k, v) if isinstance(v, str) else v for k, v in values.items()}
-    return Request(
-        game,
-        game.settings(**own),
-        tuple(_listed(asked["arms"])),
-        seeds_from_text(",".join(map(str, s)) if isinstance(s := asked["seeds"], list) else str(s)),
-        tuple(sweep_from_text(game, text) for text in asked["sweep"] or ()),
-        _number("record_every", asked["record_every"], int),
-        _number("drop_threshold", asked["drop_threshold"], float),
-    )
+    return merged(args, Request, {"base": game.settings}, texts=texts, take_out=take_out, game=game)
 
 
 def _game(args: argparse.Namespace) -> Game:
@@ -170,17 +128,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"set: got {text!r}, expected NAME=VALUE")
     return name.replace("-", "_"), value
-
-
-def _listed(arms: Any) -> Sequence[str]:
-    return [part for part in arms.split(",") if part] if isinstance(arms, str) else [str(part) for part in arms]
-
-
-def _number(name: str, value: Any, kind: type) -> Any:
-    try:
-        return kind(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}: got {value!r}, expected a number") from None
 
 
 def _axes(text: str | None, swept: list[str]) -> tuple[str, str] | None:

@@ -21,7 +21,13 @@ def add(commands: Any) -> None:
         " labelled against a reference, the reward model is retrained, the policy learns the winners. A killed run"
         " goes on with --resume, to the same bits on a CPU.",
     )
-    add_run_flags(parser)
+    add_run_flags(
+        parser,
+        out="run directory",
+        resume="go on with the run in DIR (an empty DIR starts anew)",
+        dry_run="check and print the configuration, run nothing",
+        presets=True,
+    )
     parser.add_argument("--start", metavar="DIR", help="share references and first reward model with other runs")
     add_settings(parser, TrainConfig)
     parser.set_defaults(run=run)
@@ -29,8 +35,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = merged(args, compare=False)
-    assert isinstance(config, TrainConfig)
+    config = merged(args, TrainConfig)
     if args.dry_run:
         load_prompts(config.prompts, limit=config.prompt_limit)
         print(to_yaml(config), end="")

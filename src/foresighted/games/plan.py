@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.games.settings import ELEMENTWISE, GameSettings, is_traced
-from foresighted.settings import READS_LABELS, arm_from_text, default, from_text, settings
+from foresighted.settings import arm_from_text, from_text, renamed, settings
+from foresighted.steering.table import FORMS
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
@@ -56,10 +57,6 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
     Raises:
         ConfigError: an arm, a setting or a value that is unknown or out of range.
     """
-    if not arms:
-        raise ConfigError("arms: got none, name at least one, for example rlhf,proximal")
-    if len(set(arms)) < len(arms):
-        raise ConfigError(f"arms: {','.join(arms)} names one twice; name each once")
     if math.prod(len(sweep.values) for sweep in sweeps) * len(arms) > MOST_CELLS:
         raise ConfigError(f"sweep: more than {MOST_CELLS} points; sweep fewer values")
     cells: dict[Cell, None] = {}
@@ -76,9 +73,9 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
     return list(cells)
 
 
-def _own_settings(game: Game) -> list[str]:
+def _own_settings(game: Game) -> tuple[str, ...]:
     """Return the settings that an arm or a sweep may set."""
-    return [name for name in settings(game.settings) if name not in NOT_OF_AN_ARM]
+    return tuple(name for name in settings(game.settings) if name not in NOT_OF_AN_ARM)
 
 
 def sweep_from_text(game: Game, text: str) -> Sweep:
@@ -101,6 +98,7 @@ def sweep_from_text(game: Game, text: str) -> Sweep:
     """
     name, equals, written = text.partition("=")
     known = _own_settings(game)
+    (name,) = renamed({name: None}, known)
     if name not in known:
         raise ConfigError(f"sweep: the {game.name} game has no setting {name!r} to sweep{nearest(name, known)}")
     if not equals or not written:
@@ -130,22 +128,6 @@ def _range(name: str, written: str) -> list[float]:
     return [float(f"{first * (last / first) ** (k / (count - 1)):.4g}") for k in range(count)]
 
 
-def seeds_from_text(text: str) -> tuple[int, ...]:
-    """Return seeds written as a range `0:256` or a list `0,3,5`.
-
-    Raises:
-        ConfigError: neither; an empty range; a seed that is negative, too large or named twice.
-    """
-    first, colon, stop = text.partition(":")
-    try:
-        seeds = tuple(range(int(first), int(stop))) if colon else tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"seeds: got {text!r}, expected a range such as 0:256 or a list such as 0,3,5") from None
-    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds: got {text!r}, expected one or more whole numbers from 0 to 2**32 - 1, each once")
-    return seeds
-
-
 def program_key(cell: Cell) -> tuple[tuple[str, ...], GameSettings]:
     """Return what cells must share to be played by one program: known forms, and all settings that are not traced."""
     forms = ELEMENTWISE if cell.form in ELEMENTWISE else (cell.form,)
@@ -155,7 +137,7 @@ def program_key(cell: Cell) -> tuple[tuple[str, ...], GameSettings]:
 @lru_cache(maxsize=4096)
 def _template(config: GameSettings) -> GameSettings:
     kind = type(config)
-    numbers = {name: default(item) for name, item in settings(kind).items() if is_traced(kind, name)}
+    numbers: dict[str, Any] = {name: item.default for name, item in settings(kind).items() if is_traced(kind, name)}
     numbers["gradient_regularisation"] = float(config.gradient_regularisation > 0)
     numbers["gamma"] = 1.0
     return replace(config, **{**numbers, "confidence": 0.0})
@@ -164,5 +146,5 @@ def _template(config: GameSettings) -> GameSettings:
 def labels_read(game: Game, cell: Cell) -> int:
     """Return how many labels a run reads: those of the reward model, and those in the penalty."""
     s = cell.settings
-    penalty = cell.form in READS_LABELS and s.steering_label == "candidate" and (s.gamma or 0) > 0
+    penalty = FORMS[cell.form].reads_labels and s.steering_labels == "candidate" and (s.gamma or 0) > 0
     return s.iterations * (s.labels_per_round + (game.actions_scored(s) if penalty else 0))

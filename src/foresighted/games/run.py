@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,52 +19,42 @@ import yaml
 from foresighted.errors import ConfigError, RunError
 from foresighted.games.game import Game
 from foresighted.games.loop import play
-from foresighted.games.plan import Cell, Sweep, arm_cells, program_key
+from foresighted.games.plan import Cell, Sweep, arm_cells, program_key, sweep_from_text
 from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
-from foresighted.games.settings import GameSettings
-from foresighted.settings import settings
+from foresighted.games.settings import GameSettings, SweepSettings
+from foresighted.settings import renamed, settings, to_mapping
 
 ROWS_A_PART = 2**17
 """Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for.
+class Request(SweepSettings):
+    """What is asked for: a game, its settings, and what is played of it."""
 
-    Raises:
-        ConfigError: an arm or setting that is unknown, or a number out of range.
-    """
+    game: Game = field(kw_only=True)
+    base: GameSettings = field(kw_only=True)
 
-    game: Game
-    base: GameSettings
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    sweeps: tuple[Sweep, ...] = ()
-    record_every: int = 1
-    drop_threshold: float = 1.0
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        yield from super()._rules()
+        try:
+            names = [sweep.name for sweep in self.sweeps]
+            arm_cells(self.game, self.arms, self.base, self.sweeps)
+        except ConfigError as error:
+            yield False, str(error)
+        else:
+            told = f"sweep: {', '.join(names)} names one twice; give all values in one --sweep"
+            yield len(set(names)) == len(names), told
 
-    def __post_init__(self) -> None:
-        names = [sweep.name for sweep in self.sweeps]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"sweep: {', '.join(names)} names one twice; give all values in one --sweep")
-        if self.record_every < 1:
-            raise ConfigError(f"record_every: got {self.record_every}, must be at least 1")
-        if self.drop_threshold < 0:
-            raise ConfigError(f"drop_threshold: got {self.drop_threshold}, must be at least 0")
-        arm_cells(self.game, self.arms, self.base, self.sweeps)
+    @cached_property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """Swept settings with their values."""
+        return tuple(sweep_from_text(self.game, text) for text in self.sweep)
 
     def mapping(self) -> dict[str, Any]:
         """Return the request as the flat mapping of `config.yaml`."""
-        return {
-            "game": self.game.name,
-            "arms": list(self.arms),
-            "seeds": _seeds_text(self.seeds),
-            "sweep": [f"{sweep.name}={','.join(map(str, sweep.values))}" for sweep in self.sweeps],
-            "record_every": self.record_every,
-            "drop_threshold": self.drop_threshold,
-            **{name: getattr(self.base, name) for name in settings(type(self.base))},
-        }
+        swept = [f"{sweep.name}={','.join(map(str, sweep.values))}" for sweep in self.sweeps]
+        return {"game": self.game.name} | to_mapping(self) | {"seeds": _seeds_text(self.seeds), "sweep": swept}
 
 
 def _seeds_text(seeds: tuple[int, ...]) -> str:
@@ -188,6 +179,8 @@ def _check_same(path: Path, asked: dict[str, Any], request: Request, resume: boo
         raise RunError(f"out: {path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict) or "game" not in found:
         raise RunError(f"out: {path.parent} holds another kind of run; give a new directory")
+    later = {name: item.default for name, item in settings(type(request.base)).items()}  # settings of later versions
+    found = later | renamed(found, asked)
     fixed = [name for name in (*asked, *found) if name not in MAY_GROW]
     other = [name for name in dict.fromkeys(fixed) if found.get(name) != asked.get(name)]
     if other:

@@ -93,7 +93,7 @@ def _rewards(game: Game, s: Any, weights: Tree, actions: Array, needs_norm: bool
 
 
 def _labels(s: Any, data: Follower, label: Label, actions: Array, references: Array, noise: Array | None) -> Array:
-    if s.steering_label == "baseline":
+    if s.steering_labels == "baseline":
         mean = jnp.sum(data.present * data.labels) / jnp.maximum(jnp.sum(data.present), 1.0)
         return jnp.broadcast_to(mean, actions.shape[:1])
     labels = jax.vmap(label)(actions, references, noise)
@@ -132,7 +132,7 @@ def _with_data(
         return module.exact(kernels, own, labels, damping=s.damping, gamma=s.gamma, weights=weights)
     all_labels = jnp.concatenate([labels, data.labels])
     return module.unrolled(
-        kernels, values, all_labels, steps=s.unroll_steps, rate=s.unroll_rate, gamma=s.gamma, damping=0.0,
+        kernels, values, all_labels, steps=s.unrolled_steps, rate=s.unrolled_rate, gamma=s.gamma, damping=0.0,
         weights=weights,
     )  # fmt: skip
 

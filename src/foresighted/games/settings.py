@@ -6,41 +6,44 @@ Nothing here loads JAX, so that `--help` is quick.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-from foresighted.errors import ConfigError, nearest
-from foresighted.settings import settings
+from foresighted.settings import Settings, each_once, hints, setting
 
 ELEMENTWISE = ("rlhf", "practical", "relaxed", "proximal")
 """Forms that read S and G alone; they share one compiled program."""
 
 
-def setting(default: Any, group: str, text: str, *, low: float | None = None, above: float | None = None) -> Any:
-    """Return a field with help text and range.
+@dataclass(frozen=True)
+class SweepSettings(Settings):
+    """What is played of a game, besides its settings."""
 
-    Args:
-        default: of the setting.
-        group: heading in `--help`.
-        text: help.
-        low: least value.
-        above: what the value must exceed.
+    arms: tuple[str, ...] = setting(
+        ("rlhf", "practical", "relaxed", "proximal"),
+        "what to play",
+        "forms of steering, each with settings of its own: rlhf,proximal:gamma=0.1",
+    )
+    seeds: tuple[int, ...] = setting(
+        tuple(range(16)), "what to play", "seeds of each arm: 0:256 or 0,3,5 (default: 0:16)", low=0, high=2**32 - 1
+    )
+    sweep: tuple[str, ...] = setting(
+        (),
+        "what to play",
+        "go through values of a setting: gamma=0.001:0.1:log12, action_cost=0:0.3:lin4 or a list; may be repeated",
+        repeat=True,
+    )
+    record_every: int = setting(1, "what to play", "record each K-th iteration and the last", low=1)
+    drop_threshold: float = setting(1.0, "what to play", "fall of utility from its peak that counts as dropped", low=0)
 
-    Returns:
-        A dataclass field.
-    """
-    return field(default=default, metadata={"group": group, "help": text, "low": low, "above": above})
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        return each_once(self, arms="rlhf,proximal", seeds="0:256 or 0,3,5")
 
 
 @dataclass(frozen=True)
-class GameSettings:
-    """What all games share. A game derives its own settings from this and may change defaults.
-
-    Raises:
-        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
-    """
+class GameSettings(Settings):
+    """What all games share. A game derives its own settings from this and may change defaults."""
 
     iterations: int = setting(300, "game", "rounds: a leader step, then a follower step", low=1)
     float64: bool = setting(False, "game", "compute in float64 instead of float32")
@@ -51,7 +54,7 @@ class GameSettings:
     influence: Literal["self", "batch"] = setting(
         "self", "steering", "test point: the action itself (the paper), or the mean of the leader's batch, held fixed"
     )
-    steering_label: Literal["candidate", "baseline"] = setting(
+    steering_labels: Literal["candidate", "baseline"] = setting(
         "candidate",
         "steering",
         "relaxed, proximal, exact and unrolled read the label of every action they score, or the mean label of the"
@@ -61,8 +64,8 @@ class GameSettings:
         False, "steering", "let the leader's gradient run through the label in the penalty (it sees the slope of U)"
     )
     damping: float = setting(0.1, "steering", "exact, unrolled: added to the Hessian's eigenvalues", above=0)
-    unroll_steps: int = setting(5, "steering", "unrolled: K steps of the reward model", low=1)
-    unroll_rate: float = setting(0.01, "steering", "unrolled: their step size", above=0)
+    unrolled_steps: int = setting(5, "steering", "unrolled: K steps of the reward model", low=1)
+    unrolled_rate: float = setting(0.01, "steering", "unrolled: their step size", above=0)
     gradient: Literal["autodiff", "finite-difference"] = setting(
         "autodiff", "policy", "gradient of the leader's objective; forward differences are the published linear game's"
     )
@@ -93,26 +96,20 @@ class GameSettings:
     label_noise: float = setting(1.0, "labels", "noisy: standard deviation", low=0)
     preference_scale: float = setting(1.0, "labels", "preference, sampled: factor of U(y) - U(y')", above=0)
 
-    def __post_init__(self) -> None:
-        problems = [text for name in settings(type(self)) if (text := _problem(self, name))] or self._rules()
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def _rules(self) -> list[str]:
-        """Return what is wrong with settings that are each in range."""
-        shifted = self.gradient == "finite-difference"
-        rules = [
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        """Return what holds between settings, each with what to say if it does not; a game may add its own."""
+        differs = self.gradient == "finite-difference"
+        return (
             (
-                shifted and self.influence == "batch",
+                not differs or self.influence == "self",
                 "influence: batch holds its test point fixed and needs autodiff",
             ),
             (
-                shifted and not self.label_slope,
+                not differs or self.label_slope,
                 "label_slope: forward differences read labels at the shifted actions; set it to true",
             ),
-            (self.confidence > 0 and self.ensemble < 2, "confidence: needs an ensemble of at least 2"),
-        ]
-        return [text for wrong, text in rules if wrong]
+            (self.confidence == 0 or self.ensemble >= 2, "confidence: needs an ensemble of at least 2"),
+        )
 
     @property
     def pairwise(self) -> bool:
@@ -144,9 +141,8 @@ class LinearSettings(GameSettings):
     )
     exploration: float = setting(0.0, "labels", "spread of the labelled actions around the leader's", low=0)
 
-    def _rules(self) -> list[str]:
-        text = f"signal_dimension: got {self.signal_dimension}, must not exceed dimension {self.dimension}"
-        return [*super()._rules(), *([text] if self.signal_dimension > self.dimension else [])]
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        return (*super()._rules(), _signal_fits(self))
 
 
 @dataclass(frozen=True)
@@ -174,59 +170,29 @@ class NetworkSettings(GameSettings):
     initial_noise: float = setting(0.1, "reward model", "standard deviation of the first weights; biases are 0", low=0)
     reward_model_step: float = setting(0.001, "reward model", "Adam's step", above=0)
     reward_model_decay: float = setting(1e-3, "reward model", "weight decay, added to the gradient", low=0)
-    adam_first: float = setting(0.9, "reward model", "Adam's decay of the mean", low=0)
-    adam_second: float = setting(0.999, "reward model", "Adam's decay of the mean square", low=0)
+    adam_first: float = setting(0.9, "reward model", "Adam's decay of the mean", low=0, below=1)
+    adam_second: float = setting(0.999, "reward model", "Adam's decay of the mean square", low=0, below=1)
     adam_epsilon: float = setting(1e-8, "reward model", "Adam's epsilon", above=0)
     labels_per_round: int = setting(5, "baselines", "labels that the reward model gets in a round", low=1)
     buffer_size: int = setting(50, "labels", "newest labels that the reward model learns from", low=1)
 
-    def _rules(self) -> list[str]:
-        rules = [
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        return (
+            *super()._rules(),
+            _signal_fits(self),
             (
-                self.signal_dimension > self.dimension,
-                f"signal_dimension: got {self.signal_dimension}, must not exceed dimension {self.dimension}",
-            ),
-            (
-                self.labels_per_round > self.buffer_size,
+                self.labels_per_round <= self.buffer_size,
                 f"buffer_size: got {self.buffer_size}, must hold the {self.labels_per_round} labels of a round",
             ),
-            (self.adam_first >= 1, f"adam_first: got {self.adam_first}, must be below 1"),
-            (self.adam_second >= 1, f"adam_second: got {self.adam_second}, must be below 1"),
-        ]
-        return [*super()._rules(), *(text for wrong, text in rules if wrong)]
+        )
 
 
-@lru_cache(maxsize=64)
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _problem(config: GameSettings, name: str) -> str:
-    """Return what is wrong with one setting, or nothing."""
-    value: Any = getattr(config, name)
-    kind: Any = type(config)
-    hint, item = _hints(kind)[name], settings(kind)[name]
-    choices = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
-    if choices:
-        expected = f"expected one of {', '.join(choices)}"
-        return "" if value in choices else f"{name}: got {value!r}{nearest(str(value), choices)}, {expected}"
-    if value is None and type(None) in get_args(hint):
-        return ""
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    number = next(number for number in kinds if number in (hint, *get_args(hint)))
-    if isinstance(value, bool) != (number is bool) or not isinstance(value, int | float if number is float else number):
-        return f"{name}: got {value!r}, expected {kinds[number]}"
-    if number is str:
-        return ""
-    low, above = item.metadata.get("low"), item.metadata.get("above")
-    if not math.isfinite(cast(float, value)):
-        return f"{name}: got {value}, must be finite"
-    if low is not None and value < low:
-        return f"{name}: got {value}, must be at least {low:g}"
-    return f"{name}: got {value}, must be above {above:g}" if above is not None and value <= above else ""
+def _signal_fits(s: LinearSettings | NetworkSettings) -> tuple[bool, str]:
+    told = f"signal_dimension: got {s.signal_dimension}, must not exceed dimension {s.dimension}"
+    return s.signal_dimension <= s.dimension, told
 
 
 def is_traced(kind: type, name: str) -> bool:
     """Return whether a setting is a number with a point, whose values share one compiled program."""
-    hint = _hints(kind)[name]
+    hint = hints(kind)[name]
     return hint is float or float in get_args(hint)

@@ -13,8 +13,8 @@ import yaml
 
 from foresighted.errors import ConfigError, RunError
 from foresighted.judging.rows import ANSWERS, CAPABILITIES, CONFIG, EVALUATION, JUDGEMENTS
-from foresighted.judging.settings import DIGESTS, MAY_CHANGE_ON_RESUME, EvaluateConfig, to_yaml
-from foresighted.settings import read_yaml
+from foresighted.judging.settings import DIGESTS, MAY_CHANGE_ON_RESUME, EvaluateConfig
+from foresighted.settings import read_yaml, to_yaml
 
 LOCK = ".lock"
 _TABLE = "judgements"  # key of config.yaml in the result of a table

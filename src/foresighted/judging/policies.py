@@ -240,9 +240,9 @@ def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
     from foresighted.alignment import checkpoint
     from foresighted.models.loading import load_policy
 
-    trained = from_mapping(read_yaml(out / _RUN), compare=False)
+    trained = from_mapping(TrainConfig, read_yaml(out / _RUN))
     folder = checkpoint.newest(out)
-    if folder is None or not isinstance(trained, TrainConfig):
+    if folder is None:
         raise RunError(f"policies: {out} has no whole checkpoint; wait for its first, or go on with train --resume")
     if config.system_prompt is not None:
         trained = replace(trained, system_prompt=config.system_prompt)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import yaml
-
-from foresighted.errors import ConfigError, nearest
+from foresighted.errors import ConfigError
 from foresighted.judging.rows import TIE
-from foresighted.settings import from_text, setting, settings
+from foresighted.settings import Settings, setting
 
 _NAME = re.compile(r"(?P<name>[\w.+:-]+)(?:@(?P<seed>\d+))?")
 
@@ -28,12 +25,8 @@ class Named(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """One evaluation: whose answers, to which prompts, judged by whom.
-
-    Raises:
-        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
-    """
+class EvaluateConfig(Settings):
+    """One evaluation: whose answers, to which prompts, judged by whom."""
 
     policies: tuple[str, ...] = setting(
         (),
@@ -41,6 +34,7 @@ class EvaluateConfig:
         "NAME=MODEL, several with commas, the first being the baseline. MODEL: 'embedded', a folder or hub id, a run"
         " directory of foresighted train (its newest checkpoint), an arm's directory of foresighted compare (all its"
         " seeds), a PEFT adapter folder, or a .jsonl file of answers. NAME@SEED=MODEL gives one training seed",
+        low=0,
     )
     prompts: str | None = setting(
         None,
@@ -53,16 +47,18 @@ class EvaluateConfig:
         "answers",
         "auto: the held-out prompts of the bundled set and of a file that a policy was trained on, else all",
     )
-    prompt_limit: int | None = setting(None, "answers", "answer only the first K of them")
-    max_new_tokens: int = setting(64, "answers", "longest answer in tokens (the paper: 64)")
-    temperature: float = setting(0.0, "answers", "0: greedy, as in the paper; above: sampled, with noise of --seed")
+    prompt_limit: int | None = setting(None, "answers", "answer only the first K of them", low=1)
+    max_new_tokens: int = setting(64, "answers", "longest answer in tokens (the paper: 64)", low=1)
+    temperature: float = setting(
+        0.0, "answers", "0: greedy, as in the paper; above: sampled, with noise of --seed", low=0
+    )
     system_prompt: str | None = setting(
         None, "answers", "system message (default: a run's own, else what the chat template puts there)"
     )
-    batch: int = setting(8, "answers", "prompts answered at a time")
+    batch: int = setting(8, "answers", "prompts answered at a time", low=1)
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "answers", "precision of loaded weights")
     device: str = setting("auto", "answers", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
-    threads: int | None = setting(None, "answers", "CPU threads of torch (default: torch's own)")
+    threads: int | None = setting(None, "answers", "CPU threads of torch (default: torch's own)", low=1)
     seed: int = setting(0, "answers", "seed of sampled answers and of the bootstrap")
 
     judge: str | None = setting(
@@ -85,62 +81,48 @@ class EvaluateConfig:
         "judge",
         "ask for output by JSON schema; auto falls back to JSON in text where the endpoint refuses that, and says so",
     )
-    concurrency: int = setting(8, "judge", "requests at a time")
-    retries: int = setting(4, "judge", "tries after the first for each request, with back-off")
-    timeout: float = setting(60.0, "judge", "seconds that one try may take")
-    max_reply_tokens: int = setting(300, "judge", "longest reply of the judge")
+    concurrency: int = setting(8, "judge", "requests at a time", low=1)
+    retries: int = setting(4, "judge", "tries after the first for each request, with back-off", low=0)
+    timeout: float = setting(60.0, "judge", "seconds that one try may take", above=0)
+    max_reply_tokens: int = setting(300, "judge", "longest reply of the judge", low=16)
     cache: str | None = setting(
         None,
         "judge",
         "file of replies that were paid for, shared by evaluations; 'off' for none (default: OUT/judge.sqlite)",
     )
-    tie_margin: float = setting(0.0, "judge", "of judges that give a preference p: a tie if |p - 0.5| is at most this")
+    tie_margin: float = setting(
+        0.0, "judge", "of judges that give a preference p: a tie if |p - 0.5| is at most this", low=0, below=0.5
+    )
 
     capabilities: tuple[str, ...] = setting(
         (), "capabilities", "tasks of lm-evaluation-harness, for example mmlu,arc_challenge"
     )
-    capability_limit: int | None = setting(None, "capabilities", "items of each task (default: all)")
+    capability_limit: int | None = setting(None, "capabilities", "items of each task (default: all)", low=1)
     capability_tasks: str | None = setting(None, "capabilities", "folder of task files of your own")
 
-    def __post_init__(self) -> None:
-        problems = _wrong_types(self) or [text for ok, text in self._rules() if not ok]
-        if problems:
-            raise ConfigError("; ".join(problems))
-        self.named()
-
-    def _rules(self) -> list[tuple[bool, str]]:
-        least: dict[str, float] = {
-            "max_new_tokens": 1, "temperature": 0, "batch": 1, "seed": 0, "concurrency": 1, "retries": 0,
-            "max_reply_tokens": 16, "prompt_limit": 1, "threads": 1, "capability_limit": 1, "tie_margin": 0,
-        }  # fmt: skip
-        rules = [
-            (got is None or (math.isfinite(got) and got >= low), f"{name}: got {got}, must be at least {low:g}")
-            for name, low in least.items()
-            for got in [getattr(self, name)]
-        ]
+    def _rules(self) -> Iterable[tuple[bool, str]]:
         address = urlsplit(self.base_url or "http://localhost")
-        return [
-            *rules,
-            (bool(self.policies), "policies: got none; give NAME=MODEL, for example --policies base=embedded"),
-            (self.timeout > 0 and math.isfinite(self.timeout), f"timeout: got {self.timeout}, must be above 0"),
-            (self.tie_margin < 0.5, f"tie_margin: got {self.tie_margin}, must be below 0.5"),
-            (
-                address.scheme in ("http", "https") and bool(address.hostname),
-                f"base_url: got {self.base_url!r}; expected http://HOST:PORT/v1 or https://...",
-            ),
-            (
-                address.username is None and address.password is None and not address.query,
-                "base_url: holds a user name, password or query; a key belongs in the environment (--api-key-env)",
-            ),
-            (
-                self.base_url is None or self.uses_endpoint,
-                f"base_url: the judge {self.judge!r} is no endpoint; use --judge openai:MODEL",
-            ),
-            (
-                self.categories == "kind" or self.uses_endpoint,
-                "categories: only an endpoint can be asked for them; use --judge openai:MODEL, or --categories kind",
-            ),
-        ]  # fmt: skip
+        yield bool(self.policies), "policies: got none; give NAME=MODEL, for example --policies base=embedded"
+        yield (
+            address.scheme in ("http", "https") and bool(address.hostname),
+            f"base_url: got {self.base_url!r}; expected http://HOST:PORT/v1 or https://...",
+        )
+        yield (
+            address.username is None and address.password is None and not address.query,
+            "base_url: holds a user name, password or query; a key belongs in the environment (--api-key-env)",
+        )
+        yield (
+            self.base_url is None or self.uses_endpoint,
+            f"base_url: the judge {self.judge!r} is no endpoint; use --judge openai:MODEL",
+        )
+        yield (
+            self.categories == "kind" or self.uses_endpoint,
+            "categories: only an endpoint can be asked for them; use --judge openai:MODEL, or --categories kind",
+        )
+        try:
+            self.named()
+        except ConfigError as error:
+            yield False, str(error)
 
     @property
     def uses_endpoint(self) -> bool:
@@ -194,66 +176,8 @@ DIGESTS = "sha256"
 """Key of `OUT/config.yaml` that is no setting: digests of the user's own files that verdicts depend on."""
 
 
-def from_mapping(mapping: Mapping[str, Any]) -> EvaluateConfig:
-    """Make a configuration from a flat mapping (YAML file and flags already merged).
-
-    Raises:
-        ConfigError: an unknown name, with the nearest known one; or what the class itself refuses.
-    """
-    known = settings(EvaluateConfig)
-    mapping = {name: value for name, value in mapping.items() if name != DIGESTS}
-    unknown = [f"{name}: unknown setting{nearest(str(name), known)}" for name in mapping if name not in known]
-    if unknown:
-        raise ConfigError("; ".join(unknown))
-    values: dict[str, Any] = {}
-    for name, value in mapping.items():
-        if isinstance(value, str):
-            value = from_text(EvaluateConfig, name, value)
-        values[name] = tuple(map(str, value)) if isinstance(value, list) else value
-    return EvaluateConfig(**values)
-
-
-def to_yaml(config: EvaluateConfig) -> str:
-    """Return a configuration as YAML that can be run again with `--config`."""
-    values = {name: getattr(config, name) for name in settings(EvaluateConfig)}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
 def cache_file(config: EvaluateConfig, out: Path) -> Path | None:
     """Return where paid replies are kept, or None."""
     if config.cache is None:
         return out / "judge.sqlite"
     return None if config.cache == "off" else Path(config.cache).expanduser()
-
-
-def _wrong_types(config: EvaluateConfig) -> list[str]:
-    hints = get_type_hints(EvaluateConfig)
-    problems = []
-    for name in settings(EvaluateConfig):
-        value = getattr(config, name)
-        kinds = get_args(hints[name]) if get_origin(hints[name]) not in (Literal, tuple) else (hints[name],)
-        if not any(_fits(value, kind) for kind in kinds or (hints[name],)):
-            choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
-            expected = (
-                "one of " + ", ".join(choices)
-                if choices
-                else " or ".join(_told(kind) for kind in kinds or (hints[name],))
-            )
-            problems.append(f"{name}: got {value!r}{nearest(str(value), choices)}, expected {expected}")
-    return problems
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _told(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
-    return names.get(kind, "a list of names")

@@ -1,49 +1,43 @@
-"""Settings of every command and of TRL: names, ranges and help; read from files and flags, checked in one place."""
+"""Settings of every command and of TRL: names, ranges and help; read from files and flags, checked in one place.
 
-from foresighted.settings.engine import (
-    GROUPS,
-    MAY_CHANGE_ON_RESUME,
-    OF_AN_ARM,
-    PRESETS,
-    READS_LABELS,
-    SCOPE,
-    CompareConfig,
-    Steering,
-    SteeringConfig,
-    TrainConfig,
-    arm_from_text,
-    at_least,
-    default,
-    from_mapping,
-    from_text,
-    positive,
-    preset,
-    read_yaml,
-    setting,
-    settings,
-    to_mapping,
-    to_yaml,
-)
+A configuration is one flat frozen dataclass. A setting has the same name in code, YAML (`policy_learning_rate`), on the
+command line (`--policy-learning-rate`) and in the docs; its help and its range stand beside its default, and checks,
+`--help` and the reference page are made from them.
+"""
+
+from foresighted.settings.arms import arm_from_text, each_once
+from foresighted.settings.checks import OLD_NAMES, Settings, faults
+from foresighted.settings.compare import OF_AN_ARM, CompareConfig
+from foresighted.settings.fields import GROUPS, choices, hints, setting, settings
+from foresighted.settings.files import from_mapping, inner, names, read_yaml, renamed, to_mapping, to_yaml
+from foresighted.settings.presets import PRESETS, preset
+from foresighted.settings.steering import SCOPE, SteeringConfig
+from foresighted.settings.text import from_text
+from foresighted.settings.train import MAY_CHANGE_ON_RESUME, TrainConfig
 
 __all__ = [
     "GROUPS",
     "MAY_CHANGE_ON_RESUME",
     "OF_AN_ARM",
+    "OLD_NAMES",
     "PRESETS",
-    "READS_LABELS",
     "SCOPE",
     "CompareConfig",
-    "Steering",
+    "Settings",
     "SteeringConfig",
     "TrainConfig",
     "arm_from_text",
-    "at_least",
-    "default",
+    "choices",
+    "each_once",
+    "faults",
     "from_mapping",
     "from_text",
-    "positive",
+    "hints",
+    "inner",
+    "names",
     "preset",
     "read_yaml",
+    "renamed",
     "setting",
     "settings",
     "to_mapping",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
 from foresighted.errors import RunError
 from foresighted.integrations.trl.follower import Probe, Replica
-from foresighted.settings import to_mapping
+from foresighted.settings import renamed, to_mapping
 from foresighted.store import records
 
 _STATE = "state.json"
@@ -59,9 +59,10 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
     """
     state = _read(folder)
     asked = to_mapping(follower.config)
-    differ = [name for name in asked if name not in MAY_CHANGE and state["config"].get(name) != asked[name]]
+    was = renamed(state["config"], asked)
+    differ = [name for name in asked if name not in MAY_CHANGE and was.get(name) != asked[name]]
     if differ:
-        changes = "; ".join(f"{name} was {state['config'].get(name)!r}, now {asked[name]!r}" for name in differ)
+        changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked[name]!r}" for name in differ)
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
     saved = load_file(folder / f"{_WEIGHTS}.safetensors")
     parameters = follower.learner.parameters

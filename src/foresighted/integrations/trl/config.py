@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foresighted.errors import ConfigError
-from foresighted.settings import SteeringConfig, at_least, positive, setting
+from foresighted.settings import SteeringConfig, setting
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,9 @@ class FPOConfig(SteeringConfig):
     Example:
         >>> FPOConfig(steering="proximal", gamma=1.0, gamma_unit="share", update_every=4).scope
         'head'
-
-    Raises:
-        ConfigError: one line that names every setting that is out of range, what it got and what it may be.
     """
 
-    label_seed: int = setting(0, "run", "seed of sampled labels, reference responses and a fresh adapter")
+    seed: int = setting(0, "run", "seed of sampled labels, reference responses and a fresh adapter", low=0)
     records: str | None = setting(
         "foresighted", "run", "folder of the records inside the trainer's output_dir, or none"
     )
@@ -33,7 +30,9 @@ class FPOConfig(SteeringConfig):
         " dataset, or one that the frozen policy writes",
     )
     reference_column: str = setting("reference", "run", "that column")
-    reference_max_new_tokens: int = setting(64, "run", "longest response that the frozen policy writes, in tokens")
+    reference_max_new_tokens: int = setting(
+        64, "run", "longest response that the frozen policy writes, in tokens", low=1
+    )
 
     reward_model_input: Literal["auto", "text", "pair", "response"] = setting(
         "auto",
@@ -45,53 +44,49 @@ class FPOConfig(SteeringConfig):
     append_eos: bool = setting(
         False, "reward model", "end each text with the end token, as RewardTrainer trains on plain pairs"
     )
-    reward_model_max_length: int = setting(1024, "reward model", "most tokens it reads of a text")
+    reward_model_max_length: int = setting(1024, "reward model", "most tokens it reads of a text", low=2)
     placement: Literal["every-rank", "first-rank"] = setting(
         "every-rank",
         "reward model",
         "a replica on every process, or one model on the first process (which may spread it over devices)",
     )
-    update_every: int = setting(1, "reward model", "K, reward calls between two updates of the reward model")
+    update_every: int = setting(1, "reward model", "K, reward calls between two updates of the reward model", low=1)
     reward_model_pairs: Literal["winner", "all"] = setting(
         "winner",
         "reward model",
         "pairs labelled a group: the best-scored response (against the worst, or its reference), or every response"
         " once (against its neighbour in a ring, or its reference). Forms that read labels take all",
     )
-    reward_model_learning_rate: float = setting(5e-5, "reward model", "AdamW learning rate of the reward model")
-    reward_model_steps: int = setting(1, "reward model", "optimiser steps an update, each over all new pairs")
-    reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns")
-    reward_model_max_grad_norm: float = setting(1.0, "reward model", "its gradient is scaled down to this norm")
-    reward_model_lora_rank: int = setting(
-        16, "reward model", "rank of the adapter that reward_model_train lora puts on it"
+    reward_model_learning_rate: float = setting(
+        5e-5, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_lora_alpha: int = setting(32, "reward model", "LoRA scale is alpha / rank")
+    reward_model_steps: int = setting(1, "reward model", "optimiser steps an update, each over all new pairs", low=1)
+    reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns", low=1)
+    reward_model_max_grad_norm: float = setting(
+        1.0, "reward model", "its gradient is scaled down to this norm", above=0
+    )
+    reward_model_lora_rank: int = setting(
+        16, "reward model", "rank of the adapter that reward_model_train lora puts on it", low=1
+    )
+    reward_model_lora_alpha: int = setting(32, "reward model", "LoRA scale is alpha / rank", low=1)
     probe_size: int = setting(
-        16, "reward model", "responses of the first call whose rewards are read again after every update: the drift"
+        16,
+        "reward model",
+        "responses of the first call whose rewards are read again after every update: the drift",
+        low=0,
     )
 
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
-    label_timeout: float = setting(120.0, "labels", "seconds that a labeller may take for one call")
-    label_retries: int = setting(2, "labels", "times that a labeller is asked again after it failed")
-    label_failures: int = setting(10, "labels", "rounds without any answer, one after the other, that end the run")
-    pending_pairs: int = setting(
-        10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first"
+    label_timeout: float = setting(
+        120.0, "labels", "seconds that a labeller may take for one call", above=0, high=math.inf
     )
-
-    def _rules(self) -> list[tuple[bool, str]]:
-        return [
-            *at_least(
-                self, label_seed=0, update_every=1, reward_model_steps=1, reward_model_batch_size=1,
-                reward_model_lora_rank=1, reward_model_lora_alpha=1, probe_size=0, label_retries=0, label_failures=1,
-                pending_pairs=1, reward_model_max_length=2, reference_max_new_tokens=1,
-            ),
-            *positive(self, "reward_model_learning_rate", "reward_model_max_grad_norm"),
-            (
-                math.isinf(self.label_timeout) or self.label_timeout > 0,
-                f"label_timeout: got {self.label_timeout}, must be above 0 (or inf)",
-            ),
-            *super()._rules(),
-        ]  # fmt: skip
+    label_retries: int = setting(2, "labels", "times that a labeller is asked again after it failed", low=0)
+    label_failures: int = setting(
+        10, "labels", "rounds without any answer, one after the other, that end the run", low=1
+    )
+    pending_pairs: int = setting(
+        10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first", low=1
+    )
 
     @property
     def every_pair(self) -> bool:

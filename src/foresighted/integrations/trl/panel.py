@@ -34,7 +34,7 @@ class Panel:
         self._asker: Asker | None = None
         if labels is not None:
             self._asker = Asker(
-                labels, sampled=config.sampled_labels, seed=config.label_seed, timeout=config.label_timeout,
+                labels, sampled=config.sampled_labels, seed=config.seed, timeout=config.label_timeout,
                 retries=config.label_retries,
             )  # fmt: skip
         self._most_failures = config.label_failures

@@ -81,9 +81,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
         self.__name__ = name  # what TRL calls it in its logs
-        self.config = FPOConfig() if args is None else args
-        if not isinstance(self.config, FPOConfig):
+        if not isinstance(args, FPOConfig | None):
             raise ConfigError(f"args: got {type(args).__name__}, expected FPOConfig; labellers go to labels=")
+        self.config = (args or FPOConfig()).resolved()
         self._labels = labels
         check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
@@ -306,7 +306,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 )
             self._frozen = FrozenPolicy.of_trainer(
                 self._model, kwargs["processing_class"], self._reference_policy, begins=state.global_step == 0,
-                seed=self.config.label_seed, max_new_tokens=self.config.reference_max_new_tokens,
+                seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
             )  # fmt: skip
         folder = None if self.config.records is None else Path(args.output_dir) / self._folder(self.config.records)
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
@@ -393,7 +393,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 def _loaded(source: Any, tokenizer: Any, config: FPOConfig) -> RewardModel:
     return load_reward_model(
         source, tokenizer, train=config.reward_model_train, layout=config.reward_model_input,
-        append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.label_seed,
+        append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.seed,
         lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha),
     )  # fmt: skip  # one argument a line says no more
 

@@ -1,0 +1,109 @@
+"""What every configuration class has in common: it is checked when it is made, and one line names all its faults."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args, get_origin
+
+from foresighted.errors import ConfigError, nearest
+from foresighted.settings.fields import choices, hints, settings
+
+OLD_NAMES = {
+    "label_seed": "seed",
+    "steering_label": "steering_labels",
+    "unroll_rate": "unrolled_rate",
+    "unroll_steps": "unrolled_steps",
+}
+"""What settings were called up to 0.2. Files and arms are read by these names; flags and arguments are refused."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of all configuration classes.
+
+    Raises:
+        ConfigError: one line that names every setting that is unknown or out of range, what it got and what it may be.
+    """
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Refuse names that are no fields, before the class's own `__init__` does so less kindly."""
+        known = [item.name for item in fields(cls)]
+        if wrong := [unknown(name, known) for name in given if name not in known]:
+            raise ConfigError("; ".join(wrong))
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in settings(type(self))}
+        problems = faults(type(self), values)
+        if not any(wrong_type(type(self), name, value) for name, value in values.items()):
+            problems += [text for holds, text in self._rules() if not holds]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        """Return what holds between settings, each with what to say if it does not."""
+        return ()
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Return what to say of a name that is no setting: its new name, or the nearest known one."""
+    now = OLD_NAMES.get(name, "")
+    return f"{name}: is now called {now}" if now in known else f"{name}: unknown setting{nearest(name, known)}"
+
+
+def wrong_type(kind: type, name: str, value: Any) -> str:
+    """Return what is wrong with the type of a setting's value, or nothing."""
+    hint, known = hints(kind)[name], choices(kind, name)
+    if _fits(value, hint) and (value in known or not known or value is None):
+        return ""
+    told = "one of " + ", ".join(known) if known else _described(hint)
+    return f"{name}: got {value!r}{nearest(str(value), known)}, expected {told}"
+
+
+def out_of_range(kind: type, name: str, value: Any) -> str:
+    """Return what is wrong with a number, or with one of a list of numbers; nothing for any other value."""
+    told = settings(kind)[name].metadata
+    numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if _fits(x, float)]
+    finite = told["high"] != math.inf
+    bounds = {words: told[key] for key, words in _BOUNDS.items() if told[key] not in (None, math.inf)}
+    for x in numbers:
+        outside = isinstance(x, float) and not (math.isfinite(x) or (x == math.inf and not finite))
+        if outside or not all(_HOLDS[words](x, bound) for words, bound in bounds.items()):
+            expected = ["finite"] * (outside and finite) + [f"{words} {bound}" for words, bound in bounds.items()]
+            return f"{name}: got {x}, must be {' and '.join(expected)}"
+    return ""
+
+
+_BOUNDS = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
+_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+def faults(kind: type, values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with each value by itself: its type, or its range."""
+    return [
+        text
+        for name, value in values.items()
+        if (text := wrong_type(kind, name, value) or out_of_range(kind, name, value))
+    ]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(hint, type):
+        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _described(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if get_origin(hint) is tuple:
+        return "a list of whole numbers such as 0,3,5 or 0:256" if get_args(hint)[0] is int else "a list of names"
+    return names.get(hint) or " or ".join(_described(part) for part in get_args(hint))

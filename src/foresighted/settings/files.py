@@ -1,0 +1,132 @@
+"""Configurations as flat mappings: the YAML of files, merged with presets and flags."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+import yaml
+
+from foresighted.errors import ConfigError
+from foresighted.settings.checks import OLD_NAMES, Settings, faults, unknown
+from foresighted.settings.fields import hints, settings
+from foresighted.settings.text import from_text
+
+_log = logging.getLogger(__name__)
+_Kind = TypeVar("_Kind", bound=Settings)
+
+
+def inner(kind: type) -> dict[str, type[Settings]]:
+    """Return the configuration classes of fields that are themselves configurations, by field."""
+    found = {item.name: hints(kind)[item.name] for item in fields(kind)}
+    return {name: hint for name, hint in found.items() if isinstance(hint, type) and issubclass(hint, Settings)}
+
+
+def names(kind: type, inside: Mapping[str, type[Settings]] | None = None) -> list[str]:
+    """Return the names that a mapping of this class may hold, those of configurations inside it last."""
+    return [name for one in (kind, *{**inner(kind), **(inside or {})}.values()) for name in settings(one)]
+
+
+def from_mapping(
+    kind: type[_Kind], mapping: Mapping[str, Any], inside: Mapping[str, type[Settings]] | None = None, **given: Any
+) -> _Kind:
+    """Make a configuration from a flat mapping (YAML file, preset and flags already merged).
+
+    Args:
+        kind: class of the configuration; one inside it has its names in the same mapping.
+        mapping: names to values. Lists become tuples, text becomes what the setting is (YAML 1.1 reads 5e-4 as text),
+            and what a setting was called up to 0.2 is read with a warning.
+        inside: classes of configurations inside it, by field, where its types leave that open.
+        **given: values of its fields that are no settings.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known one; or what the class itself refuses.
+    """
+    kinds = {**inner(kind), **(inside or {})}
+    known = names(kind, inside)
+    values = renamed(mapping, known)
+    wrong = [unknown(str(name), known) for name in values if name not in known]
+
+    def part(one: type) -> dict[str, Any]:
+        return {name: _plain(one, name, values[name]) for name in settings(one) if name in values}
+
+    for one in (kind, *kinds.values()):
+        wrong += faults(one, part(one))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return kind(**given, **{name: one(**part(one)) for name, one in kinds.items()}, **part(kind))
+
+
+def renamed(mapping: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return a mapping of settings under today's names; those of 0.2 are told in one warning.
+
+    Raises:
+        ConfigError: a setting is given by both names.
+    """
+    old = {name: OLD_NAMES[name] for name in mapping if OLD_NAMES.get(name) in known and name not in known}
+    if twice := [f"{name}: is now called {now}, which is given too" for name, now in old.items() if now in mapping]:
+        raise ConfigError("; ".join(twice))
+    if old:
+        _warn_once("; ".join(f"{name} is now called {now}" for name, now in old.items()))
+    return {old.get(name, name): value for name, value in mapping.items()}
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def _plain(kind: type, name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return from_text(kind, name, value)
+    if get_origin(hints(kind)[name]) is tuple:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return value
+
+
+def to_mapping(config: Settings) -> dict[str, Any]:
+    """Return a configuration as the flat mapping that `from_mapping` reads."""
+    values = {name: getattr(config, name) for name in settings(type(config))}
+    for name in inner(type(config)):
+        values |= to_mapping(getattr(config, name))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def to_yaml(config: Settings) -> str:
+    """Return a configuration as YAML that can be run again with `--config`."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 8:16 as text, a range of seeds; in YAML 1.1 it is 8 * 60 + 16."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d[\d_]*(:\d+)+$")), *rules]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a flat YAML mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML or no mapping.
+    """
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config: {path} must be a mapping of settings, got {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,101 @@
+"""What steers, and over which parameters of the reward model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from foresighted.settings.checks import Settings
+from foresighted.settings.fields import setting
+from foresighted.steering.table import FORMS, Form
+
+SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
+"""How a scope is written: head, head:K, last:K, lora or all."""
+
+_DEFAULTS = ", ".join(f"{form.name} {form.gamma:g}" for form in FORMS.values() if form.gamma)
+_UNITS = " or ".join(
+    f"{unit} ({', '.join(form.name for form in FORMS.values() if form.gamma and form.unit == unit)})"
+    for unit in dict.fromkeys(form.unit for form in FORMS.values() if form.gamma)
+)
+
+
+@dataclass(frozen=True)
+class SteeringConfig(Settings):
+    """What steers, and over which parameters of the reward model: the part that every loop's configuration shares."""
+
+    reward_model_train: Literal["head", "lora", "all"] = setting("head", "reward model", "what is trained of it")
+    steering: str = setting("practical", "steering", "form of the penalty", choices=FORMS)
+    gamma: float | None = setting(
+        None,
+        "steering",
+        f"steering weight, in gamma_unit; raw, it is in units of {_UNITS} (default: the form's, {_DEFAULTS})",
+        low=0,
+    )
+    gamma_unit: Literal["raw", "share"] = setting(
+        "raw",
+        "steering",
+        "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
+    )
+    scope: str = setting(
+        "head",
+        "steering",
+        "parameters whose influence is counted: head, head:K (from the K-th last linear layer on), last:K (blocks),"
+        " lora or all",
+    )
+    influence: Literal["self", "batch"] = setting(
+        "self", "steering", "whose reward a candidate is charged for: its own (the paper), or the round's mean"
+    )
+    paid: Literal["reward", "margin"] = setting(
+        "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
+    )
+    steering_labels: Literal["candidate", "baseline"] = setting(
+        "candidate",
+        "steering",
+        "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
+        " mean label that the reward model was trained on so far (none)",
+    )
+    curvature: Literal["gauss-newton", "hessian", "adamw"] = setting(
+        "gauss-newton",
+        "steering",
+        "of exact: Gauss-Newton matrix (the Hessian for scope head; closed form), full Hessian (conjugate gradients),"
+        " or the diagonal that AdamW divides by",
+    )
+    damping: float = setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature", above=0)
+    unrolled_steps: int = setting(5, "steering", "of unrolled: AdamW steps that are differentiated through", low=1)
+    influence_chunk: int = setting(
+        64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory", low=2
+    )
+
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        return (
+            (
+                SCOPE.fullmatch(self.scope) is not None,
+                f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
+            ),
+            (
+                self.scope != "lora" or self.reward_model_train == "lora",
+                f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
+                " --reward-model-train lora, or another scope",
+            ),
+        )
+
+    @property
+    def form(self) -> Form:
+        """The form of the penalty, with all that is known of it."""
+        return FORMS[self.steering]
+
+    @property
+    def weight(self) -> float:
+        """The steering weight: `gamma`, or the form's own where none is given."""
+        return self.form.gamma if self.gamma is None else self.gamma
+
+    def resolved(self) -> Self:
+        """Return the same settings with the form's own gamma written out, as records keep them."""
+        return replace(self, gamma=self.weight)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the penalty of a candidate reads that candidate's own label."""
+        return self.form.reads_labels and self.weight > 0 and self.steering_labels == "candidate"

@@ -1,0 +1,127 @@
+"""Settings of one run of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from foresighted.settings.fields import setting
+from foresighted.settings.steering import SteeringConfig
+
+MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to")
+"""Settings that do not touch what a round computes, so a resumed run may change them."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(SteeringConfig):
+    """One run of iterative RLHF on a language model. Defaults suit the embedded models on two CPU cores."""
+
+    seed: int = setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels", low=0)
+    rounds: int = setting(30, "run", "rounds of write, label, retrain, optimise", low=1)
+    prompts: str = setting(
+        "bundled",
+        "run",
+        "'bundled', a .jsonl file (key 'prompt'; optional 'id', 'kind', 'split'), a .txt file with one a line,"
+        " 'truthfulqa', or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN",
+    )
+    prompt_limit: int | None = setting(None, "run", "use only the first K training prompts of the file", low=1)
+    prompts_per_round: int = setting(4, "run", "B, prompts answered in a round", low=1)
+    device: str = setting("auto", "run", "'auto' (what Accelerate finds), 'cpu', 'cuda', 'cuda:1', 'mps'")
+    threads: int | None = setting(
+        None,
+        "run",
+        "CPU threads of torch; sums depend on it in the last bit (default: all in train, 1 in compare)",
+        low=1,
+    )
+    checkpoint_every: int = setting(1, "run", "rounds between checkpoints", low=1)
+    keep_checkpoints: int = setting(2, "run", "newest checkpoints kept on disk", low=1)
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
+        "none", "run", "Accelerate tracker that also gets the round's numbers"
+    )
+
+    policy: str = setting("embedded", "policy", "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id")
+    policy_train: Literal["lora", "all"] = setting(
+        "lora", "policy", "train a LoRA adapter, or all weights (needs a frozen second copy as reference)"
+    )
+    lora_rank: int = setting(16, "policy", "rank of every LoRA adapter", low=1)
+    lora_alpha: int = setting(32, "policy", "LoRA scale is alpha / rank", low=1)
+    lora_dropout: float = setting(0.0, "policy", "dropout on the adapter's input while training", low=0, below=1)
+    lora_targets: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), "policy", "modules that get an adapter, or 'all-linear'"
+    )
+    quantization: Literal["none", "8bit", "4bit"] = setting(
+        "none", "policy", "load the frozen base in 8 bit or 4 bit (NF4) through bitsandbytes"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "policy", "precision of loaded weights")
+    policy_learning_rate: float = setting(5e-4, "policy", "AdamW learning rate of the policy", above=0)
+    policy_steps: int = setting(1, "policy", "optimiser steps a round on the winners' log-likelihood", low=1)
+    accumulation_steps: int = setting(1, "policy", "micro-batches a step, for policy and reward model", low=1)
+    max_grad_norm: float = setting(
+        1.0, "policy", "gradient norm above which the policy's gradient is scaled down", above=0
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = setting(
+        "adamw", "policy", "paged_adamw_8bit comes from bitsandbytes"
+    )
+    system_prompt: str | None = setting(None, "policy", "system message; default: what the chat template puts there")
+
+    candidates: int = setting(4, "sampling", "N, responses sampled for each prompt; best of N needs two", low=2)
+    max_new_tokens: int = setting(20, "sampling", "longest response in tokens", low=1)
+    min_new_tokens: int = setting(5, "sampling", "shortest response in tokens", low=1)
+    temperature: float = setting(0.8, "sampling", "softmax temperature", above=0)
+    top_p: float = setting(
+        0.9, "sampling", "nucleus: smallest set of tokens with at least this probability", above=0, high=1
+    )
+
+    reward_model: str = setting(
+        "embedded",
+        "reward model",
+        "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label,"
+        " or encoder:FOLDER for another encoder",
+    )
+    reward_model_input: Literal["pair", "response"] = setting(
+        "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
+    )
+    feature_scale: float = setting(4.0, "reward model", "length of the encoder's pooled feature vector", above=0)
+    reward_model_learning_rate: float = setting(
+        5e-3, "reward model", "AdamW learning rate of the reward model", above=0
+    )
+    reward_model_steps: int = setting(1, "reward model", "optimiser steps a round on the labelled pairs", low=1)
+    reward_model_pairs: Literal["winner", "all"] = setting(
+        "winner", "reward model", "learn from winner against reference, or from every candidate (N labels a prompt)"
+    )
+    initial_pairs: int = setting(
+        32, "reward model", "K labelled pairs of the reference policy to fit it on first", low=0
+    )
+    initial_steps: int = setting(100, "reward model", "optimiser steps of that first fit", low=0)
+
+    labels: str = setting(
+        "relevance",
+        "labels",
+        "'relevance' (embedded encoder + fluency), 'likelihood' (frozen policy, the paper's oracle), reward:MODEL"
+        " (a gold reward model), or FILE.py:NAME, a function(prompt, first, second) -> [0, 1] or a types.Labeller",
+    )
+    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
+
+    kl_coefficient: float = setting(
+        0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score", low=0
+    )
+    selection: Literal["reward", "labels"] = setting(
+        "reward", "steering", "winner = best score (reward - penalty), or best label (the ceiling: N labels a prompt)"
+    )
+
+    heldout_every: int = setting(5, "held-out", "rounds between held-out evaluations (also before the first)", low=1)
+    heldout_prompts: int = setting(16, "held-out", "held-out prompts answered each time", low=1)
+    heldout_seed: int = setting(
+        0, "held-out", "seed of their sampling noise: the same in every round, arm and run", low=0
+    )
+
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        return (
+            *super()._rules(),
+            (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
+            (
+                self.quantization == "none" or self.policy_train == "lora",
+                "policy_train: a quantised policy can only be trained with lora",
+            ),
+        )
