@@ -69,27 +69,12 @@ def candidate_rows(played: Round) -> list[CandidateRow]:
     tables = label_means(played.pairs, groups, size), utilities(played.pairs, groups, size)
     known = [[value for row in table for value in row] for table in tables]
     rows = zip(played.texts, played.tokens, *columns, kl, *known, strict=True)
-    return [
-        CandidateRow(
-            round=played.number,
-            prompt_id=played.prompts[i // size][0],
-            prompt=played.prompts[i // size][1],
-            candidate=i % size,
-            text=text,
-            tokens=tokens,
-            reward=reward,
-            reference_reward=against,
-            gram=gram,
-            utility=utility,
-            label=label,
-            influence=-penalty,
-            penalty=penalty,
-            kl=ratio,
-            score=score,
-            chosen=i in played.chosen,
-        )
-        for i, (text, tokens, reward, against, gram, penalty, score, ratio, label, utility) in enumerate(rows)
-    ]
+    found = []
+    for i, (text, tokens, reward, against, gram, penalty, score, ratio, label, utility) in enumerate(rows):
+        where = played.number, *played.prompts[i // size], i % size
+        read = text, tokens, reward, against, gram, utility, label
+        found.append(CandidateRow(*where, *read, -penalty, penalty, ratio, score, i in played.chosen))
+    return found
 
 
 def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:

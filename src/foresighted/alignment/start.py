@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from foresighted.alignment.follower import Follower
 from foresighted.labels.asking import Asker
-from foresighted.labels.pair import Pair, pair_id
+from foresighted.labels.pair import Pair, Place, pair_id
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -129,12 +129,13 @@ class Start:
         texts = [prompt.text for prompt in chosen]
         rollout = self._policy.sample(texts, 2, keys, frozen=True)
         first, second = rollout.texts[::2], rollout.texts[1::2]
-        columns = list(zip(texts, first, second, strict=True))
-        utility = self._labels.utility(texts, second)
-        pairs = [Pair(pair_id(0, *row), *row, second_utility=u) for row, u in zip(columns, utility, strict=True)]
-        labels = self._labels.read(pairs)
-        said = zip(chosen, columns, labels, strict=True)
-        rows = [PairRow(prompt.id, *row, label=label) for prompt, row, label in said]
+        columns = zip(texts, first, second, self._labels.utility(texts, second), strict=True)
+        pairs = [
+            Pair(pair_id(0, text, a, b), text, a, b, place=Place(k, 0, None), second_utility=utility)
+            for k, (text, a, b, utility) in enumerate(columns)
+        ]
+        said = zip(chosen, first, second, self._labels.read(pairs), strict=True)
+        rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said]
         _write(self._directory / records.INITIAL_PAIRS, rows)
         return pairs
 

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError
 from foresighted.labels.labellers import Utilities, load_labeller
-from foresighted.labels.pair import Pair
+from foresighted.labels.pair import Pair, sides
 from foresighted.labels.queue import LabelQueue, Question
 from foresighted.models import noise
 from foresighted.models.policy import Policy
@@ -55,25 +56,16 @@ class Asker:
     """
 
     def __init__(
-        self,
-        labels: Any,
-        *,
-        sampled: bool = False,
-        seed: int = 0,
-        timeout: float = math.inf,
-        retries: int = 0,
+        self, labels: Any, *, sampled: bool = False, seed: int = 0, timeout: float = math.inf, retries: int = 0,
         setting: str = "labels",
-    ) -> None:
+    ) -> None:  # fmt: skip  # one argument a line says no more
         self.queue = labels if isinstance(labels, LabelQueue) else None
         """Who answers rounds later; None where labels come at once."""
         if self.queue is None:
             _check_callable(labels, setting)
-        self._labels = labels
-        self._sampled = sampled
-        self._seed = seed
-        self._timeout = timeout
-        self._retries = retries
-        self._setting = setting
+        self._labels, self._setting = labels, setting
+        self._sampled, self._seed = sampled, seed
+        self._timeout, self._retries = timeout, retries
 
     def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """Return the true utility of each response, None where the labeller knows none.
@@ -84,15 +76,12 @@ class Asker:
         """
         if not isinstance(self._labels, Utility) or not prompts:
             return [None] * len(prompts)
-        call, columns = self._labels.utility, (list(prompts), list(responses))
-        found = _numbers(self._attempt(lambda: limited(call, columns, self._timeout), retries=0))
-        if found is None or len(found) != len(prompts):
-            got = "no numbers" if found is None else f"{len(found)} values"
-            raise DataError(f"{self._setting}: utility gave {got} for {len(prompts)} responses; give one number each")
-        for prompt, response, value in zip(prompts, responses, found, strict=True):
+        call = self._labels.utility
+        said = self._attempt(lambda: limited(call, (list(prompts), list(responses)), self._timeout), retries=0)
+        found = self._numbers(said, len(prompts), "responses")
+        for response, value in zip(responses, found, strict=True):
             if not math.isfinite(value):
-                where = f"response {response!r:.60} to {prompt!r:.60}"
-                raise DataError(f"{self._setting}: utility {value} for {where}; it must be finite")
+                raise DataError(f"{self._setting}: utility {value} of response {response!r:.60}; it must be finite")
         return list(found)
 
     def preferences(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
@@ -103,49 +92,45 @@ class Asker:
             LabellerError: the labeller failed each time.
         """
         columns = list(prompts), list(first), list(second)
-        found = self._attempt(lambda: limited(self._labels, columns, self._timeout), self._retries) if prompts else []
-        return self._bits(self._checked(found, prompts), prompts, first, second)
+        said = self._attempt(lambda: limited(self._labels, columns, self._timeout), self._retries) if prompts else []
+        return self._bits(self._checked(said, prompts), *columns)
 
     def read(self, pairs: Sequence[Pair]) -> list[float]:
-        """Have pairs labelled at once, and read the true utility of each first response; return the labels.
+        """Have pairs of a round measured and labelled at once; raises what `utility` and `preferences` do.
 
         Raises:
             ConfigError: a queue, which answers later.
-            DataError: labels or utilities that cannot be used.
-            LabellerError: the labeller failed each time.
         """
         if self.queue is not None:
             raise ConfigError(f"{self._setting}: a queue answers rounds later; this run reads labels at once")
-        prompts, first, _ = _columns(pairs)
-        for pair, value in zip(pairs, self.utility(prompts, first), strict=True):
-            pair.first_utility = value
+        self.measure(pairs)
         return self._label(pairs)
 
-    def ask(self, pairs: Sequence[Pair], number: int) -> None:
-        """Have pairs of round `number` labelled: now, or in the queue.
+    def measure(self, pairs: Sequence[Pair]) -> None:
+        """Read the true utility of each candidate that pairs of a round hold, once; raises what `utility` does."""
+        texts = {(b, n): (p.prompt, p.first if first else p.second) for p, b, n, first in sides(pairs)}
+        prompts, responses = ([text_of(row[side]) for row in texts.values()] for side in (0, 1))
+        known = dict(zip(texts, self.utility(prompts, responses), strict=True))
+        for pair, group, n, first in sides(pairs):
+            if first:
+                pair.first_utility = known[group, n]
+            else:
+                pair.second_utility = known[group, n]
 
-        Raises:
-            DataError: labels that cannot be used.
-            LabellerError: the labeller failed each time, or the queue could not be reached.
-        """
+    def ask(self, pairs: Sequence[Pair], number: int) -> None:
+        """Have pairs of round `number` labelled, now or in the queue; raises what `preferences` does."""
         queue = self.queue
         if queue is None:
             self._label(pairs)
             return
-        rows = zip(pairs, *_columns(pairs), strict=True)
-        questions = [Question(pair.id, number, *texts) for pair, *texts in rows]
+        questions = [Question(p.id, number, *texts) for p, *texts in zip(pairs, *_columns(pairs), strict=True)]
         self._attempt(lambda: queue.submit(questions), self._retries)
 
     def collect(self, pending: Mapping[str, Pair]) -> dict[str, float]:
-        """Return the labels that came into the queue for pairs that wait, by id.
-
-        Raises:
-            DataError: a label outside [0, 1].
-            LabellerError: the queue could not be reached.
-        """
+        """Return the labels that came into the queue for pairs that wait, by id; raises what `preferences` does."""
         said = {} if self.queue is None else self._attempt(self.queue.collect, self._retries)
         names = [name for name in pending if name in said]
-        prompts = _columns([pending[name] for name in names])[0]
+        prompts, *_ = _columns([pending[name] for name in names])
         return dict(zip(names, self._checked([said[name] for name in names], prompts), strict=True))
 
     def _label(self, pairs: Sequence[Pair]) -> list[float]:
@@ -182,11 +167,17 @@ class Asker:
                 _log.warning("%s: attempt %d %s", self._setting, attempt, said)
                 time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
 
+    def _numbers(self, found: Any, count: int, what: str) -> list[float]:
+        values: list[float] = []
+        with contextlib.suppress(TypeError, ValueError):
+            values = [float(value) for value in found]
+        if len(values) != count:
+            shown = json.dumps(found, default=repr)[:80]
+            raise DataError(f"{self._setting}: got {shown} for {count} {what}; return one number a {what[:-1]}")
+        return values
+
     def _checked(self, found: Any, prompts: Sequence[str]) -> list[float]:
-        values = _numbers(found)
-        if values is None or len(values) != len(prompts):
-            shown = json.dumps(found, default=repr)
-            raise DataError(f"{self._setting}: got {shown[:80]} for {len(prompts)} pairs; return one number a pair")
+        values = self._numbers(found, len(prompts), "pairs")
         for prompt, value in zip(prompts, values, strict=True):
             if not 0 <= value <= 1:
                 raise DataError(f"{self._setting}: got {value}; a preference lies in [0, 1] (prompt {prompt!r:.60})")
@@ -212,27 +203,20 @@ def load_labels(config: TrainConfig, policy: Policy, device: torch.device) -> As
 
 def _check_callable(labels: Any, setting: str) -> None:
     if not callable(labels):
-        raise ConfigError(
-            f"{setting}: got {labels!r:.60}; give a function of (prompts, first, second), or a queue with submit and"
-            " collect"
-        )
-    with contextlib.suppress(ValueError):  # some callables have no signature
-        try:
-            inspect.signature(labels).bind([], [], [])
-        except TypeError as error:
-            name = getattr(labels, "__name__", type(labels).__name__)
-            raise ConfigError(f"{setting}: {name} cannot be called with (prompts, first, second): {error}") from None
+        wanted = "give a function of (prompts, first, second), or a queue with submit and collect"
+        raise ConfigError(f"{setting}: got {labels!r:.60}; {wanted}")
+    try:
+        inspect.signature(labels).bind([], [], [])
+    except TypeError as error:
+        name = getattr(labels, "__name__", type(labels).__name__)
+        raise ConfigError(f"{setting}: {name} cannot be called with (prompts, first, second): {error}") from None
+    except ValueError:  # some callables have no signature
+        return
 
 
 def _columns(pairs: Sequence[Pair]) -> tuple[list[str], list[str], list[str]]:
     prompts, first, second = ([text_of(getattr(p, name)) for p in pairs] for name in ("prompt", "first", "second"))
     return prompts, first, second
-
-
-def _numbers(found: Any) -> list[float] | None:
-    with contextlib.suppress(TypeError, ValueError):
-        return [float(value) for value in found]
-    return None
 
 
 def _where(error: BaseException) -> str:
@@ -254,18 +238,23 @@ def limited(call: Callable[..., Any], columns: Sequence[list[str]], limit: float
         TimeoutError: no answer in time.
     """
     own = call if inspect.iscoroutinefunction(call) else type(call).__call__  # of an object
+
+    async def awaited() -> Any:
+        return await call(*columns)
+
     if inspect.iscoroutinefunction(own):
-
-        async def awaited() -> Any:
-            return await call(*columns)
-
         future = asyncio.run_coroutine_threadsafe(awaited(), _loop())
-        try:
-            return future.result(None if math.isinf(limit) else limit)
-        except TimeoutError:
-            future.cancel()
-            raise TimeoutError(f"no answer within {limit:g} s") from None
-    return call(*columns) if math.isinf(limit) else _in_thread(lambda: call(*columns), limit)
+    elif math.isinf(limit):
+        return call(*columns)
+    else:
+        future = _in_thread(lambda: call(*columns))
+    try:
+        return future.result(None if math.isinf(limit) else limit)
+    except TimeoutError:
+        if future.done():  # the labeller's own
+            raise
+        future.cancel()
+        raise TimeoutError(f"no answer within {limit:g} s") from None
 
 
 @lru_cache(maxsize=1)
@@ -275,21 +264,16 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _in_thread(work: Callable[[], Any], limit: float) -> Any:
-    done: list[Any] = []
-    failed: list[BaseException] = []
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Return what will come of `work`, in a thread that does not keep the process alive."""
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
-            done.append(work())
+            future.set_result(work())
         except BaseException as error:  # handed to the caller
-            failed.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="foresighted-labels")
-    thread.start()
-    thread.join(limit)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise TimeoutError(f"no answer within {limit:g} s")
-    return done[0]
+    future.set_running_or_notify_cancel()  # so that nobody cancels what a thread goes on with
+    threading.Thread(target=run, daemon=True, name="foresighted-labels").start()
+    return future

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,6 +50,16 @@ def pair_id(number: int, prompt: Text, first: Text, second: Text) -> str:
     return f"{number}-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"
 
 
+def sides(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, int, int, bool]]:
+    """Yield each candidate that pairs of a round hold: the pair, its prompt, its place, whether it stands first."""
+    for pair in pairs:
+        if pair.place is not None:
+            group, first, second = pair.place
+            yield pair, group, first, True
+            if second is not None:
+                yield pair, group, second, False
+
+
 def label_means(pairs: Sequence[Pair], groups: int, size: int) -> list[list[float | None]]:
     """Return the mean preference for each candidate over what it was compared with, None where no pair has a label.
 
@@ -59,22 +69,15 @@ def label_means(pairs: Sequence[Pair], groups: int, size: int) -> list[list[floa
         size: N, candidates a prompt.
     """
     found: list[list[list[float]]] = [[[] for _ in range(size)] for _ in range(groups)]
-    for pair in pairs:
-        if pair.place is not None and pair.label is not None:
-            group, first, second = pair.place
-            found[group][first].append(pair.label)
-            if second is not None:
-                found[group][second].append(1 - pair.label)
+    for pair, group, n, first in sides(pairs):
+        if pair.label is not None:
+            found[group][n].append(pair.label if first else 1 - pair.label)
     return [[sum(labels) / len(labels) if labels else None for labels in row] for row in found]
 
 
 def utilities(pairs: Sequence[Pair], groups: int, size: int) -> list[list[float | None]]:
     """Return the true utility of each candidate of a round, None where it was not read."""
     found: list[list[float | None]] = [[None] * size for _ in range(groups)]
-    for pair in pairs:
-        if pair.place is not None:
-            group, first, second = pair.place
-            found[group][first] = pair.first_utility
-            if second is not None:
-                found[group][second] = pair.second_utility
+    for pair, group, n, first in sides(pairs):
+        found[group][n] = pair.first_utility if first else pair.second_utility
     return found

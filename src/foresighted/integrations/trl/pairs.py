@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from foresighted.labels.pair import Place
+from foresighted.integrations.trl.groups import Batch
+from foresighted.labels.pair import Pair, Place, pair_id
+
+
+def make_pairs(
+    number: int, batch: Batch, rows: list[list[int]], features: Tensor | None, places: Sequence[Place]
+) -> list[Pair]:
+    """Return the pairs at some places of a round.
+
+    Args:
+        number: of the round.
+        batch: rows of all processes.
+        rows: of each group.
+        features: the head's inputs of each group, its reference last, where they never change; shape B responses D.
+        places: of the pairs.
+    """
+    pairs, references = [], batch.references or []
+    for place in places:
+        group = rows[place.group]
+        prompt, first = batch.prompts[group[0]], batch.responses[group[place.first]]
+        second = references[group[0]] if place.second is None else batch.responses[group[place.second]]
+        pair = Pair(pair_id(number, prompt, first, second), prompt, first, second, place=place)
+        if features is not None:
+            pair.features = features[place.group, [place.first, -1 if place.second is None else place.second]]
+        pairs.append(pair)
+    return pairs
 
 
 def every_pair(groups: int, size: int, with_reference: bool) -> list[Place]:

@@ -23,7 +23,7 @@ from foresighted.integrations.trl.follower import Replica
 from foresighted.integrations.trl.groups import Batch, column, gather, groups, prompt_id
 from foresighted.integrations.trl.journal import Answer, Journal, metrics
 from foresighted.integrations.trl.monitor import sharded
-from foresighted.integrations.trl.pairs import best_pairs, every_pair
+from foresighted.integrations.trl.pairs import best_pairs, every_pair, make_pairs
 from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
@@ -235,13 +235,16 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
         referenced = batch.references is not None
-        ask = partial(panel.ask, batch, rows, scores=scores, keep_features=follower.reward_model.head_only)
+        features = scores.features if follower.reward_model.head_only else None
+        pairs_at = partial(make_pairs, counts.rounds, batch, rows, features)
         if config.every_pair:
-            pairs, failed = ask(every_pair(len(rows), len(rows[0]), referenced))
+            pairs = pairs_at(every_pair(len(rows), len(rows[0]), referenced))
+            failed = panel.ask(pairs)
             penalty = self._penalty(scores, pairs)
         else:
             penalty = self._penalty(scores, [])
-            pairs, failed = ask(best_pairs(scores.reward - penalty.value, referenced))
+            pairs = pairs_at(best_pairs(scores.reward - penalty.value, referenced))
+            failed = panel.ask(pairs)
 
         loss = None
         if counts.rounds % config.update_every == 0:
