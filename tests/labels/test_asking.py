@@ -97,7 +97,7 @@ KINDS = ["lists", "async", "one by one", "async, one by one", "utilities", "file
 
 def make_pairs(order=range(6)):
     rows = [(PROMPTS[i], FIRST[i], SECOND[i]) for i in order]
-    return [Pair(pair_id(1, *row), *row, asked=True) for row in rows]
+    return [Pair(pair_id(1, *row), *row, asked=True, place=Place(i, 0, None)) for i, row in enumerate(rows)]
 
 
 def read(asker, pairs, buffer):
@@ -166,7 +166,7 @@ def test_what_is_no_label_is_refused_and_never_asked_for_again(labels, said):
         Asker(labels, retries=3).ask(make_pairs(), 1)
 
 
-@pytest.mark.parametrize(("value", "said"), [(math.inf, "utility inf"), (None, "no numbers for 6 responses")])
+@pytest.mark.parametrize(("value", "said"), [(math.inf, "utility inf"), (None, "for 6 responses; return one number a response")])
 def test_a_utility_that_is_none_is_refused(value, said):
     class Odd(Lengths):
         def utility(self, prompts, responses):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from foresighted.labels.buffer import Buffer
-from foresighted.labels.pair import Pair
+from foresighted.labels.pair import Pair, label_means
 from foresighted.models.learner import Learner
 from foresighted.models.reward_model import RewardModel
+from foresighted.settings import SteeringConfig
 
 
 class Follower:
@@ -78,6 +79,18 @@ class Follower:
             self.learner.accumulation = max(1, math.ceil(len(mine) / self._batch_size))
         reduce = None if known is not None else self._reduce
         return self.learner.learn(count, loss, steps=self._steps, mine=mine, reduce=reduce), label
+
+    def steering_label(self, config: SteeringConfig, pairs: Sequence[Pair], reward: Tensor) -> Tensor | None:
+        """Return p* of every candidate, or the baseline for it where the form reads none, shape B N as `reward`.
+
+        None where a label that the form reads is missing.
+        """
+        if not config.reads_labels:
+            return torch.full_like(reward, self.buffer.baseline)
+        known = label_means(pairs, *reward.shape)
+        if any(label is None for row in known for label in row):
+            return None
+        return torch.tensor(known, device=reward.device, dtype=reward.dtype)
 
     def _features(self, pairs: Sequence[Pair]) -> Tensor | None:
         found = [pair.features for pair in pairs if pair.features is not None]

@@ -15,7 +15,7 @@ from foresighted.alignment.rows import Round, candidate_rows, round_row
 from foresighted.alignment.start import Start
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
-from foresighted.labels.pair import Pair, Place, pair_id
+from foresighted.labels.pair import Pair, Place, label_means, pair_id
 from foresighted.models import noise
 from foresighted.models.learner import Learner
 from foresighted.models.policy import Policy, Rollout
@@ -60,10 +60,11 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     every = reads_all_labels(config)
     if every:
         loop.labels.read(pairs)
-    penalty = loop.foresight.penalty(scores, _steering_label(loop, pairs, scores.reward))
+    penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
     kl = log_ratio(policy, references, candidates) if config.kl_coefficient else None
     score = scores.reward - penalty.value - (0 if kl is None else config.kl_coefficient * kl)
-    winners = choose(_labels(pairs, score) if config.selection == "labels" else score, candidates, references)
+    by = torch.tensor(label_means(pairs, *score.shape)) if config.selection == "labels" else score
+    winners = choose(by, candidates, references)
     won = [pairs[i] for i in winners]
     if not every:
         loop.labels.read(won)
@@ -134,17 +135,6 @@ def _keys(config: TrainConfig, number: int, references: list[ReferenceRow]) -> l
     return [noise.key(config.seed, "candidate", number, *name) for name in names]
 
 
-def _labels(pairs: Sequence[Pair], like: Tensor) -> Tensor:
-    return torch.tensor([pair.label for pair in pairs], device=like.device, dtype=like.dtype).view_as(like)
-
-
-def _steering_label(loop: Loop, pairs: Sequence[Pair], reward: Tensor) -> Tensor:
-    """Return p* of every candidate, shape B N, or the baseline in its place."""
-    if loop.config.steering_labels == "baseline" or any(pair.label is None for pair in pairs):
-        return torch.full_like(reward, loop.follower.buffer.baseline)
-    return _labels(pairs, reward)
-
-
 def _check_finite(reward: Tensor, number: int, references: list[ReferenceRow]) -> None:
     for b, n in (~reward.isfinite()).nonzero().tolist():
         raise NumericalError(
@@ -155,18 +145,16 @@ def _check_finite(reward: Tensor, number: int, references: list[ReferenceRow]) -
 
 def _pairs(number: int, references: list[ReferenceRow], candidates: Rollout, scores: Scores) -> list[Pair]:
     """Return every candidate beside its prompt's reference, in the candidates' order, nobody's label read yet."""
-    found = []
     n = len(candidates.texts) // len(references)
+    pairs = []
     for i, text in enumerate(candidates.texts):
-        reference, place = references[i // n], Place(i // n, i % n, None)
-        found.append(
-            Pair(
-                pair_id(number, reference.prompt, text, reference.text), reference.prompt, text, reference.text,
-                place=place, asked=True, second_utility=reference.utility,
-                features=None if scores.features is None else scores.features[place.group, [place.first, -1]],
-            )
-        )  # fmt: skip
-    return found
+        reference = references[i // n]
+        texts = reference.prompt, text, reference.text
+        pair = Pair(pair_id(number, *texts), *texts, asked=True, place=Place(i // n, i % n, None))
+        pair.second_utility = reference.utility
+        pair.features = None if scores.features is None else scores.features[i // n, [i % n, -1]]
+        pairs.append(pair)
+    return pairs
 
 
 def _optimise(loop: Loop, number: int, references: Sequence[ReferenceRow], chosen: Rollout) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.foresight import Foresight, Penalty
 from foresighted.alignment.rows import Round
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
@@ -28,11 +28,11 @@ from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
-from foresighted.labels.pair import Pair, label_means
 from foresighted.labels.queue import LabelQueue
 from foresighted.models.loading import reward_model as load_reward_model
 from foresighted.models.pretrained import Lora
 from foresighted.models.reward_model import RewardModel
+from foresighted.steering import Reference
 from foresighted.store import records
 from foresighted.texts import text_of
 from foresighted.types import Text
@@ -130,20 +130,15 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._inner = Processes(device, alone=self.config.placement == "first-rank")
         self.follower: Replica | None = None
         """The reward model, what it learns from and its counters; None on processes that hold none."""
-        self._foresight: Foresight | None = None
-        self._panel: Panel | None = None
+        self._players: tuple[Replica, Foresight, Panel] | None = None
         if self._reward_model is not None and (self._inner.count > 1 or self._together.rank == 0):
             if not hasattr(self._reward_model.body, "hf_device_map"):
                 self._reward_model.body.to(device)
             self.follower = Replica(self._reward_model, self.config, self._inner)
-            self._panel = Panel(self._labels, self.config, self.follower.buffer, self._inner)
-            kind = self.config.reference == "leave-one-out"
-            self._foresight = Foresight(
-                self.config,
-                self._reward_model,
-                self.follower.learner.optimizer,
-                "leave-one-out" if kind else "response",
-            )
+            panel = Panel(self._labels, self.config, self.follower.buffer, self._inner)
+            kind: Reference = "leave-one-out" if self.config.reference == "leave-one-out" else "response"
+            foresight = Foresight(self.config, self._reward_model, self.follower.learner.optimizer, kind)
+            self._players = self.follower, foresight, panel
 
     # The reward function.
 
@@ -176,7 +171,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         references = self._together.attempt(lambda: self._references(prompts, columns) if training else None)
         lengths = [len(ids) for ids in completion_ids] if completion_ids else [0] * len(prompts)
         batch = gather(self._together, prompts, completions, lengths, references)
-        said = self._everywhere(lambda: self._train(batch) if training else self._evaluate(batch))
+        said = self._everywhere(self._train if training else self._evaluate, batch)
         mine = slice(batch.mine.start, batch.mine.stop)
         reward, penalty = said["reward"][mine], said["penalty"][mine]
         if log_extra is not None:
@@ -204,18 +199,19 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         if self.config.reference == "column":
             return column(self.config.reference_column, columns)
         if self.config.reference == "policy":
-            assert self._frozen is not None
+            if self._frozen is None:
+                raise RunError("reference: the frozen policy is known once training begins; pass callbacks=[fpo]")
             return self._frozen.write(prompts)
         return None
 
-    def _everywhere(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _everywhere(self, work: Callable[..., dict[str, Any]], batch: Batch) -> dict[str, Any]:
         """Return what the processes that hold the reward model make of a call, on all of them."""
-        if self.config.placement == "every-rank":
-            return work()
         said: dict[str, Any] = {}
-        if self.follower is not None:
+        if self._players is not None and self.config.placement == "every-rank":
+            return work(*self._players, batch)
+        if self._players is not None:
             try:
-                said = work()
+                said = work(*self._players, batch)
             except Exception as error:  # told to all, so that nobody waits
                 said = {"error": told(error)}
         said = self._together.broadcast(said)
@@ -225,8 +221,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
     # One call, on every process that holds the reward model. Nothing below depends on which of them it is.
 
-    def _train(self, batch: Batch) -> dict[str, Any]:
-        follower, foresight, panel = self._players()
+    def _train(self, follower: Replica, foresight: Foresight, panel: Panel, batch: Batch) -> dict[str, Any]:
         config, counts = self.config, follower.buffer.counts
         rows = groups(batch, self._size)
         follower.take_probe(batch.prompts, batch.responses)
@@ -237,20 +232,20 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         referenced = batch.references is not None
         features = scores.features if follower.reward_model.head_only else None
         pairs_at = partial(make_pairs, counts.rounds, batch, rows, features)
-        if config.every_pair:
-            pairs = pairs_at(every_pair(len(rows), len(rows[0]), referenced))
-            failed = panel.ask(pairs)
-            penalty = self._penalty(scores, pairs)
-        else:
-            penalty = self._penalty(scores, [])
-            pairs = pairs_at(best_pairs(scores.reward - penalty.value, referenced))
+        pairs = pairs_at(every_pair(len(rows), len(rows[0]), referenced)) if config.every_pair else []
+        failed = panel.ask(pairs) if config.every_pair else 0
+        label = follower.steering_label(config, pairs, scores.reward)
+        none = Penalty(torch.zeros_like(scores.reward), 0.0, None)  # the round's labels were not given
+        penalty = none if label is None else foresight.penalty(scores, label)
+        total = scores.reward - penalty.value
+        if not config.every_pair:
+            pairs = pairs_at(best_pairs(total, referenced))
             failed = panel.ask(pairs)
 
         loss = None
         if counts.rounds % config.update_every == 0:
             panel.collect()
             loss = follower.update()
-        total = scores.reward - penalty.value
         flat, size = [i for row in rows for i in row], len(rows[0])
         prompts = [batch.prompts[row[0]] for row in rows]
         played = Round(
@@ -264,8 +259,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
         return _by_row(rows, played)
 
-    def _evaluate(self, batch: Batch) -> dict[str, Any]:
-        follower, _, panel = self._players()
+    def _evaluate(self, follower: Replica, _: Foresight, panel: Panel, batch: Batch) -> dict[str, Any]:
         mine = self._inner.share(len(batch.prompts))
 
         def rewards() -> Tensor:
@@ -277,22 +271,6 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
         self._answers += [Answer(*row) for row in columns]
         return {"reward": found, "penalty": [0.0] * len(found), "metrics": {}}
-
-    def _players(self) -> tuple[Replica, Foresight, Panel]:
-        if self.follower is None or self._foresight is None or self._panel is None:
-            raise RunError("reward_model: this process holds none; make FPOReward on every process alike")
-        return self.follower, self._foresight, self._panel
-
-    def _penalty(self, scores: Scores, pairs: Sequence[Pair]) -> Penalty:
-        """Return the penalty; none in a round whose labels were asked for and not given."""
-        follower, foresight, _ = self._players()
-        label = torch.full_like(scores.reward, follower.buffer.baseline)
-        if self.config.reads_labels:
-            known = label_means(pairs, *scores.reward.shape)
-            if any(value is None for row in known for value in row):
-                return Penalty(torch.zeros_like(scores.reward), 0.0, None)
-            label = torch.tensor(known, device=scores.reward.device, dtype=scores.reward.dtype)
-        return foresight.penalty(scores, label)
 
     # The callback.
 
