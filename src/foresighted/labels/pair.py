@@ -68,16 +68,15 @@ def label_means(pairs: Sequence[Pair], groups: int, size: int) -> list[list[floa
         groups: B, prompts.
         size: N, candidates a prompt.
     """
-    found: list[list[list[float]]] = [[[] for _ in range(size)] for _ in range(groups)]
+    found: dict[tuple[int, int], list[float]] = {}
     for pair, group, n, first in sides(pairs):
         if pair.label is not None:
-            found[group][n].append(pair.label if first else 1 - pair.label)
-    return [[sum(labels) / len(labels) if labels else None for labels in row] for row in found]
+            found.setdefault((group, n), []).append(pair.label if first else 1 - pair.label)
+    means = {place: sum(labels) / len(labels) for place, labels in found.items()}
+    return [[means.get((group, n)) for n in range(size)] for group in range(groups)]
 
 
 def utilities(pairs: Sequence[Pair], groups: int, size: int) -> list[list[float | None]]:
     """Return the true utility of each candidate of a round, None where it was not read."""
-    found: list[list[float | None]] = [[None] * size for _ in range(groups)]
-    for pair, group, n, first in sides(pairs):
-        found[group][n] = pair.first_utility if first else pair.second_utility
-    return found
+    known = {(group, n): p.first_utility if first else p.second_utility for p, group, n, first in sides(pairs)}
+    return [[known.get((group, n)) for n in range(size)] for group in range(groups)]
