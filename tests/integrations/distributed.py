@@ -79,7 +79,7 @@ def different(models: Path, out: Path) -> None:
     fpo = FPOReward(str(models / "deberta"), FPOConfig(), Labels())
     if dist.get_rank() == 1:
         with torch.no_grad():
-            next(fpo._classifier.body.parameters()).add_(1e-3)  # of the frozen body: the head is the same
+            next(fpo._reward_model.body.parameters()).add_(1e-3)  # of the frozen body: the head is the same
     args, state, model = trainer(out)
     fpo.on_train_begin(args, state, None, model=model, processing_class=None)
 
