@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from foresighted import influence, steering
+from foresighted.errors import DataError
 from foresighted.influence.capture import frozen_except
 from foresighted.influence.curvature import adamw_metric, solved_products
 from foresighted.influence.head import leave_one_out
 from foresighted.influence.unrolled import adamw_state, unrolled_penalties
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import SteeringConfig
-from foresighted.steering import Kernels, Products, Reference, compared, pairwise
+from foresighted.steering import Kernels, Products, Reference, compared
 
 _log = logging.getLogger(__name__)
+
+Base = Callable[[Tensor], Tensor]
+"""Labels p*, B N, to what gamma multiplies in the penalty, B N: what the form's row needs."""
 
 
 class Scores(NamedTuple):
@@ -29,9 +34,8 @@ class Scores(NamedTuple):
     reward: Tensor  # B N
     reference_reward: Tensor  # B 1 (a reference response), or B N (mean of the other candidates)
     products: Products  # B N each: S and G in the run's scope and influence
-    kernels: Kernels | None  # where the form looks at the whole batch
-    features: Tensor | None  # B (N + 1) D, or B N D, where they were computed
-    inputs: dict[str, Tensor] | None  # the reward model's own, where the form differentiates it again
+    base: Base | None = None  # where it is not S itself
+    features: Tensor | None = None  # B (N + 1) D, or B N D, where they were computed
 
     @property
     def margin(self) -> Tensor:
@@ -68,17 +72,19 @@ class Foresight:
         reference: Reference = "response",
     ) -> None:
         self.config = config
+        self.form = config.form
         self.reference: Reference = reference
         self._reward_model = reward_model
         self._optimizer = optimizer
         self._products: influence.GradientProducts | None = None
+        self._scope = dict(reward_model.head.named_parameters())
         if not self.from_features:
             self._products = influence.GradientProducts(
                 reward_model.network, scope=config.scope, forward=self._rewards, chunk=config.influence_chunk
             )
+            self._scope = self._products.parameters
             trained = {id(parameter) for parameter in reward_model.trainable().values()}
-            idle = sum(id(parameter) not in trained for parameter in self._products.parameters.values())
-            if idle:
+            if idle := sum(id(parameter) not in trained for parameter in self._scope.values()):
                 _log.warning(
                     "scope %s holds %d parameters that reward_model_train=%s does not train",
                     config.scope, idle, config.reward_model_train,
@@ -95,34 +101,26 @@ class Foresight:
     @property
     def steers(self) -> bool:
         """Whether there is a penalty at all."""
-        return self.config.steering != "rlhf" and self.config.weight > 0
+        return self.form.needs != "nothing" and self.config.weight > 0
+
+    @property
+    def _how(self) -> Literal["products", "steps", "metric", "closed form", "conjugate gradients"]:
+        """How the base is got: the form's need, and of a curvature (for a linear head the Hessian is Gauss-Newton's)
+        AdamW's diagonal as a metric of the products, the kernels of the whole batch, or iterations."""
+        if self.form.needs != "curvature":
+            return "steps" if self.form.needs == "steps" else "products"
+        if self.config.curvature == "hessian" and not self.from_features:
+            return "conjugate gradients"
+        return "metric" if self.config.curvature == "adamw" else "closed form"
 
     @property
     def whole_batch(self) -> bool:
         """Whether a candidate's penalty depends on other prompts' responses."""
-        solved = self.config.steering == "unrolled" or (
-            self.config.steering == "exact" and self.config.curvature != "adamw"
-        )
-        return self.steers and (solved or self.config.influence == "batch")
+        return self.steers and (self.config.influence == "batch" or self._how not in ("products", "metric"))
 
     @property
-    def _closed_form(self) -> bool:
-        """Whether the exact form comes from the whole Gram matrix; for a linear head the Hessian is Gauss-Newton's."""
-        curvature = self.config.curvature
-        return self.config.steering == "exact" and (
-            curvature == "gauss-newton" or (curvature == "hessian" and self.from_features)
-        )
-
-    @property
-    def _needs_kernels(self) -> bool:
-        return self.steers and (self._closed_form or self.config.influence == "batch")
-
-    def _from_gram(self, gram: Tensor, b: int) -> tuple[Kernels, Products]:
-        config = self.config
-        kernels = steering.kernels(
-            gram, prompts=b, reference=self.reference, influence=config.influence, paid=config.paid
-        )
-        return kernels, Products(*(column.view(b, -1) for column in kernels.products()))
+    def _from_kernels(self) -> bool:
+        return self.steers and (self.config.influence == "batch" or self._how == "closed form")
 
     def score(self, prompts: Sequence[Any], texts: Sequence[Any], *, groups: int) -> Scores:
         """Return rewards and gradient products of all responses of a round, from one pass of the reward model.
@@ -132,59 +130,50 @@ class Foresight:
             texts: responses, as many. The rows of a prompt stand together, its reference response last.
             groups: B, prompts.
         """
-        if self.from_features:
+        if self._products is None:
             return self.score_features(self._reward_model.features(prompts, texts), groups=groups)
-        return self._score_inputs(self._reward_model.encode(prompts, texts), groups)
+        return self._score_inputs(self._products, self._reward_model.encode(prompts, texts), groups)
 
     def score_features(self, features: Tensor, *, groups: int) -> Scores:
         """Return the same from the head's inputs (scope head), shape R D."""
         with torch.no_grad():
             every = self._reward_model.rewards(features).view(groups, -1)
-        metric = self._metric(self._reward_model.head)
+        reward, other = compared(every, self.reference)
+        metric = self._metric()
         rows = features if metric is None else features * metric["weight"].flatten().sqrt()
-        kernels = None
-        if self._needs_kernels:  # the bias adds 1 to every product, and leaves no trace in a difference
-            kernels, products = self._from_gram(rows @ rows.T + 1, groups)
+        features, base = features.view(groups, -1, features.shape[1]), None
+        if self._from_kernels:  # the bias adds 1 to every product, and leaves no trace in a difference
+            products, base = self._across_prompts(rows @ rows.T + 1, reward - other)
         else:
-            rows = rows.view(groups, -1, features.shape[1])
-            own, other = (rows[:, :-1], rows[:, -1]) if self.reference == "response" else (rows, leave_one_out(rows))
-            products = self._paid(influence.head_products(own, other))
-        reward, reference = compared(every, self.reference)
-        return Scores(reward, reference, products, kernels, features.view(groups, -1, features.shape[1]), None)
+            rows = rows.view_as(features)
+            own, apart = (rows[:, :-1], rows[:, -1]) if self.reference == "response" else (rows, leave_one_out(rows))
+            products = self._paid(influence.head_products(own, apart))
+        if self._how == "steps":
+            base = self._through_steps(lambda parameters: features @ parameters["weight"][0].float())
+        return Scores(reward, other, products, base, features)
 
-    def _score_inputs(self, inputs: dict[str, Tensor], groups: int) -> Scores:
-        assert self._products is not None
-        metric = self._metric(self._reward_model.network)
-        if self._needs_kernels:
-            flat, gram = self._products.gram(inputs, metric=metric)
-            kernels, products = self._from_gram(gram, groups)
-            reward, reference = compared(flat.view(groups, -1), self.reference)
-            return Scores(reward, reference, products, kernels, None, inputs)
-        if self.reference == "response":
-            scored = self._products.against_reference(inputs, prompts=groups, metric=metric)
-            reference = scored.reference_reward[:, None]
-            return Scores(scored.reward, reference, self._paid(scored.products), None, None, inputs)
-        parts = [self._products.gram(own, metric=metric) for own in _by_group(inputs, groups)]  # prompts do not meet
-        read = [self._from_gram(gram, 1)[1] for _, gram in parts]
-        products = Products(*(torch.cat(columns) for columns in zip(*read, strict=True)))
-        reward, reference = compared(torch.stack([own for own, _ in parts]), self.reference)
-        return Scores(reward, reference, products, None, None, inputs)
-
-    def _paid(self, products: Products) -> Products:
-        """Return the products with the margin at the test point, where that is what the policy is paid: <d, d>."""
-        return products._replace(gram=products.spread) if self.config.paid == "margin" else products
-
-    def _metric(self, module: nn.Module) -> dict[str, Tensor] | None:
-        """Return AdamW's diagonal for the scope's parameters, if the exact form asks for it."""
-        if self.config.steering != "exact" or self.config.curvature != "adamw":
-            return None
-        scope = self._products.parameters if self._products else dict(module.named_parameters())
-        metric = adamw_metric(self._optimizer, scope)
-        return {name: torch.zeros_like(m) if self._is_bias(scope[name]) else m for name, m in metric.items()}
-
-    def _is_bias(self, parameter: nn.Parameter) -> bool:
-        """The head's bias moves all rewards alike. Its gradient is rounding, which AdamW would make a step of."""
-        return parameter is self._reward_model.head.bias
+    def _score_inputs(self, read: influence.GradientProducts, inputs: dict[str, Tensor], groups: int) -> Scores:
+        metric, base = self._metric(), None
+        if self._from_kernels:
+            flat, gram = read.gram(inputs, metric=metric)
+            reward, other = compared(flat.view(groups, -1), self.reference)
+            products, base = self._across_prompts(gram, reward - other)
+        elif self.reference == "response":
+            scored = read.against_reference(inputs, prompts=groups, metric=metric)
+            reward, other, products = scored.reward, scored.reference_reward[:, None], self._paid(scored.products)
+        else:
+            parts = [read.gram(own, metric=metric) for own in _by_group(inputs, groups)]  # prompts do not meet
+            reward, other = compared(torch.stack([own for own, _ in parts]), self.reference)
+            within = [self._kernels(gram, 1).products() for _, gram in parts]
+            products = Products(*(torch.stack(columns) for columns in zip(*within, strict=True)))
+        if self._how == "conjugate gradients":
+            base = partial(self._solved, inputs)
+        if self._how == "steps":
+            network = self._reward_model.network
+            base = self._through_steps(
+                lambda parameters: functional_call(network, dict(parameters), kwargs=inputs).view(groups, -1)
+            )
+        return Scores(reward, other, products, base)
 
     def penalty(self, scores: Scores, label: Tensor | None) -> Penalty:
         """Return the steering penalty of every candidate.
@@ -194,27 +183,19 @@ class Foresight:
             label: p* of every candidate, or a baseline for each, shape B N; None for the forms that read none.
 
         Raises:
+            DataError: no label, and a form that reads it.
             NumericalError: a Hessian that is not positive after damping, a solve or an unrolling that fails.
         """
         gram, spread = scores.products
         if not self.steers:
             return Penalty(torch.zeros_like(gram), 0.0, None)
-        config = self.config
-        if config.steering == "unrolled":
-            assert label is not None
-            base = self._unrolled(scores, label)
-            gamma, share = self._gamma(scores.reward, base)
-            return Penalty(gamma * base, gamma, share)
-        base = self._inverse_products(scores, label) if config.steering == "exact" else gram
+        if label is None:
+            if self.form.reads_labels:
+                raise DataError(f"label: got none; steering {self.form.name} reads that of every candidate")
+            label = torch.zeros_like(gram)
+        base = gram if scores.base is None else scores.base(label)
         gamma, share = self._gamma(scores.reward, base)
-        if config.steering == "practical":
-            return Penalty(pairwise.practical(base, gamma=gamma), gamma, share)
-        assert label is not None
-        if config.steering == "proximal":
-            value = pairwise.proximal(gram, spread, scores.margin, label, gamma=gamma)
-        else:  # `exact` is `relaxed` with the inverse curvature inside the product
-            value = pairwise.relaxed(base, scores.margin, label, gamma=gamma)
-        return Penalty(value, gamma, share)
+        return Penalty(self.form.pairwise(base, spread, scores.margin, label, gamma=gamma), gamma, share)
 
     def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
         one = float(steering.raw_gamma(1.0, reward, base))
@@ -223,58 +204,62 @@ class Foresight:
             return given * one, given
         return given, given / one if one > 0 else None
 
-    def _inverse_products(self, scores: Scores, label: Tensor | None) -> Tensor:
+    def _kernels(self, gram: Tensor, prompts: int) -> Kernels:
         config = self.config
-        if config.curvature == "adamw":
-            gram: Tensor = scores.products.gram
-            return gram  # the metric is in it already
-        if self._closed_form:
-            assert scores.kernels is not None
-            p = scores.margin.flatten().sigmoid()
-            found: Tensor = steering.inverse_products(scores.kernels, p * (1 - p), damping=config.damping)
-            return found.view_as(scores.reward)
-        assert self._products is not None
-        assert label is not None
-        assert scores.inputs is not None
+        return steering.kernels(
+            gram, prompts=prompts, reference=self.reference, influence=config.influence, paid=config.paid
+        )
+
+    def _across_prompts(self, gram: Tensor, margin: Tensor) -> tuple[Products, Base | None]:
+        """Return S and G from the Gram matrix of all responses, and the base where it comes from that matrix, too."""
+        kernels = self._kernels(gram, len(margin))
+        p = margin.flatten().sigmoid()
+
+        def closed_form(label: Tensor) -> Tensor:
+            found: Tensor = steering.inverse_products(kernels, p * (1 - p), damping=self.config.damping)
+            return found.view_as(margin)
+
+        products = Products(*(column.view_as(margin) for column in kernels.products()))
+        return products, closed_form if self._how == "closed form" else None
+
+    def _paid(self, products: Products) -> Products:
+        """Return the products with the margin at the test point, where that is what the policy is paid: <d, d>."""
+        return products._replace(gram=products.spread) if self.config.paid == "margin" else products
+
+    def _metric(self) -> dict[str, Tensor] | None:
+        """Return AdamW's diagonal for the scope's parameters, where it is the form's curvature."""
+        if self._how != "metric":
+            return None
+        metric = adamw_metric(self._optimizer, self._scope)
+        return {name: torch.zeros_like(m) if self._is_bias(self._scope[name]) else m for name, m in metric.items()}
+
+    def _is_bias(self, parameter: Tensor) -> bool:
+        """The head's bias moves all rewards alike. Its gradient is rounding, which AdamW would make a step of."""
+        return parameter is self._reward_model.head.bias
+
+    def _solved(self, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
+        config = self.config
         products, iterations = solved_products(
-            self._reward_model.network, scores.inputs, label, prompts=len(label), scope=config.scope,
+            self._reward_model.network, inputs, label, prompts=len(label), scope=config.scope,
             damping=config.damping, reference=self.reference, influence=config.influence, paid=config.paid,
             curvature="hessian", forward=self._rewards,
         )  # fmt: skip
         _log.info("conjugate gradients: %d iterations", iterations)
         return products
 
-    def _unrolled(self, scores: Scores, label: Tensor) -> Tensor:
-        if self.from_features:
-            features = scores.features
-            assert features is not None
-            head = {name: p for name, p in self._reward_model.head.named_parameters() if not self._is_bias(p)}
-
-            def linear(parameters: influence.Parameters) -> Tensor:
-                return features @ parameters["weight"][0].float()
-
-            return self._through_steps(linear, head, label)
-        assert self._products is not None
-        assert scores.inputs is not None
-        network, inputs = self._reward_model.network, scores.inputs
-        scope = {name: p for name, p in self._products.parameters.items() if not self._is_bias(p)}
-
-        def whole(parameters: influence.Parameters) -> Tensor:
-            rewards: Tensor = functional_call(network, dict(parameters), kwargs=inputs)
-            return rewards.view(len(label), -1)
-
-        return self._through_steps(whole, scope, label)
-
-    def _through_steps(
-        self, rewards: Callable[[influence.Parameters], Tensor], scope: Mapping[str, nn.Parameter], label: Tensor
-    ) -> Tensor:
-        state = adamw_state(self._optimizer, scope)
+    def _through_steps(self, rewards: Callable[[influence.Parameters], Tensor]) -> Base:
+        scope = {name: parameter for name, parameter in self._scope.items() if not self._is_bias(parameter)}
         config = self.config
-        with frozen_except(self._reward_model.network, {}):
-            return unrolled_penalties(
-                rewards, scope, label, state, steps=config.unrolled_steps, reference=self.reference,
-                influence=config.influence, paid=config.paid,
-            )  # fmt: skip
+
+        def base(label: Tensor) -> Tensor:
+            state = adamw_state(self._optimizer, scope)
+            with frozen_except(self._reward_model.network, {}):
+                return unrolled_penalties(
+                    rewards, scope, label, state, steps=config.unrolled_steps, reference=self.reference,
+                    influence=config.influence, paid=config.paid,
+                )  # fmt: skip
+
+        return base
 
 
 def _by_group(inputs: dict[str, Tensor], groups: int) -> Iterator[dict[str, Tensor]]:

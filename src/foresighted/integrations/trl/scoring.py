@@ -65,7 +65,7 @@ def score(
 
     joined = together.concatenate(together.attempt(columns), len(rows))
     reward, reference, gram, spread = torch.split(joined, [size, width, size, size], 1)
-    return Scores(reward, reference, Products(gram, spread), None, None, None)
+    return Scores(reward, reference, Products(gram, spread))
 
 
 def _layout(batch: Batch, rows: list[list[int]]) -> tuple[list[Text], list[Text]]:
