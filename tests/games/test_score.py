@@ -11,8 +11,9 @@ import pytest
 
 from foresighted.games import LINEAR, LinearSettings
 from foresighted.games.game import Follower, gradient, label_function
+from foresighted.games.plan import Cell, program_key
 from foresighted.games.score import score_function
-from foresighted.games.settings import ELEMENTWISE
+from foresighted.steering import FORMS
 
 W = np.array([[0.5, -0.2, 0.1]])
 Y = np.array([[1.0, 0.5, -0.5], [0.2, 0.3, 0.9]])
@@ -32,7 +33,7 @@ def score(form: str, weights=W, references=None, noise=None, **change):
     labels = change.get("labels", "utility")
     config = LinearSettings(**{**plain, **change})
     s = SimpleNamespace(**{k: getattr(config, k) for k in config.__dataclass_fields__}, pairwise=config.pairwise)
-    forms = ELEMENTWISE if form in ELEMENTWISE else (form,)
+    forms, _ = program_key(Cell(form, form, config, ()))
     rows = len(weights)
 
     def each(x):
@@ -40,7 +41,9 @@ def score(form: str, weights=W, references=None, noise=None, **change):
 
     labels = LABELS if labels in ("utility", "noisy") else np.array([0.6, 0.8, 0.0])
     follower = Follower(jnp.asarray(weights), (), each(DATA), each(0 * DATA), each(labels), each(PRESENT))
-    function = score_function(LINEAR, s, forms, jnp.asarray(forms.index(form)), follower, label_function(LINEAR, s))
+    function = score_function(
+        LINEAR, s, forms, jnp.asarray(forms.index(FORMS[form])), follower, label_function(LINEAR, s)
+    )
     references = np.zeros_like(Y) if references is None else references
     return np.asarray(function(jnp.asarray(Y), jnp.asarray(references), noise)), s
 

@@ -19,6 +19,7 @@ from foresighted.games.plan import Cell, arm_cells, program_key
 from foresighted.games.score import score_function
 from foresighted.games.settings import GameSettings, is_traced
 from foresighted.settings import settings
+from foresighted.steering import FORMS, Form
 
 PIECES = 20
 """Progress is told this many times; between two tellings the program does not come back."""
@@ -94,7 +95,7 @@ def play(
         numbers = {
             name: np.asarray([getattr(cell.settings, name) for cell in cells], kind) for name in _traced(template)
         }
-        form = np.asarray([forms.index(cell.form) for cell in cells])
+        form = np.asarray([forms.index(FORMS[cell.form]) for cell in cells])
         members = [[game.start_draws(example, seed, m) for m in range(example.ensemble)] for seed in seeds]
         start = _stack([_stack(one, kind) for one in members], kind)
         draws = _stack([game.round_draws(example, seed) for seed in seeds], kind)
@@ -144,7 +145,7 @@ def with_numbers(template: GameSettings, numbers: dict[str, Array]) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _programs(game: Game, template: GameSettings, forms: tuple[str, ...]) -> tuple[Any, Any, Lock]:
+def _programs(game: Game, template: GameSettings, forms: tuple[Form, ...]) -> tuple[Any, Any, Lock]:
     """Return the start and the piece of rounds, over cells and seeds, and a lock for their first calls.
 
     Two threads would compile a program twice. A call returns before it ran, so the lock is held for compiling only.

@@ -10,9 +10,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foresighted.errors import ConfigError, nearest
-from foresighted.games.settings import ELEMENTWISE, GameSettings, is_traced
+from foresighted.games.settings import GameSettings, is_traced
 from foresighted.settings import arm_from_text, from_text, renamed, settings
-from foresighted.steering.table import FORMS
+from foresighted.steering.table import FORMS, Form
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
@@ -65,7 +65,7 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
         for point in product(*(sweep.values for sweep in sweeps)):
             values = dict(zip((sweep.name for sweep in sweeps), point, strict=True)) | own
             values.setdefault("gamma", base.gamma if base.gamma is not None else game.gammas.get(form, 1.0))
-            if form == "rlhf":
+            if FORMS[form].needs == "nothing":
                 values["gamma"] = 0.0
             made = replace(base, **values)
             swept = tuple((sweep.name, getattr(made, sweep.name)) for sweep in sweeps)
@@ -128,9 +128,11 @@ def _range(name: str, written: str) -> list[float]:
     return [float(f"{first * (last / first) ** (k / (count - 1)):.4g}") for k in range(count)]
 
 
-def program_key(cell: Cell) -> tuple[tuple[str, ...], GameSettings]:
-    """Return what cells must share to be played by one program: known forms, and all settings that are not traced."""
-    forms = ELEMENTWISE if cell.form in ELEMENTWISE else (cell.form,)
+def program_key(cell: Cell) -> tuple[tuple[Form, ...], GameSettings]:
+    """Return what cells must share to be played by one program: known forms (all elementwise ones share one), and all
+    settings that are not traced."""
+    own = FORMS[cell.form]
+    forms = tuple(form for form in FORMS.values() if form.elementwise) if own.elementwise else (own,)
     return forms, _template(cell.settings)
 
 

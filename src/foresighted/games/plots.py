@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from foresighted.games.run import Request
+from foresighted.steering import FORMS
 
 FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#d55e00", "#0077bb", "#009e73", "#cc6fa8", "#b8860b", "#56a5d8", "#8a63c9", "#7f7f7f")
@@ -266,10 +267,8 @@ def _pca(lines: Sequence[Line], request: Request) -> Figure:
 def _heat_map(cells: Sequence[dict[str, Any]], names: tuple[str, str], share: str, text: str) -> Figure:
     """Draw a panel an arm: a share by two swept settings; other swept settings are averaged over and told."""
     arms = list(dict.fromkeys(cell["arm"] for cell in cells))
-    across, down = (
-        sorted({cell[name] for cell in cells if cell["arm"] != "rlhf"} or {cell[name] for cell in cells})
-        for name in names
-    )
+    steered = [cell for cell in cells if FORMS[cell["arm"].partition(":")[0]].needs != "nothing"]
+    across, down = (sorted({cell[name] for cell in steered or cells}) for name in names)
     width = max(2.6, 0.5 + 0.3 * len(across))  # so that "100" fits into a cell
     figure = Figure(figsize=(1.2 + width * len(arms), max(3.0, 1.2 + 0.25 * len(down))), layout="constrained")
     panels = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]

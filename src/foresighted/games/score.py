@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from foresighted.errors import ConfigError
 from foresighted.games.game import Array, Follower, Game, Label, Score, Tree
-from foresighted.games.settings import ELEMENTWISE
-from foresighted.steering import Kernels, pairwise, pointwise
+from foresighted.steering import Form, Kernels, inverse_products, pairwise, pointwise, raw_gamma
 
 
 class Rewards(NamedTuple):
@@ -24,7 +23,7 @@ class Rewards(NamedTuple):
     """|grad_phi mean|^2, (M,); 0 where it was not asked for."""
 
 
-def score_function(game: Game, s: Any, forms: tuple[str, ...], form: Array, follower: Follower, label: Label) -> Score:
+def score_function(game: Game, s: Any, forms: tuple[Form, ...], form: Array, follower: Follower, label: Label) -> Score:
     """Return what the leader is paid for actions.
 
         score(y) = shaped r(y) - penalty(y)
@@ -32,7 +31,7 @@ def score_function(game: Game, s: Any, forms: tuple[str, ...], form: Array, foll
     Args:
         game: the game.
         s: its settings (traced).
-        forms: forms of the penalty that the program knows.
+        forms: forms of the penalty that the program knows: elementwise ones, or one that is not.
         form: index of this run's form, no axes.
         follower: with a leading axis E, one entry a member of the ensemble.
         label: of an action.
@@ -44,8 +43,10 @@ def score_function(game: Game, s: Any, forms: tuple[str, ...], form: Array, foll
         Ensembles with a lower confidence bound: arXiv 2310.02743. Shaping by a centred sigmoid (PAR): arXiv 2502.18770.
     """
     data = jax.tree.map(lambda x: x[0], follower._replace(weights=(), memory=()))
-    needs_norm = forms != ("rlhf",) and not s.pairwise and s.influence == "self" and set(forms) <= set(ELEMENTWISE)
-    fixed = _terms(game, s, follower.weights, data) if set(forms) & {"exact", "unrolled"} else None
+    steers = any(one.needs != "nothing" for one in forms)
+    elementwise = all(one.elementwise for one in forms)
+    needs_norm = steers and elementwise and not s.pairwise and s.influence == "self"
+    terms = None if elementwise else _terms(game, s, follower.weights, data)
 
     def score(actions: Array, references: Array, noise: Array | None) -> Array:
         rewards = _rewards(game, s, follower.weights, actions, needs_norm)
@@ -55,20 +56,21 @@ def score_function(game: Game, s: Any, forms: tuple[str, ...], form: Array, foll
         if s.shaping == "par":
             centre = _rewards(game, s, follower.weights, references, False).bound
             paid = s.shaping_scale * jax.nn.sigmoid((paid - centre) / s.shaping_scale)
-        if forms == ("rlhf",):
+        if not steers:
             return paid
         value = rewards.mean
         if s.pairwise:
             value = value - _rewards(game, s, follower.weights, references, False).mean
         labels = _labels(s, data, label, actions, references, noise)
         if needs_norm:
-            gram = spread = rewards.norm
-            return paid - _elementwise(forms, form, s, gram, spread, value, labels)
-        test, direction = _directions(game, s, follower.weights, actions, references)
-        if fixed is not None:
-            return paid - _with_data(forms[0], s, fixed, data, test, direction, value, labels)
-        gram, spread = jnp.sum(test * direction, axis=-1), jnp.sum(direction**2, axis=-1)
-        return paid - _elementwise(forms, form, s, gram, spread, value, labels)
+            base = spread = rewards.norm
+        else:
+            test, direction = _directions(game, s, follower.weights, actions, references)
+            base, spread = jnp.sum(test * direction, axis=-1), jnp.sum(direction**2, axis=-1)
+            if terms is not None:
+                base = _solved(forms[0], s, terms, data, test, direction, value, labels)
+        penalties = [_penalty(one, s, base, spread, rewards.mean, value, labels) for one in forms]
+        return paid - jnp.stack(penalties)[form]  # the others are computed with it and dropped
 
     return score
 
@@ -100,41 +102,32 @@ def _labels(s: Any, data: Follower, label: Label, actions: Array, references: Ar
     return labels if s.label_slope else jax.lax.stop_gradient(labels)
 
 
-def _elementwise(
-    forms: tuple[str, ...], form: Array, s: Any, gram: Array, spread: Array, value: Array, labels: Array
-) -> Array:
-    """Return the penalty of the form with index `form`; the others are computed with it and dropped."""
-    relaxed = pairwise.relaxed if s.pairwise else pointwise.relaxed
-    proximal = pairwise.proximal if s.pairwise else pointwise.proximal
-    made: dict[str, Callable[[], Array]] = {
-        "rlhf": lambda: jnp.zeros_like(gram),
-        "practical": lambda: pointwise.practical(gram, gamma=s.gamma),
-        "relaxed": lambda: relaxed(gram, value, labels, gamma=s.gamma),
-        "proximal": lambda: proximal(gram, spread, value, labels, gamma=s.gamma),
-    }
-    return jnp.stack([made[name]() for name in forms])[form]
+def _penalty(form: Form, s: Any, base: Array, spread: Array, reward: Array, value: Array, labels: Array) -> Array:
+    """Return a form's penalty; a share of the reward's spread is turned into gamma, which the gradient holds fixed."""
+    gamma = s.gamma
+    if s.gamma_unit == "share" and form.needs != "nothing":
+        if reward.shape[0] < 2:
+            raise ConfigError("gamma_unit: share needs a leader that scores two actions or more at a time; use raw")
+        apart = form.residual == "label" and not s.pairwise
+        one = raw_gamma(gamma, reward[None], base, residual="reward" if apart else "probability")
+        gamma = jax.lax.stop_gradient(one)
+    return (form.pairwise if s.pairwise else form.pointwise)(base, spread, value, labels, gamma=gamma)
 
 
-def _with_data(
-    form: str, s: Any, fixed: tuple[Array, Array], data: Follower, test: Array, direction: Array, value: Array,
+def _solved(
+    form: Form, s: Any, terms: tuple[Array, Array], data: Follower, test: Array, direction: Array, value: Array,
     labels: Array,
 ) -> Array:  # fmt: skip
-    """Return the exact or unrolled penalty; the loss is that on the reward model's data, y not yet a part of it."""
-    directions, values = fixed
-    terms = jnp.concatenate([direction, directions])
-    kernels = Kernels(test @ terms.T, terms @ terms.T)
+    """Return the base of a form with curvature or steps, by the loss on the reward model's data (y not yet in it)."""
+    directions = jnp.concatenate([direction, terms[0]])
+    kernels = Kernels(test @ directions.T, directions @ directions.T)
     share = data.present / jnp.maximum(jnp.sum(data.present), 1.0)
     weights = jnp.concatenate([jnp.zeros_like(value), share])
-    values = jnp.concatenate([value, values])
-    module = pairwise if s.pairwise else pointwise
-    if form == "exact":
-        own = value if module is pointwise else values
-        return module.exact(kernels, own, labels, damping=s.damping, gamma=s.gamma, weights=weights)
-    all_labels = jnp.concatenate([labels, data.labels])
-    return module.unrolled(
-        kernels, values, all_labels, steps=s.unrolled_steps, rate=s.unrolled_rate, gamma=s.gamma, damping=0.0,
-        weights=weights,
-    )  # fmt: skip
+    values, labels = jnp.concatenate([value, terms[1]]), jnp.concatenate([labels, data.labels])
+    loss = pairwise if s.pairwise else pointwise
+    if form.needs == "curvature":
+        return inverse_products(kernels, loss.slopes(values, labels)[1], damping=s.damping, weights=weights)
+    return loss.unrolled(kernels, values, labels, steps=s.unrolled_steps, rate=s.unrolled_rate, weights=weights)
 
 
 def _flat_gradient(game: Game, s: Any, weights: Tree, y: Array) -> Array:

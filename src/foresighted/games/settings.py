@@ -12,9 +12,6 @@ from typing import Literal, get_args
 
 from foresighted.settings import Settings, each_once, hints, setting
 
-ELEMENTWISE = ("rlhf", "practical", "relaxed", "proximal")
-"""Forms that read S and G alone; they share one compiled program."""
-
 
 @dataclass(frozen=True)
 class SweepSettings(Settings):
@@ -50,6 +47,9 @@ class GameSettings(Settings):
 
     gamma: float | None = setting(
         None, "steering", "steering weight, in units of the reward model's step size (default: by game and form)", low=0
+    )
+    gamma_unit: Literal["raw", "share"] = setting(
+        "raw", "steering", "raw, or a share of the spread of rewards among the actions that the leader scores at a time"
     )
     influence: Literal["self", "batch"] = setting(
         "self", "steering", "test point: the action itself (the paper), or the mean of the leader's batch, held fixed"
@@ -105,6 +105,10 @@ class GameSettings(Settings):
                 "influence: batch holds its test point fixed and needs autodiff",
             ),
             (
+                not differs or self.gamma_unit == "raw",
+                "gamma_unit: share holds gamma fixed as actions shift and needs autodiff",
+            ),
+            (
                 not differs or self.label_slope,
                 "label_slope: forward differences read labels at the shifted actions; set it to true",
             ),
@@ -142,7 +146,8 @@ class LinearSettings(GameSettings):
     exploration: float = setting(0.0, "labels", "spread of the labelled actions around the leader's", low=0)
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
-        return (*super()._rules(), _signal_fits(self))
+        told = "gamma_unit: share needs two actions, and this game scores one at a time; use raw"
+        return (*super()._rules(), _signal_fits(self), (self.gamma_unit == "raw", told))
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,10 @@ class NetworkSettings(GameSettings):
             (
                 self.labels_per_round <= self.buffer_size,
                 f"buffer_size: got {self.buffer_size}, must hold the {self.labels_per_round} labels of a round",
+            ),
+            (
+                self.gamma_unit == "raw" or self.policy_samples >= 2,
+                f"gamma_unit: share needs policy_samples of at least 2, got {self.policy_samples}",
             ),
         )
 

@@ -43,6 +43,12 @@ def sigmoid(x: Array) -> Array:
     return xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
+def slopes(margin: Array, label: Array | float) -> tuple[Array, Array]:
+    """Return first and second derivative of the loss in the margin: the residual s(m) - p*, and s(m) (1 - s(m))."""
+    p = sigmoid(margin)
+    return p - label, p * (1 - p)
+
+
 def relaxed(gram: Array, margin: Array, label: Array | float, *, gamma: float | Array) -> Array:
     """Penalty of the relaxed form, one explicit step of the follower.
 
@@ -196,8 +202,7 @@ def exact(
     own = margin[: kernels.test.shape[0]]
     _check(gamma, label, margin=own)
     check_finite(margin=margin)
-    p = sigmoid(margin)
-    products = forms.inverse_products(kernels, p * (1 - p), damping=damping, weights=weights)
+    products = forms.inverse_products(kernels, slopes(margin, 0.0)[1], damping=damping, weights=weights)
     return gamma * products * (sigmoid(own) - label)
 
 
@@ -242,12 +247,9 @@ def unrolled(
         Ours after bilevel optimisation by unrolling (docs/steering.md).
     """
     _check(gamma, label, margin=margin)
-
-    def slope(m: Array) -> tuple[Array, Array]:
-        p = sigmoid(m)
-        return p - label, p * (1 - p)
-
-    return gamma * forms.unrolled(kernels, margin, slope, steps=steps, rate=rate, damping=damping, weights=weights)
+    return gamma * forms.unrolled(
+        kernels, margin, lambda m: slopes(m, label), steps=steps, rate=rate, damping=damping, weights=weights
+    )
 
 
 def _check(gamma: float | Array, label: Array | float, **arrays: Array) -> None:

@@ -18,6 +18,11 @@ from foresighted.steering.kernels import Kernels
 __all__ = ["exact", "practical", "proximal", "relaxed", "unrolled"]
 
 
+def slopes(reward: Array, utility: Array | float) -> tuple[Array, Array]:
+    """Return first and second derivative of the loss in the reward: the residual r - U, and 1."""
+    return reward - utility, array_namespace(reward).ones_like(reward)
+
+
 def relaxed(gram: Array, reward: Array, utility: Array | float, *, gamma: float | Array) -> Array:
     """Penalty of the relaxed form, one explicit step of the follower.
 
@@ -148,12 +153,9 @@ def unrolled(
         Ours after bilevel optimisation by unrolling (docs/steering.md).
     """
     _check(gamma, utility, reward=reward)
-    xp = array_namespace(reward)
-
-    def slope(value: Array) -> tuple[Array, Array]:
-        return value - utility, xp.ones_like(value)
-
-    return gamma * forms.unrolled(kernels, reward, slope, steps=steps, rate=rate, damping=damping, weights=weights)
+    return gamma * forms.unrolled(
+        kernels, reward, lambda r: slopes(r, utility), steps=steps, rate=rate, damping=damping, weights=weights
+    )
 
 
 def _check(gamma: float | Array, utility: Array | float, **arrays: Array) -> None:
