@@ -129,7 +129,7 @@ def test_layouts_of_a_decoder(tokenizer):
     chat = "<|user|>Rain?<|end|><|assistant|>Water.<|end|>"
     talk = [{"role": "user", "content": "Rain?"}], [{"role": "assistant", "content": "Water."}]
     assert read("auto") == read("text") == "Rain?Water."
-    assert read("text", end="<|end|>") == "Rain?Water.<|end|>"
+    assert read("text", append_eos=True) == "Rain?Water.<|end|>"
     assert read("chat") == read("auto", *talk) == read("pair", *talk) == read("text", talk[0], "Water.") == chat
     assert read("response") == read("response", *talk) == "Water."
 

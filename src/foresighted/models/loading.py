@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from torch import nn
 from foresighted.errors import ModelError
 from foresighted.influence import find_head
 from foresighted.models import embedded
-from foresighted.models.policy import Decoding, Policy, frozen_copy
+from foresighted.models.policy import Decoding, Policy
 from foresighted.models.pretrained import (
     Lora,
     kind_of,
@@ -52,7 +53,7 @@ def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None,
     body, words = _causal_lm("policy", source, tokenizer, device, **kwargs)
     decoding = Decoding(config.max_new_tokens, config.min_new_tokens, config.temperature, config.top_p)
     if config.policy_train == "all":
-        reference = frozen_copy(body)
+        reference = copy.deepcopy(body).requires_grad_(False)
         body.requires_grad_(True)
     else:
         reference = None
@@ -205,11 +206,10 @@ def reward_model(
         ModelError: weights absent or partitioned, another kind of model, more than one label, a tokenizer that does not
             match.
     """
-    pooled = isinstance(source, str) and _is_encoder(source)
+    pooled, name = _is_encoder(source), None
     with seeded(seed):
         if pooled:
-            body, source = _encoder(source)
-            name, head = None, _zeros(body.config.hidden_size)
+            body, source, head = _encoder(source)
         else:
             body = _classifier(source)
             name, head = find_head(body, name_of(source))
@@ -223,9 +223,8 @@ def reward_model(
         body = with_adapter(body, lora, seed, exclude=name)
     _train_only(body, head, train)
     positions = getattr(body.config.get_text_config(), "max_position_embeddings", None) or max_length
-    end = str(tokenizer.eos_token) if append_eos else ""
     longest = min(max_length, tokenizer.model_max_length, positions)
-    reader = Reader(tokenizer, layout=layout, longest=longest, end=end)
+    reader = Reader(tokenizer, layout=layout, longest=longest, append_eos=append_eos)
     return RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
 
 
@@ -239,21 +238,18 @@ def load_encoder(source: str, device: torch.device) -> tuple[Any, Any]:
     return encoder.to(device).eval(), tokenizer_of("encoder", source)
 
 
-def _is_encoder(source: str) -> bool:
-    return source == "embedded" or source.startswith("encoder:")
+def _is_encoder(source: Any) -> bool:
+    return isinstance(source, str) and (source == "embedded" or source.startswith("encoder:"))
 
 
-def _encoder(source: str) -> tuple[Any, str]:
+def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
+    """Return an encoder, its folder, and a head of zeros: before the first fit, no response is better than another."""
     folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
-    return load_encoder(folder, torch.device("cpu"))[0], folder
-
-
-def _zeros(features: int) -> nn.Linear:
-    """Return a head of zeros: before the first fit, no response is better than another."""
-    head = nn.Linear(features, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
+    body, _ = load_encoder(folder, torch.device("cpu"))
+    head = nn.Linear(body.config.hidden_size, 1)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return body, folder, head
 
 
 def _classifier(source: Any) -> Any:

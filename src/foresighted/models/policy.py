@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -217,18 +216,18 @@ class Policy:
                 parts.append(self._score(model, [prompts[i] for i in index], responses.rows(index)))
         return torch.cat(parts)
 
-    def _score(self, model: Any, prompts: list[str], responses: Rollout) -> Tensor:
+    def _score(self, model: Any, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
+        """Return each response's log-likelihood, shape R; one pass is cheaper where no two rows share a prompt."""
         unique = list(dict.fromkeys(prompts))
         prefix = self._encode(unique)
         order = torch.tensor([unique.index(p) for p in prompts], device=self.device)
         mask = torch.cat([prefix.mask[order], responses.mask], 1)
         tokens = torch.cat([prefix.tokens[order], responses.tokens], 1)
-        start = prefix.tokens.shape[1] - 1
-        shared = len(unique) < len(prompts)  # one pass is cheaper where no two rows share a prompt
-        cache = self._read_once(model, prefix) if shared else None
-        first = 0 if cache is None else start
+        cache = self._read_once(model, prefix) if share and len(unique) < len(prompts) else None
+        first = 0
         if cache is not None:
             cache.reorder_cache(order)
+            first = prefix.tokens.shape[1] - 1
         logits = model(
             input_ids=tokens[:, first:-1],
             attention_mask=mask[:, :-1],
@@ -236,38 +235,16 @@ class Policy:
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=responses.tokens.shape[1],
-        ).logits
-        return (_token_log_p(logits, responses.tokens) * responses.mask).sum(-1)
+        ).logits.float()
+        log_p = logits.gather(-1, responses.tokens[..., None])[..., 0] - logits.logsumexp(-1)
+        summed: Tensor = (log_p * responses.mask).sum(-1)
+        return summed
 
     def loss(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
-        """Return the mean over rows of -mean token log-likelihood, response tokens only, differentiable.
+        """Return the mean over rows of -mean token log-likelihood, response tokens only: nats a token, differentiable.
 
         Args:
             prompts: the prompt of each row.
             responses: as many rows.
-
-        Returns:
-            Scalar, nats a token.
         """
-        prefix = self._encode(prompts)
-        mask = torch.cat([prefix.mask, responses.mask], 1)
-        tokens = torch.cat([prefix.tokens, responses.tokens], 1)
-        logits = self.model(
-            input_ids=tokens[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=self._positions(mask)[:, :-1],
-            use_cache=False,
-            logits_to_keep=responses.tokens.shape[1],
-        ).logits
-        log_p = _token_log_p(logits, responses.tokens) * responses.mask
-        return -(log_p.sum(-1) / responses.mask.sum(-1)).mean()
-
-
-def _token_log_p(logits: Tensor, tokens: Tensor) -> Tensor:
-    logits = logits.float()
-    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
-
-
-def frozen_copy(model: Any) -> Any:
-    """Return a second, frozen copy of a model, for full fine-tuning."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
+        return -(self._score(self.model, prompts, responses, share=False) / responses.mask.sum(-1)).mean()

@@ -37,10 +37,10 @@ class Reader:
         tokenizer: with a padding token; it is copied.
         layout: what is read, and as what.
         longest: tokens that the model takes.
-        end: appended to every response that goes through no template.
+        append_eos: end every response that goes through no template with the end token.
     """
 
-    def __init__(self, tokenizer: Any, *, layout: Layout, longest: int, end: str = "") -> None:
+    def __init__(self, tokenizer: Any, *, layout: Layout, longest: int, append_eos: bool = False) -> None:
         self.tokenizer = copy.copy(tokenizer)
         if layout == "auto":
             layout = "text" if tokenizer.sep_token_id is None else "pair"
@@ -50,7 +50,7 @@ class Reader:
             self.tokenizer.truncation_side = "left"
         self.layout = layout
         self.longest = longest
-        self._end = end
+        self._end = str(tokenizer.eos_token) if append_eos else ""
         self._cut = False
 
     def __call__(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
