@@ -10,7 +10,7 @@ from pathlib import Path
 import foresighted
 
 ROOMS = ("types", "errors", "texts", "steering", "settings", "store", "statistics", "influence", "prompts", "models",
-         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "cli")  # fmt: skip
+         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "api", "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 

@@ -1,10 +1,79 @@
 """Foresighted Policy Optimization for iterative RLHF (arXiv 2605.04266).
 
-Importing this package loads neither torch nor jax.
+    import foresighted as fpo
+
+    run = fpo.train(rounds=10)
+    run.plot()
+
+A name is loaded when it is first used: importing this package loads neither NumPy, torch, JAX, pandas nor matplotlib.
 """
 
-from foresighted.errors import ForesightedError
-from foresighted.settings import CompareConfig, TrainConfig
+from __future__ import annotations
 
-__version__ = "0.1.0"
-__all__ = ["CompareConfig", "ForesightedError", "TrainConfig", "__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foresighted import steering
+    from foresighted.api.audit import Audit, audit
+    from foresighted.api.compare import Comparison, compare
+    from foresighted.api.evaluate import Evaluation, evaluate
+    from foresighted.api.report import report
+    from foresighted.api.simulate import Simulation, simulate
+    from foresighted.api.train import Run, train
+    from foresighted.errors import ForesightedError
+    from foresighted.influence import GradientProducts
+    from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
+    from foresighted.settings import CompareConfig, TrainConfig
+
+__version__ = "0.3.0"
+__all__ = [
+    "Audit",
+    "CollapseMonitor",
+    "CompareConfig",
+    "Comparison",
+    "Evaluation",
+    "FPOConfig",
+    "FPOReward",
+    "ForesightedError",
+    "GradientProducts",
+    "Run",
+    "Simulation",
+    "TrainConfig",
+    "__version__",
+    "audit",
+    "compare",
+    "evaluate",
+    "report",
+    "simulate",
+    "steering",
+    "train",
+]
+
+_HOMES = {
+    "api.audit": ("Audit", "audit"),
+    "api.compare": ("Comparison", "compare"),
+    "api.evaluate": ("Evaluation", "evaluate"),
+    "api.report": ("report",),
+    "api.simulate": ("Simulation", "simulate"),
+    "api.train": ("Run", "train"),
+    "errors": ("ForesightedError",),
+    "influence": ("GradientProducts",),
+    "integrations.trl": ("CollapseMonitor", "FPOConfig", "FPOReward"),
+    "settings": ("CompareConfig", "TrainConfig"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is asked for. No module in this package is called as a function of it is."""
+    if name == "steering":
+        return import_module("foresighted.steering")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"foresighted.{home}"), name)
+    raise AttributeError(f"module 'foresighted' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return list(__all__)

@@ -110,7 +110,7 @@ def test_settled_comparison(settled: Path) -> None:
 
 
 def test_sentences_of_a_settled_comparison(settled: Path) -> None:
-    text = " ".join(summarise(settled).sentences())
+    text = " ".join(summarise(settled).sentences)
     assert "rlhf: 3 of 3 [44%, 100%]; practical: 0 of 3 [0%, 56%]" in text
     assert "rlhf: the mean over seeds of true utility fell by" in text
     assert "(a collapse)" in text
@@ -125,7 +125,7 @@ def test_sentences_of_a_settled_comparison(settled: Path) -> None:
 def test_sentences_do_not_know_the_wished_outcome(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     """The same records under swapped names give the same words under swapped names."""
     arms = {"rlhf": synthetic.STEADY, "practical": synthetic.FALLING}
-    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
+    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences)
     assert "No collapse was seen in the baseline rlhf at this size (40 rounds)" in text
     assert "practical: 3 of 3" in text
     assert "practical ended lower (-" in text
@@ -134,7 +134,7 @@ def test_sentences_do_not_know_the_wished_outcome(synthetic: SimpleNamespace, tm
 
 def test_no_collapse_and_no_difference(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FLAT, "practical": synthetic.FLAT}
-    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences())
+    text = " ".join(summarise(synthetic.write_comparison(tmp_path / "out", arms)).sentences)
     assert "No collapse was seen in any arm or seed at this size (40 rounds)" in text
     assert "practical shows no clear difference" in text
 
@@ -146,7 +146,7 @@ def test_one_seed_is_said(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     assert rlhf.collapse is not None
     assert rlhf.collapse.collapsed
     assert rlhf.collapse.fall.resampled == "prompts only"
-    text = " ".join(comparison.sentences())
+    text = " ".join(comparison.sentences)
     assert "With one seed only prompts are resampled" in text
     assert "mean over seeds" not in text
 
@@ -156,7 +156,7 @@ def test_without_utility(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms))
     assert not comparison.utility_known
     assert all(arm.collapse is None and arm.final_utility is None and not arm.seed_collapses for arm in comparison.arms)
-    text = " ".join(comparison.sentences())
+    text = " ".join(comparison.sentences)
     assert "only proxy reward is known" in text
     assert "Final proxy reward against rlhf" in text
     assert "Final true utility" not in text
@@ -181,7 +181,7 @@ def test_missing_and_unfinished_runs(synthetic: SimpleNamespace, tmp_path: Path)
     assert [evaluated.round for evaluated in relaxed.evaluated] == [0, 10, 20]
     assert relaxed.utility_difference is None
     assert relaxed.labels[1].total == 8 + 4 * 20
-    text = " ".join(comparison.sentences())
+    text = " ".join(comparison.sentences)
     assert "practical, seed 1 (nothing evaluated yet)" in text
     assert "relaxed, seed 1 (round 30 of 40)" in text
     assert "Not compared with rlhf, for want of a seed that reached the same round: relaxed" in text
@@ -195,14 +195,14 @@ def test_nothing_finished_stops_at_the_common_round(synthetic: SimpleNamespace, 
     assert comparison.last_round == 20
     assert not comparison.any_finished
     assert all(arm.last_round == 20 for arm in comparison.arms)
-    assert "No run is finished: everything here stops at round 20" in " ".join(comparison.sentences())
+    assert "No run is finished: everything here stops at round 20" in " ".join(comparison.sentences)
 
 
 def test_missing_baseline(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     arms = {"rlhf": synthetic.FALLING, "practical": synthetic.STEADY}
     comparison = summarise(synthetic.write_comparison(tmp_path / "out", arms, seeds=[0], skip=[("rlhf", 0)]))
     assert [arm.label for arm in comparison.arms] == ["practical"]
-    text = " ".join(comparison.sentences())
+    text = " ".join(comparison.sentences)
     assert "The baseline rlhf has no records yet" in text
     assert "No collapse was seen in the baseline" not in text
 
@@ -223,7 +223,7 @@ def test_single_run(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     assert comparison.planned_arms == ("rlhf",)
     assert comparison.arms[0].seeds == (3,)
     assert comparison.arms[0].labels[0].total == 88
-    assert not any("against" in sentence for sentence in comparison.sentences())
+    assert not any("against" in sentence for sentence in comparison.sentences)
 
 
 def test_nothing_to_read(synthetic: SimpleNamespace, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from foresighted.api.arguments import configured
 from foresighted.cli.main import parser
-from foresighted.cli.options import merged
+from foresighted.cli.options import given, places
 from foresighted.settings import CompareConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def test_foresighted_commands_parse(words: list[str], tmp_path: Path, monkeypatc
         pytest.fail(capsys.readouterr().err)
     kind = {"train": TrainConfig, "compare": CompareConfig}.get(args.command)
     if kind and args.config is None:  # values are checked where settings are merged
-        merged(args, kind)
+        configured(kind, given(args, kind), **places(args))
 
 
 @pytest.mark.parametrize("words", _of("make"))

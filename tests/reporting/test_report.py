@@ -100,7 +100,7 @@ def test_contents_of_an_audit(pages: dict[str, str]) -> None:
 
 def test_verdict_and_table_say_what_the_summary_says(pages: dict[str, str], comparison: Path) -> None:
     text = " ".join(Page(pages["comparison"]).text.split())
-    assert " ".join(summarise(comparison).sentences()) in text
+    assert " ".join(summarise(comparison).sentences) in text
     assert "2 of 2" in text
     assert "0 of 2" in text
 

@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foresighted.alignment.run import LOG, claim, find_device, finished
+from foresighted.alignment.given import NAMES_ONLY, Given
+from foresighted.alignment.run import LOG, claim, find_device, finished, train
 from foresighted.errors import RunError, Stopped
 from foresighted.models import embedded
 from foresighted.prompts import load_prompts
 from foresighted.settings import CompareConfig
 from foresighted.store import records
 from foresighted.store.environment import write_environment
+from foresighted.store.records import RoundRow
 
 _POLL_SECONDS = 0.3
 
@@ -43,6 +45,7 @@ def compare(
     *,
     resume: bool = False,
     on_progress: Callable[[Sequence[Run]], None] = lambda _runs: None,
+    given: Given = NAMES_ONLY,
 ) -> None:
     """Run every arm with every seed; a run that is finished already is left as it is.
 
@@ -51,12 +54,13 @@ def compare(
         out: the comparison's directory; runs are written to OUT/arms/ARM/seed-S.
         resume: go on where an earlier call stopped.
         on_progress: called a few times a second with the state of all runs.
+        given: objects in place of names; with any, the runs are played here, one after another.
 
     Raises:
         ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
         Stopped: after an interrupt, with every running round finished and saved.
     """
-    load_prompts(config.train.prompts, limit=config.train.prompt_limit)
+    load_prompts(given.prompts or config.train.prompts, limit=config.train.prompt_limit)
     claim(config, out, resume=resume)
     device = find_device(config.train)
     write_environment(out, device)
@@ -65,9 +69,27 @@ def compare(
     runs = [Run(a, s, records.arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
     for run in runs:
         claim(config.arm(run.arm, run.seed), run.directory, resume=True)
+    if given != NAMES_ONLY:
+        _play_here(config, runs, out, on_progress, given)
+        return
     waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
     jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
     _schedule(runs, waiting, jobs, out, on_progress)
+
+
+def _play_here(
+    config: CompareConfig, runs: list[Run], out: Path, on_progress: Callable[[Sequence[Run]], None], given: Given
+) -> None:
+    for run in runs:
+
+        def on_round(row: RoundRow, run: Run = run) -> None:
+            run.rounds_done = row.round
+            on_progress(runs)
+
+        if finished(run.directory, config.train.rounds):
+            continue
+        start = records.start_directory(out, run.seed)
+        train(config.arm(run.arm, run.seed), run.directory, resume=True, start=start, on_round=on_round, given=given)
 
 
 def _schedule(

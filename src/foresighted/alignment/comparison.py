@@ -151,9 +151,10 @@ class Comparison:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as plain JSON values; a bound that is infinite becomes None."""
         mapping: dict[str, Any] = _plain(asdict(self))
-        mapping["sentences"] = list(self.sentences())
+        mapping["sentences"] = list(self.sentences)
         return mapping
 
+    @property
     def sentences(self) -> tuple[str, ...]:
         """Return what was seen, in plain English, with intervals, label counts and the numbers of seeds and prompts."""
         from foresighted.alignment.sentences import sentences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import logging
 import math
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from foresighted.alignment import checkpoint, heldout
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
+from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
 from foresighted.alignment.round import Loop, play_round
 from foresighted.alignment.start import Start
 from foresighted.errors import NumericalError, RunError, Stopped
@@ -53,6 +55,7 @@ def train(
     resume: bool = False,
     start: Path | None = None,
     on_round: Callable[[RoundRow], None] = lambda _row: None,
+    given: Given = NAMES_ONLY,
 ) -> None:
     """Run iterative RLHF in a directory; records, checkpoints and the trained policy are left there.
 
@@ -62,19 +65,23 @@ def train(
         resume: go on from the newest checkpoint (an empty directory starts anew).
         start: folder of references and first reward model, shared by arms; default OUT/start/seed-S.
         on_round: called after each finished round.
+        given: objects in place of names of the configuration.
 
     Raises:
         ForesightedError: bad input; nothing in `out` that was there before is changed.
         Stopped: after an interrupt, with the round finished and saved.
     """
     config = config.resolved()
-    prompts = load_prompts(config.prompts, limit=config.prompt_limit)
+    given.check(config)
+    prompts = load_prompts(given.prompts or config.prompts, limit=config.prompt_limit)
     check_claim(config, out, resume=resume)
     _check_tracker(config)
     held = heldout.pick(prompts.heldout, config.heldout_prompts)
-    players = _load(config)  # bad models are found before anything is written
+    players = _load(config, given)  # bad models are found before anything is written
     with _explained(out), _alone(out):
         claim(config, out, resume=resume)
+        if given.prompts is not None:
+            (out / PROMPTS).write_text("".join(map(records.to_line, given.prompts)), encoding="utf-8")
         write_environment(out, players.device)
         loop = _loop(config, players, prompts, start or records.start_directory(out, config.seed))
         first = checkpoint.restore(out, loop) + 1
@@ -115,15 +122,19 @@ class _Players(NamedTuple):
     reward_model_learner: Learner
 
 
-def _load(config: TrainConfig) -> _Players:
+def _load(config: TrainConfig, given: Given) -> _Players:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = find_device(config)
-    policy = load_policy(config, device)
-    reward_model = load_reward_model(config, device)
-    labels = load_labels(config, policy, device)
+    policy = load_policy(config, device, **_copied(given.policy))
+    reward_model = load_reward_model(config, device, **_copied(given.reward_model))
+    labels = load_labels(config, policy, device, given.labels)
     learners = policy_learner(policy.trainable(), config), reward_model_learner(reward_model.trainable(), config)
     return _Players(device, policy, reward_model, labels, *learners)
+
+
+def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
+    return {} if given is None else dict(zip(("model", "tokenizer"), copy.deepcopy(given), strict=True))
 
 
 def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Path) -> Loop:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foresighted.api.audit import audit
+from foresighted.auditing.result import AUDIT, to_mapping
 from foresighted.errors import ConfigError
 from foresighted.statistics.intervals import interval_text, number
 
@@ -59,24 +61,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; return 1 for a collapse."""
-    from foresighted.auditing.audit import audit
-    from foresighted.auditing.result import to_mapping, write_audit
-    from foresighted.cli.progress import Bars
-
-    columns = _columns(args.column)
-    with Bars(quiet=args.quiet) as bars:
-        result = audit(
-            args.path, columns=columns, power=args.power, progress=lambda n, total: bars.update("files", n, total)
-        )
+    found = audit(args.path, columns=_columns(args.column), power=args.power, out=args.out, progress=not args.quiet)
     if args.json:
-        print(json.dumps(to_mapping(result), indent=1, allow_nan=False))
+        print(json.dumps(to_mapping(found.data), indent=1, allow_nan=False))
     else:
-        print_audit(result)
-    if args.out:
-        written = write_audit(result, args.out)
-        if not args.json:
-            print(f"audit: {written}")
-    return COLLAPSED if result.collapsed or (args.strict and result.verdict == "suspicious") else 0
+        print_audit(found.data)
+    if args.out and not args.json:
+        print(f"audit: {args.out / AUDIT}")
+    return COLLAPSED if found.collapsed or (args.strict and found.verdict == "suspicious") else 0
 
 
 def _columns(texts: Iterable[str]) -> dict[str, str]:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from foresighted.alignment.comparison import Comparison, summarise
-from foresighted.cli.options import add_run_flags, add_settings, merged
-from foresighted.cli.progress import Bars
+from foresighted.api.arguments import configured
+from foresighted.api.compare import compare
+from foresighted.api.report import report
+from foresighted.cli.options import add_run_flags, add_settings, given, places
 from foresighted.cli.report import print_summary
 from foresighted.prompts import load_prompts
 from foresighted.settings import CompareConfig, to_yaml
-
-if TYPE_CHECKING:
-    from foresighted.alignment.compare import Run
 
 
 def add(commands: Any) -> None:
@@ -41,28 +35,12 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = merged(args, CompareConfig)
+    values = given(args, CompareConfig)
     if args.dry_run:
+        config = configured(CompareConfig, values, **places(args))
         load_prompts(config.train.prompts, limit=config.train.prompt_limit)
         print(to_yaml(config), end="")
         return
-    from foresighted.alignment.compare import compare
-    from foresighted.reporting import write_report
-
-    with Bars(quiet=args.quiet) as bars:
-
-        def on_progress(runs: Sequence[Run]) -> None:
-            for one in runs:
-                bars.update(f"{one.arm}, seed {one.seed}", one.rounds_done, config.train.rounds)
-
-        compare(config, args.out, resume=args.resume, on_progress=on_progress)
-    comparison = summarise(args.out)
-    _write(args.out / "summary.json", comparison)
-    print_summary(comparison)
-    print(f"report: {write_report(args.out)}")
-
-
-def _write(path: Path, comparison: Comparison) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(comparison.to_mapping(), indent=1, allow_nan=False))
-    os.replace(temporary, path)
+    comparison = compare(**values, **places(args), progress=not args.quiet)
+    print_summary(comparison.data)
+    print(f"report: {report(comparison)}")

@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foresighted.cli.options import add_run_flags, add_settings, merged
-from foresighted.cli.progress import Bars
+from foresighted.api.evaluate import evaluate, plan
+from foresighted.cli.options import add_run_flags, add_settings, given, places
 from foresighted.errors import ConfigError
-from foresighted.judging.directory import refuse_table
 from foresighted.judging.findings import p_text, rating_text, share_text
 from foresighted.judging.result import Evaluation
-from foresighted.judging.settings import DIGESTS, EvaluateConfig
-from foresighted.settings import faults, from_text, settings, to_yaml
+from foresighted.judging.settings import EvaluateConfig
+from foresighted.settings import to_yaml
 from foresighted.statistics.intervals import Interval, interval_text
 
 _WIDTH = 160
@@ -56,44 +55,21 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    if args.judgements is not None:
-        _table(args)
-        return
-    if args.baseline is not None:
-        raise ConfigError("baseline: only for --judgements; elsewhere the first of --policies is the baseline")
-    if args.out is None:
+    values = given(args, EvaluateConfig)
+    if args.judgements is None and args.out is None:
         raise ConfigError("out: needed; give --out DIR")
-
-    def take_out(held: dict[str, Any]) -> None:
-        refuse_table(held, args.out)
-        held.pop(DIGESTS, None)
-
-    config = merged(args, EvaluateConfig, take_out=take_out)
-    from foresighted.judging.run import evaluate, plan
-
+    if args.dry_run and args.judgements is not None:
+        raise ConfigError("dry-run: has no meaning with --judgements, which asks nobody")
     if args.dry_run:
-        estimate = plan(config, args.out)
+        config, estimate = plan(values, **places(args))
         print(to_yaml(config), end="")
         print(f"# answers to generate: {estimate.answers}; pairs: {estimate.pairs}")
         print(f"# requests to the judge: at most {estimate.requests}, about {estimate.tokens} tokens")
         return
-    with Bars(quiet=args.quiet) as bars:
-        result = evaluate(config, args.out, resume=args.resume, on_progress=bars.update)
-    print_evaluation(result)
-    print(f"evaluation: {args.out}")
-
-
-def _table(args: argparse.Namespace) -> None:
-    given = [name for name in settings(EvaluateConfig) if name != "seed" and getattr(args, name) is not None]
-    if given or args.resume or args.dry_run:
-        flag = (given or ["resume" if args.resume else "dry_run"])[0].replace("_", "-")
-        raise ConfigError(f"{flag}: has no meaning with --judgements, which asks nobody")
-    from foresighted.judging.run import evaluate_table
-
-    seed = from_text(EvaluateConfig, "seed", args.seed or "0")
-    if wrong := faults(EvaluateConfig, {"seed": seed}):
-        raise ConfigError("; ".join(wrong))
-    print_evaluation(evaluate_table(args.judgements, baseline=args.baseline, seed=seed, out=args.out))
+    more = {"judgements": args.judgements, "baseline": args.baseline, "progress": not args.quiet}
+    print_evaluation(evaluate(**values, **places(args), **more).data)
+    if args.judgements is None:
+        print(f"evaluation: {args.out}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -1,30 +1,22 @@
-"""Flags made from the settings of a configuration class, and the order in which preset, file and flags count."""
+"""Flags made from the settings of a configuration class, and what they say as arguments of the front door."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, get_args
 
 from foresighted.errors import nearest
 from foresighted.settings import (
     OLD_NAMES,
     PRESETS,
-    Settings,
     choices,
-    from_mapping,
     hints,
     inner,
     names,
-    preset,
-    read_yaml,
-    renamed,
     settings,
 )
-
-Kind = TypeVar("Kind", bound=Settings)
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,38 +119,12 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def merged(
-    args: argparse.Namespace,
-    kind: type[Kind],
-    inside: Mapping[str, type[Settings]] | None = None,
-    *,
-    texts: Mapping[str, str] | None = None,
-    take_out: Callable[[dict[str, Any]], None] = lambda values: None,
-    **given: Any,
-) -> Kind:
-    """Return the configuration of a command: preset, then file, then flags; a resumed run starts from its own file.
+def given(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
+    """Return the settings that flags name, as the text that they were written in."""
+    known = (name for kind in kinds for name in names(kind))
+    return {name: text for name in known if (text := getattr(args, name)) is not None}
 
-    Args:
-        args: of the command.
-        kind: class of the configuration.
-        inside: classes of configurations inside it, as `from_mapping` takes them.
-        texts: values in text that count as flags.
-        take_out: told what a file holds; takes out, or refuses, what is no setting.
-        **given: values of fields that are no settings.
 
-    Raises:
-        ConfigError: a setting that is unknown or out of range.
-    """
-    values: dict[str, Any] = {}
-    known = names(kind, inside)
-    if preset_name := getattr(args, "preset", None):
-        values |= preset(preset_name, kind)
-    own = args.out / "config.yaml"
-    again = args.resume and own.exists() and not (preset_name or args.config)
-    for path in (own if again else None, args.config):
-        if path is not None:
-            held = read_yaml(path)
-            take_out(held)
-            values |= renamed(held, known)
-    flags = {name: text for name in known if (text := getattr(args, name, None)) is not None}
-    return from_mapping(kind, values | flags | dict(texts or {}), inside, **given)
+def places(args: argparse.Namespace) -> dict[str, Any]:
+    """Return where a command writes and where its settings come from, as the front door takes them."""
+    return {name: getattr(args, name) for name in ("out", "resume", "preset", "config") if name in vars(args)}

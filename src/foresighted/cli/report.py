@@ -11,8 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foresighted.alignment.comparison import Arm, Comparison, summarise
-from foresighted.errors import ConfigError
+from foresighted.alignment.comparison import Arm, Comparison
+from foresighted.api.audit import Audit
+from foresighted.api.evaluate import Evaluation
+from foresighted.api.report import read, report
+from foresighted.cli.audit import print_audit
+from foresighted.cli.evaluate import print_evaluation
 from foresighted.statistics.intervals import Interval, interval_text
 
 _WIDTH = 160
@@ -38,27 +42,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    if args.out is not None and (args.out.is_dir() or not args.out.parent.is_dir()):
-        raise ConfigError(
-            f"out: got {args.out}, expected a file name in a directory that exists, for example page.html"
-        )
-    from foresighted.reporting import kind_of, records_of, write_report
-
-    path = records_of(args.path)
-    kind = kind_of(path)
-    if kind == "evaluation":
-        from foresighted.cli.evaluate import print_evaluation
-        from foresighted.judging.result import read_evaluation
-
-        print_evaluation(read_evaluation(path))
-    elif kind == "audit":
-        from foresighted.auditing.result import read_audit
-        from foresighted.cli.audit import print_audit
-
-        print_audit(read_audit(path))
+    found = read(args.path)
+    if isinstance(found, Evaluation):
+        print_evaluation(found.data)
+    elif isinstance(found, Audit):
+        print_audit(found.data)
     else:
-        print_summary(summarise(path))
-    print(f"report: {write_report(path, args.out)}")
+        print_summary(found.data)
+    print(f"report: {report(args.path, args.out)}")
 
 
 def print_summary(comparison: Comparison) -> None:
@@ -72,7 +63,7 @@ def print_summary(comparison: Comparison) -> None:
     for arm in comparison.arms:
         table.add_row(*(Text(_safe(cell)) for cell in _cells(arm)))
     console.print(table)
-    for sentence in comparison.sentences():
+    for sentence in comparison.sentences:
         console.print(f"- {_safe(sentence)}", highlight=False, markup=False)
 
 

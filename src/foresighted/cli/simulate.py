@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from foresighted.cli.options import Parser, add_run_flags, add_settings, merged
-from foresighted.cli.progress import Bars
-from foresighted.errors import ConfigError, NumericalError, nearest
+from foresighted.api.simulate import heat_map_axes, requested, simulate
+from foresighted.cli.options import Parser, add_run_flags, add_settings, given, places
+from foresighted.errors import ConfigError, NumericalError
 from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings, SweepSettings
-from foresighted.statistics.intervals import mean_interval, number, wilson_share
-
-if TYPE_CHECKING:
-    from foresighted.games.game import Game
-    from foresighted.games.run import Request
+from foresighted.statistics.intervals import number
 
 _WIDTH = 160
 
@@ -73,54 +67,22 @@ def _add_run_flags(parser: argparse.ArgumentParser, *, custom: bool) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    request = _request(args)
-    if args.jobs is not None and args.jobs < 1:
-        raise ConfigError(f"jobs: got {args.jobs}, must be at least 1")
-    axes = _axes(args.heat_map, [sweep.name for sweep in request.sweeps])
+    game = args.file if args.game == "custom" else args.game
+    values = dict(_pair(text) for text in getattr(args, "set", [])) | given(args, args.kind, SweepSettings)
+    request = requested(game, values, **places(args))
+    axes = heat_map_axes(request, args.heat_map.split(",") if args.heat_map is not None else None)
     if args.dry_run:
         print(yaml.safe_dump(request.mapping(), sort_keys=False), end="")
         return
-    from foresighted.games.run import sweep
-
-    with Bars(quiet=args.quiet) as bars:
-        bars.update(request.game.name, 0, 1)
-        sweep(
-            request, args.out, resume=args.resume, jobs=args.jobs,
-            on_progress=lambda done, total: bars.update(request.game.name, done, total),
-        )  # fmt: skip
-    cells = summary(request, args.out, args.good_utility)
-    print_cells(cells, [sweep.name for sweep in request.sweeps])
+    more = {"jobs": args.jobs, "good_utility": args.good_utility, "progress": not args.quiet}
+    simulation = simulate(game, **values, **places(args), **more)
+    print_cells(simulation.cells, [sweep.name for sweep in request.sweeps])
     if args.plots:
-        from foresighted.games.plots import write_figures
-
-        for path in write_figures(request, args.out, cells, axes):
+        for path in simulation.write_figures(axes):
             print(f"figure: {path}")
     print(f"tables and summary: {args.out}")
-    if all(cell["diverged"]["count"] == cell["seeds"] for cell in cells):
+    if simulation.diverged:
         raise NumericalError("every run diverged (NaN or infinity); lower policy_step or reward_model_step")
-
-
-def _request(args: argparse.Namespace) -> Request:
-    from foresighted.games.run import Request
-
-    game = _game(args)
-
-    def take_out(held: dict[str, Any]) -> None:
-        if (named := held.pop("game", game.name)) != game.name:
-            raise ConfigError(f"config: {args.config or args.out} is for the game {named!r}, not {game.name!r}")
-
-    texts = dict(_pair(text) for text in getattr(args, "set", []))
-    return merged(args, Request, {"base": game.settings}, texts=texts, take_out=take_out, game=game)
-
-
-def _game(args: argparse.Namespace) -> Game:
-    if args.game == "custom":
-        from foresighted.games.custom import load_game
-
-        return load_game(args.file)
-    from foresighted.games import LINEAR, NETWORK
-
-    return {"linear": LINEAR, "network": NETWORK}[args.game]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -128,48 +90,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"set: got {text!r}, expected NAME=VALUE")
     return name.replace("-", "_"), value
-
-
-def _axes(text: str | None, swept: list[str]) -> tuple[str, str] | None:
-    if text is None:
-        return (swept[0], swept[1]) if len(swept) >= 2 else None
-    names = text.split(",")
-    wrong = next((name for name in names if name not in swept), None)
-    if len(names) != 2 or len(set(names)) != 2 or wrong is not None:
-        hint = nearest(wrong, swept) if wrong else ""
-        raise ConfigError(
-            f"heat_map: got {text!r}{hint}, expected two of the swept settings {', '.join(swept) or '(none)'}"
-        )
-    return names[0], names[1]
-
-
-def summary(request: Request, out: Path, good_utility: float) -> list[dict[str, Any]]:
-    """Write summary.json from the table of runs; return its cells."""
-    import pyarrow.parquet as pq
-
-    from foresighted.games.summary import summarise
-
-    def mean(values: Any) -> tuple[float, float, float]:
-        interval = mean_interval(values[:, None], seed=0)
-        return interval.mean, interval.low, interval.high
-
-    def share(count: int, total: int) -> tuple[float, float, float]:
-        interval = wilson_share(count, total)
-        return interval.mean, interval.low, interval.high
-
-    swept = tuple(sweep.name for sweep in request.sweeps)
-    cells = summarise(
-        pq.read_table(out / "runs.parquet"), swept, good_utility=good_utility, mean=mean, share=share
-    )  # fmt: skip
-    written = {
-        "game": request.game.name,
-        "drop_threshold": request.drop_threshold,
-        "good_utility": good_utility,
-        "level": 0.95,
-        "cells": cells,
-    }
-    (out / "summary.json").write_text(json.dumps(written, indent=1, allow_nan=False))
-    return cells
 
 
 def print_cells(cells: Sequence[dict[str, Any]], swept: Sequence[str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from foresighted.cli.options import add_run_flags, add_settings, merged
-from foresighted.cli.progress import Bars
+from foresighted.api.arguments import configured
+from foresighted.api.train import train
+from foresighted.cli.options import add_run_flags, add_settings, given, places
 from foresighted.prompts import load_prompts
 from foresighted.settings import TrainConfig, to_yaml
-from foresighted.store.records import RoundRow
 
 
 def add(commands: Any) -> None:
@@ -35,22 +35,12 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = merged(args, TrainConfig)
+    values = given(args, TrainConfig)
     if args.dry_run:
+        config = configured(TrainConfig, values, **places(args))
         load_prompts(config.prompts, limit=config.prompt_limit)
         print(to_yaml(config), end="")
         return
-    from pathlib import Path
-
-    from foresighted.alignment.run import train
-
-    with Bars(quiet=args.quiet) as bars:
-        bars.update(config.steering, 0, config.rounds)
-
-        def on_round(row: RoundRow) -> None:
-            bars.update(config.steering, row.round, config.rounds, note=f"reward {row.reward_chosen:.2f}")
-
-        start = Path(args.start) if args.start else None
-        train(config, args.out, resume=args.resume, start=start, on_round=on_round)
+    train(**values, **places(args), start=args.start, progress=not args.quiet)
     if not args.quiet:
         print(f"records and policy: {args.out}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,53 +58,58 @@ class Line(NamedTuple):
 def write_figures(
     request: Request, out: Path, cells: Sequence[dict[str, Any]], axes: tuple[str, str] | None
 ) -> list[Path]:
-    """Draw what the tables hold.
+    """Draw what the tables hold, into `OUT/figures`; return the PNG of each figure, PDF and SVG lie beside it."""
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn = figures(request, out, cells, axes)
+    return [_saved(folder, name, draw) for name, draw in drawn.items()]
+
+
+def figures(
+    request: Request, out: Path, cells: Sequence[dict[str, Any]], axes: tuple[str, str] | None
+) -> dict[str, Callable[[], Figure]]:
+    """Return what draws each figure, by its name.
 
     Args:
         request: game, settings, sweeps.
         out: directory of the sweep, with its tables.
         cells: of summary.json.
         axes: swept settings of the heat map; None for no heat map.
-
-    Returns:
-        The PNG of each figure; PDF and SVG lie beside it.
     """
     swept = [one.name for one in request.sweeps if one.name != "gamma"]
     lines = _lines(out / "trajectories.parquet", swept, ("utility", "noise", "signal"))
-    figures: dict[str, Callable[[], Figure]] = {
+    found: dict[str, Callable[[], Figure]] = {
         "utility": lambda: _by_iteration(lines, "utility", "true utility", request, len(cells)),
         "noise": lambda: _by_iteration(lines, "noise", "noise (size off the signal)", request, len(cells)),
     }
     if request.game.landscape is not None:
-        figures["phase"] = lambda: _phase(lines, request)
+        found["phase"] = lambda: _phase(lines, request)
     if request.game.landscape is not None and request.base.iterations > 1:
-        figures["pca"] = lambda: _pca(_lines(out / "actions.parquet", swept, ("action",)), request)
+        found["pca"] = lambda: _pca(_lines(out / "actions.parquet", swept, ("action",)), request)
     if axes is not None:
         for share, text in (
             ("dropped", "share of seeds that drop"),
             ("collapsed", "share of seeds that collapse"),
             ("good", "share of seeds that end well"),
         ):
-            figures[f"heat_map_{share}"] = lambda share=share, text=text: _heat_map(cells, axes, share, text)  # type: ignore[misc]
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
-    return [_saved(folder, name, draw) for name, draw in figures.items()]
+            found[f"heat_map_{share}"] = lambda share=share, text=text: _heat_map(cells, axes, share, text)  # type: ignore[misc]
+    return found
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
+def drawn_bytes(draw: Callable[[], Figure], kind: str) -> bytes:
+    """Return a figure as a file of the kind png, pdf or svg, without a date."""
     with matplotlib.rc_context(STYLE):
-        yield
+        figure, file = draw(), BytesIO()
+        metadata = {"Software": None} if kind == "png" else {"CreationDate" if kind == "pdf" else "Date": None}
+        figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+    return file.getvalue()
 
 
 def _saved(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
-    with _drawing():
-        figure = draw()
-        for kind in FORMATS:
-            part = folder / f".{name}.{kind}.part"
-            metadata = {"Software": None} if kind == "png" else {"CreationDate" if kind == "pdf" else "Date": None}
-            figure.savefig(part, format=kind, dpi=200, metadata=metadata)
-            os.replace(part, folder / f"{name}.{kind}")
+    for kind in FORMATS:
+        part = folder / f".{name}.{kind}.part"
+        part.write_bytes(drawn_bytes(draw, kind))
+        os.replace(part, folder / f"{name}.{kind}")
     return folder / f"{name}.png"
 
 

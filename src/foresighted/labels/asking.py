@@ -28,7 +28,7 @@ from foresighted.models.policy import Policy
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.texts import text_of
-from foresighted.types import Utility
+from foresighted.types import Labeller, Utility
 
 _log = logging.getLogger(__name__)
 FIRST_WAIT = 0.5
@@ -192,13 +192,14 @@ class Asker:
         return [float(noise.uniform(self._seed, "label", *texts) < p) for p, *texts in rows]
 
 
-def load_labels(config: TrainConfig, policy: Policy, device: torch.device) -> Asker:
+def load_labels(config: TrainConfig, policy: Policy, device: torch.device, given: Labeller | None = None) -> Asker:
     """Return whom a configuration asks, and how.
 
     Raises:
         ConfigError: an unknown source.
     """
-    return Asker(load_labeller(config, policy, device), sampled=config.sampled_labels, seed=config.seed)
+    labeller = load_labeller(config, policy, device) if given is None else given
+    return Asker(labeller, sampled=config.sampled_labels, seed=config.seed)
 
 
 def _check_callable(labels: Any, setting: str) -> None:

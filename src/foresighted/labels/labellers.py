@@ -161,5 +161,9 @@ def own_labels(setting: str, text: str) -> Labeller:
     Raises:
         ConfigError: as `python_files.load_from_file`.
     """
-    own: Labeller = load_from_file(setting, text, "function", callable)
-    return own if isinstance(own, Utility) else one_by_one(own)
+    return as_labeller(load_from_file(setting, text, "function", callable))
+
+
+def as_labeller(own: Any) -> Labeller:
+    """Return a labeller of one's own as it stands if it has a utility, else as a function of one pair."""
+    return own if isinstance(own, Labeller) and isinstance(own, Utility) else one_by_one(own)

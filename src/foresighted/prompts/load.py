@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,17 +34,21 @@ def text_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def read_prompts(source: str) -> list[tuple[Prompt, str | None]]:
+def read_prompts(source: str | Sequence[Mapping[str, Any]]) -> list[tuple[Prompt, str | None]]:
     """Read prompts in order, each with the split that its file gives it, or None.
 
     Args:
-        source: 'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN.
+        source: 'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN, or
+            rows with the keys of a .jsonl file.
 
     Raises:
         DataError: unreadable, empty, a bad line (with its number) or a repeated id.
     """
-    named = NAMED.get(source, source)
-    rows = _hub(named) if named.startswith("hub:") else _file(source)
+    if isinstance(source, str):
+        named = NAMED.get(source, source)
+        rows = _hub(named) if named.startswith("hub:") else _file(source)
+    else:
+        rows = [(f"row {n}", row) for n, row in enumerate(source)]
     seen: set[str] = set()
     found = []
     for where, row in rows:
@@ -53,11 +58,11 @@ def read_prompts(source: str) -> list[tuple[Prompt, str | None]]:
         seen.add(prompt.id)
         found.append((prompt, split))
     if not found:
-        raise DataError(f"prompts: {source} has no prompt; give at least one a line")
+        raise DataError(f"prompts: {_told(source)} has no prompt; give at least one a line")
     return found
 
 
-def load_prompts(source: str, *, limit: int | None = None) -> PromptSet:
+def load_prompts(source: str | Sequence[Mapping[str, Any]], *, limit: int | None = None) -> PromptSet:
     """Read prompts and split them.
 
     A prompt with a `split` of its own ("train" or "heldout") stays there; any other is held out if the SHA-256 of its
@@ -77,10 +82,14 @@ def load_prompts(source: str, *, limit: int | None = None) -> PromptSet:
     for name, side in zip(PromptSet._fields, sides, strict=True):
         if not side:
             raise DataError(
-                f"prompts: {source} leaves no {name} prompt ({len(sides.train) + len(sides.heldout)} in all); add"
-                f' prompts or give some the key "split": "{name}"'
+                f"prompts: {_told(source)} leaves no {name} prompt ({len(sides.train) + len(sides.heldout)} in all);"
+                f' add prompts or give some the key "split": "{name}"'
             )
     return PromptSet(sides.train[:limit], sides.heldout)
+
+
+def _told(source: str | Sequence[Mapping[str, Any]]) -> str:
+    return source if isinstance(source, str) else "what was given"
 
 
 def held_out(prompt_id: str) -> bool:

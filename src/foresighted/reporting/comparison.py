@@ -54,7 +54,7 @@ def comparison_page(out: Path) -> Page:
         verdict=verdict_text(audited) if audited else "",
         alarm=bool(audited and audited.verdict in ALARMING),
         lead=audited.headline if audited else "",
-        sentences=(*comparison.sentences(), *remark),
+        sentences=(*comparison.sentences, *remark),
         legend=legend,
         sections=tuple(_sections(facts)),
         samples=read_samples(out, comparison),

@@ -19,12 +19,13 @@ MEANING = (
 )
 
 
-def evaluation_page(evaluation: Evaluation, directory: Path) -> Page:
+def evaluation_page(evaluation: Evaluation, directory: Path | None) -> Page:
     """Return the page of an evaluation.
 
     Args:
         evaluation: what `evaluation.json` holds.
         directory: where `answers.jsonl`, `judgements.jsonl` and `config.yaml` lie; what is absent is not shown.
+            None: nowhere.
 
     Raises:
         DataError: a damaged line in one of them.
@@ -46,8 +47,8 @@ def evaluation_page(evaluation: Evaluation, directory: Path) -> Page:
             _capabilities_section(evaluation, policies),
             _judge_section(evaluation),
         ),
-        responses=_responses(directory, policies),
-        texts=kept_texts(directory),
+        responses=_responses(directory, policies) if directory else None,
+        texts=kept_texts(directory) if directory else (),
     )
 
 

@@ -1,10 +1,11 @@
-"""The two main charts of a comparison as one PNG, for a README: the page's own specifications, in its light colours."""
+"""Charts as one picture, for a README or a notebook: the page's own specifications, in its light colours."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,33 @@ def write_picture(out: Path, path: Path) -> Path:
     Raises:
         DataError: the records cannot be summarised.
     """
-    charts = curves(summarise(out))
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(png(curves(summarise(out))))
+    os.replace(part, path)
+    return path
+
+
+def png(charts: Sequence[Chart]) -> bytes:
+    """Return charts side by side as a PNG."""
+    made: bytes = vl_convert.vegalite_to_png(_whole(charts), scale=SCALE)
+    return made
+
+
+def svg(charts: Sequence[Chart]) -> str:
+    """Return charts side by side as an SVG."""
+    made: str = vl_convert.vegalite_to_svg(_whole(charts))
+    return made
+
+
+def _whole(charts: Sequence[Chart]) -> dict[str, Any]:
     first = specification(charts[0])  # a parameter belongs to the whole picture
     config = first["config"] | {"background": "white", "font": "sans-serif"}
     whole = {"hconcat": [_panel(chart) for chart in charts], "params": first["params"], "config": config}
     colours = {f"arm-{i}": colour for i, colour in enumerate(COLOURS)} | INK
-    text = re.sub(r"var\(--(arm-\d|ink|soft|line)\)", lambda found: colours[found[1]], json.dumps(whole))
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(vl_convert.vegalite_to_png(json.loads(text), scale=SCALE))
-    os.replace(part, path)
-    return path
+    made: dict[str, Any] = json.loads(
+        re.sub(r"var\(--(arm-\d|ink|soft|line)\)", lambda found: colours[found[1]], json.dumps(whole))
+    )
+    return made
 
 
 def _panel(chart: Chart) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""What calls of the front door take besides their settings: where to write, and where settings come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from foresighted.errors import ConfigError, nearest
+from foresighted.settings import PRESETS, Settings, from_mapping, names, read_yaml, renamed
+from foresighted.settings import preset as values_of
+
+RUNS = Path("runs")
+"""Where a call without `out` makes its folder."""
+
+Place = str | PathLike[str]
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def configured(
+    kind: type[Kind],
+    values: Mapping[str, Any],
+    *,
+    out: Place | None,
+    resume: bool,
+    config: Place | None,
+    preset: str | None = None,
+    inside: Mapping[str, type[Settings]] | None = None,
+    take_out: Callable[[dict[str, Any]], object] = lambda held: None,
+    **fields: Any,
+) -> Kind:
+    """Return a configuration: preset, then file, then values; a resumed run starts from its own file.
+
+    Args:
+        kind: class of the configuration.
+        values: settings by name; text is read as on the command line.
+        out: the run directory; None for a new one.
+        resume: go on there.
+        config: settings in YAML.
+        preset: named starting point.
+        inside: classes of configurations inside it, as `from_mapping` takes them.
+        take_out: told what a file holds; takes out, or refuses, what is no setting.
+        **fields: values of fields that are no settings.
+
+    Raises:
+        ConfigError: a setting that is unknown or out of range.
+    """
+    if resume and out is None:
+        raise ConfigError("out: needed with resume; give the directory of the run to go on with")
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"preset: got {preset!r}{nearest(preset, PRESETS)}, expected {' or '.join(sorted(PRESETS))}")
+    merged = values_of(preset, kind) if preset else {}
+    own = Path(out or ".") / "config.yaml"
+    again = resume and own.exists() and not (preset or config)
+    for path in (own if again else None, config):
+        if path is not None:
+            held = read_yaml(Path(path))
+            take_out(held)
+            merged |= renamed(held, names(kind, inside))
+    given = {name: plain(value) for name, value in values.items()}
+    return from_mapping(kind, merged | renamed(given, names(kind, inside)), inside, **fields)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a configuration file would hold it: a path is text, a range is a list."""
+    if isinstance(value, PathLike):
+        return str(value)
+    return list(value) if isinstance(value, range) else value
+
+
+@contextmanager
+def directory(out: Place | None, command: str) -> Iterator[Path]:
+    """Give the directory to write in: `out`, or a new one, runs/COMMAND-1, -2, ...; removed if nothing came of it."""
+    if out is not None:
+        yield Path(out)
+        return
+    made = _new(command)
+    try:
+        yield made
+    except BaseException:
+        with suppress(OSError):
+            made.rmdir()  # only an empty one goes
+        raise
+
+
+def _new(command: str) -> Path:
+    RUNS.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        with suppress(FileExistsError):
+            (path := RUNS / f"{command}-{number}").mkdir()
+            return path
+        number += 1
