@@ -38,7 +38,7 @@ class Settings:
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in settings(type(self))}
         problems = faults(type(self), values)
-        if not any(wrong_type(type(self), name, value) for name, value in values.items()):
+        if not problems or not any(wrong_type(type(self), name, value) for name, value in values.items()):
             problems += [text for holds, text in self._rules() if not holds]
         if problems:
             raise ConfigError("; ".join(problems))
@@ -66,18 +66,16 @@ def wrong_type(kind: type, name: str, value: Any) -> str:
 def out_of_range(kind: type, name: str, value: Any) -> str:
     """Return what is wrong with a number, or with one of a list of numbers; nothing for any other value."""
     told = settings(kind)[name].metadata
-    numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if _fits(x, float)]
-    finite = told["high"] != math.inf
-    bounds = {words: told[key] for key, words in _BOUNDS.items() if told[key] not in (None, math.inf)}
-    for x in numbers:
-        outside = isinstance(x, float) and not (math.isfinite(x) or (x == math.inf and not finite))
-        if outside or not all(_HOLDS[words](x, bound) for words, bound in bounds.items()):
-            expected = ["finite"] * (outside and finite) + [f"{words} {bound}" for words, bound in bounds.items()]
-            return f"{name}: got {x}, must be {' and '.join(expected)}"
+    for x in value if isinstance(value, tuple) else (value,):
+        if not _fits(x, float):
+            continue
+        finite = isinstance(x, int) or math.isfinite(x) or (x == math.inf and not told["finite"])
+        if not finite or not all(_HOLDS[words](x, bound) for words, bound in told["bounds"].items()):
+            expected = [f"{words} {bound}" for words, bound in told["bounds"].items()]
+            return f"{name}: got {x}, must be {' and '.join(expected if finite else ['finite', *expected])}"
     return ""
 
 
-_BOUNDS = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 

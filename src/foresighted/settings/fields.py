@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, field, fields
 from functools import lru_cache
@@ -39,9 +40,10 @@ def setting(
     Returns:
         A dataclass field.
     """
-    bounds = {"low": low, "above": above, "high": high, "below": below}
+    given = {"at least": low, "above": above, "at most": high, "below": below}
+    bounds = {words: bound for words, bound in given.items() if bound not in (None, math.inf)}
     told = {"group": group, "help": text, "choices": tuple(choices), "repeat": repeat}
-    return field(default=default, metadata=told | bounds)
+    return field(default=default, metadata=told | {"bounds": bounds, "finite": high != math.inf})
 
 
 def settings(kind: type) -> Mapping[str, Field[Any]]:
@@ -67,6 +69,11 @@ _hints = lru_cache(maxsize=64)(get_type_hints)
 
 def choices(kind: type, name: str) -> tuple[str, ...]:
     """Return the texts that a setting may be; none where it is no choice."""
+    return _choices(kind, name)
+
+
+@lru_cache(maxsize=1024)
+def _choices(kind: type, name: str) -> tuple[str, ...]:
     hint = hints(kind)[name]
     found = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
     return found or tuple(settings(kind)[name].metadata["choices"])
