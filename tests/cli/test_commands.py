@@ -100,6 +100,7 @@ def comparison(tiny, tmp_path_factory):
     return folder / "c", done.stdout
 
 
+@pytest.mark.processes
 def test_compare_holds_everything_but_the_arm_fixed(comparison):
     out, printed = comparison
     assert "report: " in printed
@@ -121,6 +122,7 @@ def test_compare_holds_everything_but_the_arm_fixed(comparison):
     assert "<html" in (out / "report.html").read_text()
 
 
+@pytest.mark.processes
 def test_compare_resumes_and_adds_an_arm_without_touching_the_others(comparison, foresighted):
     out, _ = comparison
     before = {p: p.stat().st_mtime_ns for p in out.glob("arms/*/*/candidates.jsonl")}
@@ -132,6 +134,7 @@ def test_compare_resumes_and_adds_an_arm_without_touching_the_others(comparison,
     assert (arm_directory(out, "practical", 1) / "policy").is_dir()
 
 
+@pytest.mark.processes
 def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tmp_path):
     """The same numbers come from `foresighted train` with the arm's own config file."""
     out, _ = comparison
@@ -140,6 +143,7 @@ def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tm
     assert (tmp_path / "alone" / records.CANDIDATES).read_bytes() == (own / records.CANDIDATES).read_bytes()
 
 
+@pytest.mark.processes
 def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path, tiny_llama):
     flags = ["--config", config_file, "--reward-model", tiny_llama, "--arms", "rlhf", "--seeds", "0"]
     code, _, err = foresighted("compare", "--out", tmp_path / "c", *flags)
@@ -159,6 +163,7 @@ HEARS_INTERRUPTS = [
 """`python -m foresighted` where a shell's background job, which starts with SIGINT ignored, is what runs the tests."""
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path, sent, code):
     """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""

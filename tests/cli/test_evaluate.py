@@ -175,6 +175,7 @@ def test_a_bad_judge_is_one_line(foresighted, files, tmp_path):
         assert not out.exists()
 
 
+@pytest.mark.processes
 def test_files_are_utf_8_whatever_the_locale(tmp_path):
     for name, text in (("base", "so"), ("new", "größer 大")):
         (tmp_path / f"{name}.jsonl").write_text(

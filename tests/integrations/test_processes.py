@@ -16,6 +16,9 @@ import pytest
 import torch
 
 pytest.importorskip("trl")
+
+pytestmark = pytest.mark.processes
+
 SCRIPT = Path(__file__).parent / "distributed.py"
 TIMEOUT = 300
 

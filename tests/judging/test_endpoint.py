@@ -349,6 +349,7 @@ def test_real_tokens_stand_beside_the_estimate(server, config, answer_files, tmp
     assert Path(tmp_path / "out" / "judge.sqlite").exists()
 
 
+@pytest.mark.processes
 def test_an_interrupt_leaves_what_is_done(server, fake, answer_files, tmp_path):
     """Ctrl-C after some requests: what was judged is on disk, what was paid for is in the cache."""
     named = answer_files(a=["bad"] * 60, b=[f"good {i}" for i in range(60)])

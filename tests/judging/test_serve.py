@@ -80,6 +80,7 @@ def served(taught, tmp_path_factory):
     log.close()
 
 
+@pytest.mark.processes
 def test_a_served_model_judges(served, taught, answer_files, tmp_path):
     named = tuple(answer_files(a=["bad", "same"], b=["good", "same"]).split(","))
     config = EvaluateConfig(

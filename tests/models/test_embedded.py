@@ -32,6 +32,7 @@ def convert(script, tiny_llama, gguf):
     return convert
 
 
+@pytest.mark.processes
 def test_killed_midway_nothing_is_mistaken_for_the_model_and_two_processes_take_turns(convert, tmp_path):
     cache = tmp_path / "cache"
     for kill in ("model.safetensors", "rename"):

@@ -11,6 +11,8 @@ import pytest
 
 from foresighted.reporting import write_report
 
+pytestmark = pytest.mark.browser
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 
