@@ -28,6 +28,7 @@ import numpy as np
 from foresighted.auditing.audit import audit
 from foresighted.auditing.result import Audit
 from foresighted.auditing.symptoms import LIMITS, REWARD
+from foresighted.statistics.collapse import Reason
 from foresighted.statistics.intervals import wilson_share
 
 HALVES = {"tuning": 0, "report": 1_000_000}
@@ -52,7 +53,7 @@ class Case:
 def score(result: Audit) -> float:
     """Return the corrected lower end of the fall in units of the threshold; -inf where proxy reward fell too."""
     fall = result.arms[0].fall
-    if fall is None or fall.reason == "proxy reward fell too":
+    if fall is None or fall.reason == Reason.PROXY_FELL:
         return -math.inf
     return min(fall.low_corrected, fall.fall.mean - fall.threshold) / fall.threshold
 

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from foresighted.alignment.comparison import judge_collapse, summarise
+from foresighted.alignment.comparison import summarise
 from foresighted.errors import ConfigError, DataError
 from foresighted.store import records
 
@@ -25,60 +24,6 @@ def settled(synthetic: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
         "relaxed": {**synthetic.STEADY, "labels_a_round": 16},
     }
     return synthetic.write_comparison(tmp_path_factory.mktemp("settled") / "out", arms)
-
-
-def of_trajectory(utility: list[float], reward: list[float], seeds: int = 2, noise: float = 0.05) -> tuple[dict, dict]:
-    """Grids of (seeds, 20 prompts) with given means at rounds 0, 10, ...; prompts differ by about 1."""
-    random = np.random.default_rng(0)
-    prompts = random.normal(size=(1, 20))
-    grids = [
-        {10 * i: mean + prompts + noise * random.normal(size=(seeds, 20)) for i, mean in enumerate(means)}
-        for means in (utility, reward)
-    ]
-    return grids[0], grids[1]
-
-
-@pytest.mark.parametrize(
-    ("utility", "reward", "collapsed", "reason"),
-    [
-        ([4, 5, 2], [0, 1, 2], True, "true utility fell while"),
-        ([4, 5, 2], [0, 1, 1], True, "true utility fell while"),
-        ([4, 5, 2], [1, 1, -1], False, "proxy reward fell too"),
-        ([4, 5, 4.8], [0, 1, 2], False, "within half the prompt-to-prompt"),
-        ([4, 5, 6], [0, 1, 2], False, "last evaluated round is the best"),
-    ],
-)
-def test_collapse_cases(utility: list[float], reward: list[float], collapsed: bool, reason: str) -> None:
-    verdict = judge_collapse(*of_trajectory(utility, reward))
-    assert verdict.collapsed is collapsed
-    assert reason in verdict.reason
-    assert verdict.best_round == 10 * int(np.argmax(utility))
-    assert verdict.fall.mean == pytest.approx(max(utility) - utility[-1], abs=0.1)
-
-
-def test_collapse_needs_an_interval_without_zero() -> None:
-    """A mean fall that one prompt makes is above the threshold, yet not shown."""
-    utilities = {0: np.zeros((1, 8)), 10: np.array([[-40.0, 0, 0, 0, 0, 0, 0, 0]])}
-    utilities[0] += np.linspace(-1, 1, 8)
-    verdict = judge_collapse(utilities, {0: np.zeros((1, 8)), 10: np.ones((1, 8))}, seed=0)
-    assert verdict.fall.mean > verdict.threshold
-    assert not verdict.collapsed
-    assert "includes 0" in verdict.reason
-
-
-def test_noise_alone_is_no_collapse() -> None:
-    random = np.random.default_rng(3)
-    verdicts = []
-    for _ in range(60):
-        prompts = random.normal(size=(1, 16))
-        grids = [{t: prompts + random.normal(size=(1, 16)) for t in range(0, 50, 10)} for _ in range(2)]
-        verdicts.append(judge_collapse(grids[0], grids[1]).collapsed)
-    assert np.mean(verdicts) <= 0.1  # the best of five noisy rounds is a maximum, so not exactly 0
-
-
-def test_small_drift_of_reward_is_not_a_fall() -> None:
-    utilities, rewards = of_trajectory([5, 2], [1.0, 0.99], noise=0.5)
-    assert judge_collapse(utilities, rewards).collapsed
 
 
 def test_settled_comparison(settled: Path) -> None:
@@ -113,7 +58,7 @@ def test_sentences_of_a_settled_comparison(settled: Path) -> None:
     text = " ".join(summarise(settled).sentences)
     assert "rlhf: 3 of 3 [44%, 100%]; practical: 0 of 3 [0%, 56%]" in text
     assert "rlhf: the mean over seeds of true utility fell by" in text
-    assert "(a collapse)" in text
+    assert "(a collapse; corrected for what was looked at, the fall is at least" in text
     assert "practical ended higher (" in text
     assert "rlhf: 168, practical: 168, relaxed: 648" in text
     assert "did not read the same number of labels" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from foresighted.auditing.absent import left_out
-from foresighted.auditing.layout import Layout
+from foresighted.statistics.layout import Layout
 
 NAN = np.nan
 

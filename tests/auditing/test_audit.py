@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.auditing.audit import audit
 from foresighted.errors import ConfigError, DataError
+from foresighted.statistics.collapse import Reason
 from foresighted.store import records
 
 
@@ -91,7 +91,7 @@ def test_a_reward_that_falls_later_is_told_with_the_collapse(logs, tmp_path):
     result = audit(path)
     (arm,) = result.arms
     assert result.verdict == "collapsed"
-    assert (arm.fall.last, arm.to_last.last, arm.to_last.reason) == (60, 70, PROXY_FELL)
+    assert (arm.fall.last, arm.to_last.last, arm.to_last.reason) == (60, 70, Reason.PROXY_FELL)
     assert result.headline.endswith("while the reward that the loop follows did not fall until round 60.")
     late = next(sentence for sentence in result.sentences if sentence.startswith("By round 70"))
     assert "proxy reward then fell too (it changed by -2.74 [-2.93, -2.54])" in late
@@ -212,9 +212,7 @@ def test_a_comparison_of_ours_agrees_with_its_report(logs, tmp_path):
     assert result.source.guessed == ()
     summary = summarise(out)
     for arm, theirs in zip(result.arms, summary.arms, strict=True):
-        assert arm.fall.fall == theirs.collapse.fall
-        assert arm.fall.by_definition == theirs.collapse.collapsed
-        assert [one.by_definition for one in arm.seed_falls] == [one.collapsed for one in theirs.seed_collapses]
+        assert (arm.fall, arm.to_last, arm.seed_falls) == (theirs.collapse, theirs.to_last, theirs.seed_collapses)
     assert [arm.verdict for arm in result.arms] == ["collapsed", "no collapse seen"]
     assert result.headline.startswith("COLLAPSED (1 of 2 arms: rlhf)")
 

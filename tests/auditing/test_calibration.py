@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from foresighted.auditing.calibration import calibrate, prompt_pairs, reference_pairs
-from foresighted.auditing.layout import Layout
 from foresighted.statistics.calibration import overconfidence
+from foresighted.statistics.layout import Layout
 
 ONE = Layout((0,), (0,), True)
 

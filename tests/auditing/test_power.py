@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foresighted.auditing.layout import Layout
-from foresighted.auditing.power import comparisons_needed, excess, look_at, ratings_needed
+from foresighted.auditing.power import excess, look_at
+from foresighted.statistics.layout import Layout
+from foresighted.statistics.power import comparisons_needed, could_have_seen, ratings_needed
+from foresighted.statistics.profile import of_grid
 
 
 @pytest.mark.parametrize("power", [0.8, 0.95])
@@ -63,3 +65,13 @@ def test_known_utility_is_taken_off_and_wordings_are_shown_once(logs):
     assert [one.text for one in look_at([("arm", table, layout, None)])] == ["same words", "other"]
     known = look_at([("arm", table, layout, "utility")])
     assert (known[0].prompt, known[0].utility) == ("q1", 0.0)
+
+
+def test_power_of_a_healthy_log():
+    assert could_have_seen(of_grid(_grid(100, 0.3)))
+    assert not could_have_seen(of_grid(_grid(4, 3.0)))
+
+
+def _grid(prompts, noise):
+    random = np.random.default_rng(0)
+    return random.standard_normal(prompts) + noise * random.standard_normal((6, 1, prompts))

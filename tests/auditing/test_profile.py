@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foresighted.auditing.layout import Layout, choose_layout, connected
-from foresighted.auditing.profile import Profile, gather, of_grid, profile, unit
+from foresighted.statistics.layout import Layout, choose_layout, connected
+from foresighted.statistics.profile import Profile, gather, of_grid, profile, unit
 
 ROUNDS = (0.0, 0.5, 0.2)
 

@@ -22,7 +22,12 @@ def test_there_and_back(logs, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "not JSON"), ("[]", "no audit of format 1"), ('{"format": 9}', "no audit"), ('{"format": 1}', "damaged")],
+    [
+        ("{", "not JSON"),
+        ("[]", "no audit of format 2"),
+        ('{"format": 1}', "write it again"),
+        ('{"format": 2}', "damaged"),
+    ],
 )
 def test_damage_is_named(tmp_path, text, words):
     (tmp_path / "audit.json").write_text(text)

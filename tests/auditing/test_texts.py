@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from foresighted.auditing.layout import Layout
 from foresighted.auditing.symptoms import Measures, suspicious, symptoms
 from foresighted.auditing.texts import alike_shares, read_texts, sample
+from foresighted.statistics.layout import Layout
 from foresighted.texts import distinct
 
 TWO = Layout((0, 1), (0, 1), True)

@@ -126,10 +126,7 @@ def test_divergence_is_counted_and_never_averaged_away(tmp_path):
     assert broken["diverged_at"] == 1
     assert not broken["collapsed"]
     sweep(request(base=replace(BASE, policy_step=1e20), arms=("rlhf",)), tmp_path)
-    cells = summarise(
-        pq.read_table(tmp_path / "runs.parquet"), (), good_utility=9.0, mean=lambda v: (1.0, 0.0, 2.0),
-        share=lambda count, total: (count / total, 0.0, 1.0),
-    )  # fmt: skip
+    cells = summarise(pq.read_table(tmp_path / "runs.parquet"), (), good_utility=9.0)
     assert cells[0]["diverged"] == {"count": 3, "seeds": [0, 1, 2]}
     assert cells[0]["final_utility"] is None
     assert cells[0]["good"]["count"] == 0

@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from foresighted.judging.ratings import ratings
 from foresighted.judging.rows import JudgementRow
 from foresighted.judging.winrates import (
     grids,
-    holm,
     length_check,
-    logistic_fit,
     net_interval,
+    outcomes,
     pair_result,
     position_bias,
-    sign_test,
     tally,
 )
+from foresighted.statistics.ratings import ratings
+from foresighted.statistics.significance import holm, logistic_fit, sign_test
 
 RESULTS = {"w": "win", "t": "tie", "l": "loss", "b": "position_bias", "f": "failure"}
 VERDICTS = {"w": ("a", "a"), "t": ("tie", "tie"), "l": ("o", "o"), "b": ("a", "o"), "f": (None, "a")}
@@ -196,13 +195,13 @@ def test_logistic_fit_against_a_general_optimiser():
 
 
 def test_rating_of_two_policies_is_the_log_odds_of_half_counts():
-    found = ratings(rows("w" * 9 + "l" * 4 + "t" * 2), ["o", "a"], seed=0, level=0.95)
+    found = ratings(outcomes(rows("w" * 9 + "l" * 4 + "t" * 2)), ["o", "a"], seed=0, level=0.95)
     assert found is not None
     wins, losses = 9 + 1 + 0.5, 4 + 1 + 0.5
     assert found["a"].rating == pytest.approx(math.log(wins / losses))
     assert found["a"].beats_baseline == pytest.approx(wins / (wins + losses))
     assert found["o"].rating == 0
-    all_won = ratings(rows("w" * 10), ["o", "a"], seed=0, level=0.95)
+    all_won = ratings(outcomes(rows("w" * 10)), ["o", "a"], seed=0, level=0.95)
     assert all_won is not None
     assert all_won["a"].rating == pytest.approx(math.log(10.5 / 0.5))
 
@@ -220,7 +219,7 @@ def _three(random, prompts: int) -> list[JudgementRow]:
 def test_ratings_of_three_recover_their_strengths_and_agree_with_a_bootstrap_of_the_fit():
     random = np.random.default_rng(5)
     data = _three(random, 200)
-    found = ratings(data, ["o", "a", "c"], seed=0, level=0.95)
+    found = ratings(outcomes(data), ["o", "a", "c"], seed=0, level=0.95)
     assert found is not None
     for name, value in (("a", 0.5), ("c", 1.0)):
         assert found[name].low < value < found[name].high
@@ -228,7 +227,7 @@ def test_ratings_of_three_recover_their_strengths_and_agree_with_a_bootstrap_of_
     replicates = []
     for _ in range(100):
         picked = [r for i in random.integers(200, size=200) for r in by_prompt[i]]
-        fit = ratings(picked, ["o", "a", "c"], seed=0, level=0.95)
+        fit = ratings(outcomes(picked), ["o", "a", "c"], seed=0, level=0.95)
         assert fit is not None
         replicates.append(fit["c"].rating)
     low, high = np.quantile(replicates, [0.025, 0.975])
@@ -237,5 +236,5 @@ def test_ratings_of_three_recover_their_strengths_and_agree_with_a_bootstrap_of_
 
 
 def test_ratings_need_every_policy_to_have_met_some_other():
-    assert ratings(rows("wwl"), ["o", "a", "x"], seed=0, level=0.95) is None
-    assert ratings(rows("fff"), ["o", "a"], seed=0, level=0.95) is None
+    assert ratings(outcomes(rows("wwl")), ["o", "a", "x"], seed=0, level=0.95) is None
+    assert ratings(outcomes(rows("fff")), ["o", "a"], seed=0, level=0.95) is None

@@ -15,7 +15,7 @@ from foresighted.reporting.charts import Chart, Guide, Mark, Point, Series, draw
 from foresighted.reporting.library import script
 from foresighted.reporting.reliability import reliability_points
 from foresighted.reporting.responses import Response, compact, fill_gaps, limited, pack
-from foresighted.statistics.intervals import Interval, mean_interval
+from foresighted.statistics.intervals import Interval, Method, mean_interval
 
 HOSTILE = "{datum.x} \"'); window.hacked = 1; ('</script>"
 
@@ -66,7 +66,7 @@ def test_nothing_to_draw_is_no_chart() -> None:
 
 
 def test_infinite_bounds_are_left_out() -> None:
-    assert of_interval(1, Interval(2.0, -math.inf, math.inf, 0.95, 1, 1)) == Point(1, 2.0, None, None)
+    assert of_interval(1, Interval(2.0, -math.inf, math.inf, 0.95, 1, 1, Method.STUDENT)) == Point(1, 2.0, None, None)
 
 
 def test_the_library_is_one_script_without_a_closing_tag() -> None:

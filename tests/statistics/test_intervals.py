@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from foresighted.errors import ConfigError, DataError
-from foresighted.statistics.intervals import interval_text, mean_interval, number, paired_interval, wilson_share
+from foresighted.statistics.intervals import mean_interval, paired_interval, wilson_share
+from foresighted.statistics.wording import interval_text, number
 
 
 def naive_interval(grid: np.ndarray, seed: int, resamples: int, level: float) -> tuple[float, float]:

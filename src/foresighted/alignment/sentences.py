@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from foresighted.statistics.intervals import Interval, Share, interval_text
-
-if TYPE_CHECKING:
-    from foresighted.alignment.comparison import Arm, Comparison
-
-PROXY_FELL = "proxy reward fell too"
-"""Why a fall of true utility is no collapse: whoever watches the reward sees it."""
+from foresighted.alignment.compared import Arm, Comparison
+from foresighted.statistics.collapse import Reason
+from foresighted.statistics.intervals import Interval, Share
+from foresighted.statistics.wording import count, fall_text, interval_text, methods_text, of_text
 
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """Return what was seen, with intervals, label counts and the numbers of seeds and prompts."""
     parts = (_collapse_sentences, _difference_sentences, _label_sentences, _size_sentences, _missing_sentences)
     return tuple(sentence for part in parts for sentence in part(comparison))
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _collapse_sentences(comparison: Comparison) -> Iterable[str]:
@@ -37,41 +29,38 @@ def _collapse_sentences(comparison: Comparison) -> Iterable[str]:
         return
     collapsed = [arm.label for arm in judged if any(c.collapsed for c in (arm.collapse, *arm.seed_collapses) if c)]
     baseline = comparison.planned_arms[0]
-    worse = [arm.label for arm in judged if arm.collapse and arm.collapse.reason == PROXY_FELL]
+    worse = [arm.label for arm in judged if arm.collapse and arm.collapse.reason == Reason.PROXY_FELL]
     for label in worse:
-        yield (
-            f"{label} got worse, and by the last round proxy reward fell too: no collapse by the last round alone."
-            " `foresighted audit` judges the rounds before it as well."
-        )
+        yield f"{label} got worse, but proxy reward fell with its answers: the loop's own numbers show it."
     if baseline not in (*collapsed, *worse):
         where = f"in the baseline {baseline}" if collapsed else "in any arm or seed"
         yield (
-            f"No collapse was seen {where} at this size ({_count(comparison.last_round, 'round')}):"
+            f"No collapse was seen {where} at this size ({count(comparison.last_round, 'round')}):"
             " these records cannot show that an arm prevents it."
         )
-    counts = (f"{arm.label}: {_share_text(arm.collapsed_share)}" for arm in judged if arm.collapsed_share)
+    counts = (f"{arm.label}: {of_text(arm.collapsed_share)}" for arm in judged if arm.collapsed_share)
     yield f"Seeds that collapsed by round {comparison.last_round}, with intervals of the share: {'; '.join(counts)}."
     for arm in judged:
         yield from _fall_sentence(arm)
 
 
-def _share_text(share: Share) -> str:
-    return f"{share.successes} of {share.total} [{share.low:.0%}, {share.high:.0%}]"
-
-
 def _fall_sentence(arm: Arm) -> Iterable[str]:
     """Say how far an arm fell from its best evaluated round, and whether that is a collapse; silent where it rose."""
     collapse = arm.collapse
-    if collapse is None or collapse.best_round == collapse.last_round:
+    if collapse is None or collapse.reward_change is None or collapse.reason == Reason.BEST_AT_THE_END:
         return
-    alone = " by the last round alone" if collapse.reason == PROXY_FELL else ""
-    verdict = "a collapse" if collapse.collapsed else f"not a collapse{alone}: {collapse.reason}"
     whose = "" if len(arm.seeds) == 1 else "the mean over seeds of "
     yield (
         f"{arm.label}: {whose}true utility fell by {interval_text(collapse.fall)} from its best evaluated round"
-        f" ({collapse.best_round}) to round {collapse.last_round}, while proxy reward changed by"
-        f" {interval_text(collapse.reward_change)} ({verdict})."
+        f" ({collapse.best}) to round {collapse.last}, while proxy reward changed by"
+        f" {interval_text(collapse.reward_change)} ({fall_text(collapse)})."
     )
+    late = arm.to_last
+    if late and late.reward_change:
+        yield (
+            f"{arm.label}: by round {late.last} true utility had fallen by {interval_text(late.fall)}; proxy reward"
+            f" then fell too (it changed by {interval_text(late.reward_change)})."
+        )
 
 
 def _difference_sentences(comparison: Comparison) -> Iterable[str]:
@@ -100,7 +89,7 @@ def _difference_text(label: str, difference: Interval) -> str:
 
 
 def _sized(difference: Interval) -> str:
-    return f"{interval_text(difference)}, {_count(difference.seeds, 'seed')}"
+    return f"{interval_text(difference)}, {count(difference.seeds, 'seed')}"
 
 
 def _label_sentences(comparison: Comparison) -> Iterable[str]:
@@ -119,10 +108,11 @@ def _label_sentences(comparison: Comparison) -> Iterable[str]:
 
 def _size_sentences(comparison: Comparison) -> Iterable[str]:
     seeds = sorted({len(arm.seeds) for arm in comparison.arms})
-    some = _count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {_count(seeds[-1], 'seed')}"
+    made = f"{comparison.level:.0%} {methods_text(_intervals(comparison))}"
+    some = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {count(seeds[-1], 'seed')}"
     yield (
-        f"All this is for {some} an arm and {_count(comparison.prompts, 'held-out prompt')}, the same in every run and"
-        f" round; brackets are {comparison.level:.0%} bootstrap intervals, not corrected for how many there are."
+        f"All this is for {some} an arm and {count(comparison.prompts, 'held-out prompt')}, the same in every run and"
+        f" round; brackets are {made}, not corrected for how many there are."
     )
     if seeds[0] == 1:
         yield "With one seed only prompts are resampled: such an interval does not speak about other seeds."
@@ -131,6 +121,12 @@ def _size_sentences(comparison: Comparison) -> Iterable[str]:
             f"{seeds[0]} seeds are few: intervals are widened for it,"
             " and a difference that is not seen may still exist."
         )
+
+
+def _intervals(comparison: Comparison) -> Iterable[Interval | Share | None]:
+    for arm in comparison.arms:
+        yield from (arm.final_utility, arm.final_reward, arm.collapsed_share)
+        yield arm.collapse.fall if arm.collapse else None
 
 
 def _missing_sentences(comparison: Comparison) -> Iterable[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foresighted.alignment.comparison import read_plan, run_directory
+from foresighted.alignment.played import read_plan, run_directory
 from foresighted.api.arguments import Place, configured, directory
 from foresighted.api.objects import resumed, separated
 from foresighted.api.progress import Told, shown

@@ -14,7 +14,7 @@ from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.settings import read_yaml
-from foresighted.statistics.intervals import mean_interval, number, wilson_share
+from foresighted.statistics.wording import number
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
@@ -217,16 +217,8 @@ def _summarise(request: Request, out: Path, good_utility: float) -> None:
 
     from foresighted.games.summary import summarise
 
-    def mean(values: Any) -> tuple[float, float, float]:
-        interval = mean_interval(values[:, None], seed=0)
-        return interval.mean, interval.low, interval.high
-
-    def share(count: int, total: int) -> tuple[float, float, float]:
-        interval = wilson_share(count, total)
-        return interval.mean, interval.low, interval.high
-
     swept = tuple(sweep.name for sweep in request.sweeps)
-    cells = summarise(pq.read_table(out / "runs.parquet"), swept, good_utility=good_utility, mean=mean, share=share)
+    cells = summarise(pq.read_table(out / "runs.parquet"), swept, good_utility=good_utility)
     written = {
         "game": request.game.name,
         "drop_threshold": request.drop_threshold,

@@ -17,7 +17,7 @@ from foresighted.settings import TrainConfig
 from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, RoundRow, read_mappings
 
 if TYPE_CHECKING:
-    from foresighted.alignment.comparison import Comparison
+    from foresighted.alignment.compared import Comparison
 
 _NOT_COPIED = ("checkpoints", ".lock", "*.tmp")
 

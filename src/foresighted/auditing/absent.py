@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from foresighted.auditing.layout import Layout
-from foresighted.auditing.rollouts import Ints, Rollouts
+from foresighted.auditing.rollouts import Rollouts
+from foresighted.statistics.layout import Layout
+from foresighted.statistics.numbers import Ints
 
 PLURALS = {"reward": "rewards", "utility": "utilities", "label": "labels"}
 UNEVEN = 0.1

@@ -8,32 +8,35 @@ from pathlib import Path
 
 import numpy as np
 
-from foresighted.alignment.sentences import PROXY_FELL
 from foresighted.auditing.absent import left_out
 from foresighted.auditing.calibration import calibrate
-from foresighted.auditing.collapse import could_have_seen, fall_to, fallen_kinds, judge, onset
-from foresighted.auditing.layout import Layout, choose_layout
+from foresighted.auditing.kinds import fallen_kinds
 from foresighted.auditing.power import LOOK_RULE, LOOK_RULE_KNOWN, labels_needed, look_at
-from foresighted.auditing.profile import Profile, gather, of_grid, profile
 from foresighted.auditing.result import (
     FORMAT,
     VERDICTS,
     ArmAudit,
     Audit,
-    Fall,
     Kind,
     LabelsNeeded,
     Round,
     Symptom,
     Verdict,
 )
-from foresighted.auditing.rollouts import Floats, Mask, Rollouts, arms
+from foresighted.auditing.rollouts import Rollouts, arms
 from foresighted.auditing.sentences import headline, sentences
 from foresighted.auditing.sources import Log, Progress, read_log
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
 from foresighted.errors import ConfigError, DataError
+from foresighted.statistics.collapse import ArmFalls, Fall, Reason, family_size, judge_arm
 from foresighted.statistics.intervals import Interval
+from foresighted.statistics.layout import Layout, choose_layout
+from foresighted.statistics.numbers import Floats, Mask
+from foresighted.statistics.onset import onset
+from foresighted.statistics.power import could_have_seen
+from foresighted.statistics.profile import Profile, gather, of_grid, profile
+from foresighted.statistics.wording import reason_text
 
 FEWEST_MEASURED = 2
 """Rounds with known utility from which it is judged by."""
@@ -87,8 +90,7 @@ def audit(
 def judge_log(log: Log, *, power: float = 0.8) -> Audit:
     """Judge what was read; see `audit`."""
     made = _arms(log)
-    seeds = [len(np.unique(arm.table.run[arm.known])) for arm in made]
-    family = len(made) + sum(count for count in seeds if count > 1)
+    family = family_size([len(np.unique(arm.table.run[arm.known])) for arm in made])
     judged = [_judge(arm, family) for arm in made]
     verdict = min((arm.verdict for arm in judged), key=VERDICTS.index)
     measured = any(arm.measured_by for arm in judged)
@@ -165,14 +167,8 @@ def _column(arm: _Arm, name: str | None, rows: Mask | None = None) -> Profile | 
 
 def _judge(arm: _Arm, family: int) -> ArmAudit:
     utility, reward = _column(arm, arm.measure), _column(arm, "reward")
-    fall: Fall | None = None
-    to_last: Fall | None = None
-    seed_falls: tuple[Fall, ...] = ()
-    if utility and arm.layout.rows > 1:
-        fall = judge(utility, reward, arm.layout, family=family)
-        if fall.last != arm.layout.rounds[-1]:
-            to_last = fall_to(arm.layout.rows - 1, utility, reward, arm.layout, family=family, seed=None)
-        seed_falls = _seed_falls(arm, family)
+    falls = _falls(arm, family)
+    fall, seed_falls = (falls.mean, falls.seeds) if falls else (None, ())
     measures = Measures(arm.layout, arm.table, read_texts(arm.table, arm.layout.rows_of(arm.table.round)))
     seen = symptoms(measures, arm.training)
     verdict, reason = _verdict(arm, utility, fall, seed_falls, seen)
@@ -186,7 +182,7 @@ def _judge(arm: _Arm, family: int) -> ArmAudit:
     return ArmAudit(
         label=arm.label, seeds=tuple(dict.fromkeys(seed for _, seed in _runs(arm.table))), verdict=verdict,
         reason=reason, measured_by=arm.measure, paired=arm.layout.paired, rounds=_table(arm, utility, reward, measures),
-        fall=fall, to_last=to_last, seed_falls=seed_falls,
+        fall=fall, to_last=falls.to_last if falls else None, seed_falls=seed_falls,
         onset=onset(utility, arm.layout) if fell and utility else None,
         calibration=calibrate(arm.training, training_layout), kinds=kinds, symptoms=seen,
     )  # fmt: skip
@@ -196,17 +192,13 @@ def _runs(rollouts: Rollouts) -> list[tuple[str, str]]:
     return [rollouts.runs[code] for code in np.unique(rollouts.run).tolist()]
 
 
-def _seed_falls(arm: _Arm, family: int) -> tuple[Fall, ...]:
-    codes = np.unique(arm.table.run[arm.known]).tolist()
-    if len(codes) < 2:
-        return ()
-    falls = []
-    for code in codes:
-        own = replace(arm, known=arm.known & (arm.table.run == code))
-        utility, reward = _column(own, arm.measure), _column(own, "reward")
-        if utility:
-            falls.append(judge(utility, reward, arm.layout, family=family, seed=arm.table.runs[code][1]))
-    return tuple(falls)
+def _falls(arm: _Arm, family: int) -> ArmFalls | None:
+    if arm.measure is None or arm.layout.rows < 2:
+        return None
+    table = arm.table
+    seeds = [seed for _, seed in table.runs]
+    utility, reward = table.numbers[arm.measure], table.numbers.get("reward")
+    return judge_arm(table, utility, reward, arm.known, arm.layout, seeds=seeds, family=family)
 
 
 def _calibration_layout(arm: _Arm) -> Layout:
@@ -229,13 +221,13 @@ def _verdict(
     every = (fall, *seed_falls)
     if any(one.corrected for one in every):
         whose = [one.seed for one in seed_falls if one.corrected]
-        text = "true utility fell while proxy reward did not"
+        text = reason_text(Reason.COLLAPSED)
         return "collapsed", text if fall.corrected else f"{text} (seed {', '.join(map(str, whose))})"
-    if any(one.by_definition for one in every):
+    if any(one.collapsed for one in every):
         return "suspicious", "a fall that is clear by itself, but not once everything that was looked at is allowed for"
     if fall.reward_change is None and fall.fall.mean > fall.threshold and fall.low_corrected > 0:
         return "suspicious", "true utility fell, and no reward tells whether the loop saw it"
-    if fall.reason == PROXY_FELL and fall.low_corrected > 0:
+    if fall.reason == Reason.PROXY_FELL and fall.low_corrected > 0:
         return (
             "no collapse seen",
             "the answers got worse, but the reward fell with them: the loop's own numbers show it",
@@ -244,7 +236,7 @@ def _verdict(
         if alarms:
             return "suspicious", f"too few labels to tell, and {', '.join(alarms)} moved as in a loop that collapses"
         return "cannot tell", "too few labels to see a fall of half a standard deviation"
-    return "no collapse seen", fall.reason
+    return "no collapse seen", reason_text(fall.reason)
 
 
 def _repeats(arm: _Arm) -> bool:
@@ -298,5 +290,5 @@ def _gaps(utility: Profile | None, reward: Profile | None) -> list[Interval] | N
         up, down = reward.difference(row, 0), utility.difference(row, 0)
         mean = up.mean / reward.deviation - down.mean / utility.deviation
         half = np.hypot((up.high - up.mean) / reward.deviation, (down.high - down.mean) / utility.deviation)
-        made.append(Interval(mean, mean - float(half), mean + float(half), up.level, up.seeds, up.prompts))
+        made.append(replace(up, mean=mean, low=mean - float(half), high=mean + float(half)))
     return made

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foresighted.auditing.layout import Layout
-from foresighted.auditing.profile import LEVEL, student
 from foresighted.auditing.result import Calibration
-from foresighted.auditing.rollouts import Floats, Ints, Rollouts
-from foresighted.statistics.intervals import Interval
+from foresighted.auditing.rollouts import Rollouts
+from foresighted.statistics.intervals import Interval, Method, student_interval
+from foresighted.statistics.layout import Layout
+from foresighted.statistics.numbers import Floats, Ints
+from foresighted.statistics.profile import LEVEL
 
 BINS = 10
 RESAMPLES = 200
@@ -95,12 +96,7 @@ def _of_row(span: tuple[int, int], prompt: Ints, predicted: Floats, label: Float
 
 def _over_prompts(values: Floats, prompt: Ints) -> Interval:
     _, code, counts = np.unique(prompt, return_inverse=True, return_counts=True)
-    means = np.bincount(code, weights=values) / counts
-    count, mean = len(means), float(means.mean())
-    if count < 2:
-        return Interval(mean, -np.inf, np.inf, LEVEL, 1, count)
-    half = student((1 + LEVEL) / 2, float(count - 1)) * float(means.std(ddof=1)) / count**0.5
-    return Interval(mean, mean - half, mean + half, LEVEL, 1, count)
+    return student_interval(np.bincount(code, weights=values) / counts, level=LEVEL)
 
 
 def _ece(prompt: Ints, predicted: Floats, label: Floats) -> Interval:
@@ -119,4 +115,5 @@ def _ece(prompt: Ints, predicted: Floats, label: Floats) -> Interval:
     errors = np.abs(weights @ off).sum(axis=1) / (weights @ sizes)
     low, high = np.quantile(errors[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     mean = float(errors[0])
-    return Interval(mean, max(0.0, 2 * mean - float(high)), max(mean, 2 * mean - float(low)), LEVEL, 1, len(names))
+    low, high = max(0.0, 2 * mean - float(high)), max(mean, 2 * mean - float(low))
+    return Interval(mean, low, high, LEVEL, 1, len(names), Method.BOOTSTRAP)

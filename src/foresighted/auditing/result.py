@@ -1,7 +1,7 @@
 """What an audit says, as frozen dataclasses: `foresighted audit` prints them, `audit.json` holds them.
 
 Every estimate is an `Interval` of `foresighted.statistics.intervals`: mean, low, high, level and the numbers of seeds
-and prompts it rests on. This module needs neither NumPy arrays nor pyarrow, so that a page can read an audit alone.
+and prompts it rests on, and the method that made it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import os
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from foresighted.errors import DataError
+from foresighted.statistics.collapse import Fall
 from foresighted.statistics.intervals import Interval
+from foresighted.statistics.onset import Onset
 
 AUDIT = "audit.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the fields below."""
 
 Verdict = Literal["collapsed", "suspicious", "cannot tell", "no collapse seen"]
@@ -69,42 +72,6 @@ class Round:
     """Chance that two responses to different prompts begin with the same 32 characters."""
     read: int
     """Responses whose text was read."""
-
-
-@dataclass(frozen=True)
-class Fall:
-    """From the best row to the last one (or to an earlier one, after which proxy reward fell too): the definition of
-    collapse, and the same after correction.
-
-    By the definition a run collapsed where `fall.mean > threshold`, `fall.low > 0` and proxy reward did not fall.
-    `low_corrected` is the lower end that also allows for the best row having been picked after the fact among
-    `rounds`, and for `family` runs having been judged.
-    """
-
-    seed: str | None
-    """None: the mean over seeds."""
-    best: int
-    last: int
-    fall: Interval
-    threshold: float
-    low_corrected: float
-    rounds: int
-    family: int
-    reward_change: Interval | None
-    by_definition: bool
-    corrected: bool
-    """`by_definition`, and `low_corrected > 0`."""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Onset:
-    """The last row at which less than a tenth of the fall had happened, with a bootstrap interval of rounds."""
-
-    round: int
-    low: int
-    high: int
-    level: float
 
 
 @dataclass(frozen=True)
@@ -291,8 +258,9 @@ def _made(hint: Any, value: Any) -> Any:
         return tuple(_made(get_args(hint)[0], item) for item in value)
     if hint is Interval:
         low, high = value["low"], value["high"]
-        bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
-        return Interval(**{**value, **bounds})
+        value = {**value, "low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     if isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint)
         needed = [field.name for field in fields(hint) if field.default is MISSING]

@@ -12,14 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from foresighted.auditing.columns import NUMBERS
 from foresighted.errors import DataError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from foresighted.statistics.numbers import Floats, Ints, Mask
 
 LARGEST_ROUND = 2**53
 LARGEST_NUMBER = 1e100

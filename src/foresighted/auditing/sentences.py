@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from foresighted.auditing.result import ArmAudit, Audit, Fall
-from foresighted.statistics.intervals import interval_text, number
+from foresighted.auditing.result import ArmAudit, Audit
+from foresighted.statistics.collapse import Reason
+from foresighted.statistics.intervals import Interval
+from foresighted.statistics.wording import fall_text, interval_text, methods_text, number
 
 MOST_NAMED = 5
 """Arms or kinds of prompts that a sentence names."""
@@ -95,7 +97,7 @@ def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
     fall = arm.fall
     assert fall is not None
     measure = "True utility" if arm.measured_by == "utility" else "The mean label"
-    if fall.reason == "the last row is the best one":
+    if fall.reason == Reason.BEST_AT_THE_END:
         yield f"{name}{measure} is highest in the last row."
     else:
         reward = (
@@ -107,7 +109,7 @@ def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
         yield (
             f"{name}{measure} fell by {interval_text(fall.fall)} from its best row (round {fall.best}) {end}"
             f" {fall.last}{')' if '(' in end else ''}, {reward}. A fall counts from {number(fall.threshold)} on"
-            f" ({_judged(fall)})."
+            f" ({fall_text(fall)})."
         )
     late = arm.to_last
     if late and late.reward_change:
@@ -116,17 +118,9 @@ def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
             f" proxy reward then fell too (it changed by {interval_text(late.reward_change)})."
         )
     for one in arm.seed_falls:
-        if one.by_definition:
+        if one.collapsed:
             by = f" by round {one.last}" if arm.rounds and one.last != arm.rounds[-1].last else ""
-            yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)}{by} ({_judged(one)})."
-
-
-def _judged(fall: Fall) -> str:
-    if fall.corrected:
-        return f"a collapse; corrected for what was looked at, the fall is at least {number(fall.low_corrected)}"
-    if fall.by_definition:
-        return "a collapse by itself, not once corrected for what was looked at"
-    return f"not a collapse: {fall.reason}"
+            yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)}{by} ({fall_text(one)})."
 
 
 def _limits(audit: Audit) -> Iterable[str]:
@@ -135,8 +129,8 @@ def _limits(audit: Audit) -> Iterable[str]:
         runs, rounds = judged[0].family, max(fall.rounds for fall in judged)
         looked = f"{runs} runs and means" if runs > 1 else "one run"
         yield (
-            f"Brackets are 95% intervals, not corrected for how many there are. The verdict is: it allows for {looked}"
-            f" being judged and for the best of {rounds} rows having been picked after the fact."
+            f"Brackets are 95% {methods_text(_intervals(audit))}, not corrected for how many there are. The verdict is:"
+            f" it allows for {looked} being judged and for the best of {rounds} rows having been picked after the fact."
         )
     unpaired = [arm for arm in audit.arms if not arm.paired and len(arm.rounds) > 1]
     if unpaired:
@@ -152,3 +146,14 @@ def _limits(audit: Audit) -> Iterable[str]:
         yield f"Rounds are pooled: a row of the table spans up to {longest} numbers of round."
     if any(len(arm.seeds) == 1 for arm in audit.arms) and judged:
         yield "With one seed, nothing here speaks about other seeds."
+
+
+def _intervals(audit: Audit) -> Iterable[Interval | None]:
+    """Return the intervals that sentences give."""
+    for arm in audit.arms:
+        for fall in (arm.fall, arm.to_last, *arm.seed_falls):
+            yield from (fall.fall, fall.reward_change) if fall else ()
+        yield from (kind.fall for kind in arm.kinds)
+        yield from (symptom.change for symptom in arm.symptoms if symptom.alarming)
+        yield from (value for one in arm.calibration for value in (one.overconfidence, one.accuracy))
+        yield from (arm.rounds[-1].gap,) if arm.rounds else ()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.alignment.comparison import read_plan, run_directory
+from foresighted.alignment.played import read_plan, run_directory
 from foresighted.auditing.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.auditing.reading import SUFFIXES, Part, peek, read_tables
 from foresighted.auditing.result import Source

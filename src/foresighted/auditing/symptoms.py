@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foresighted.auditing.layout import Layout
-from foresighted.auditing.profile import LEVEL, Profile, gather, profile, student
 from foresighted.auditing.result import Symptom
-from foresighted.auditing.rollouts import Floats, Mask, Rollouts
+from foresighted.auditing.rollouts import Rollouts
 from foresighted.auditing.texts import FIRST_WORDS, Read
-from foresighted.statistics.intervals import Interval
+from foresighted.statistics.intervals import Interval, student_interval
+from foresighted.statistics.layout import Layout
+from foresighted.statistics.numbers import Floats, Mask
+from foresighted.statistics.profile import LEVEL, Profile, gather, profile
 
 REWARD = "reward"
 FEWEST_OF_A_GROUP = 4
@@ -139,8 +140,8 @@ def _trend(name: str, what: str, means: Profile | None, *, wider: float = 1.0) -
     last = len(means.means) - 1
     change = means.difference(last, 0)
     if wider != 1.0:  # a mean over pairs of responses: each response is in it twice
-        low, high = (change.mean + wider * (bound - change.mean) for bound in (change.low, change.high))
-        change = Interval(change.mean, low, high, change.level, change.seeds, change.prompts)
+        middle = change.mean
+        change = change.mapped(lambda value: middle + wider * (value - middle))
     start = float(means.means[0])
     return Symptom(name, what, start, float(means.means[last]), change, _alarms(name, start, change))
 
@@ -150,9 +151,7 @@ def _reward(means: Profile | None, paired: bool) -> Symptom | None:
     if means is None or means.deviation == 0:
         return None
     last = len(means.means) - 1
-    raw = means.difference(last, 0)
-    mean, low, high = (value / means.deviation for value in (raw.mean, raw.low, raw.high))
-    change = Interval(mean, low, high, raw.level, raw.seeds, raw.prompts)
+    change = means.difference(last, 0).mapped(lambda value: value / means.deviation)
     where = "on the same prompts" if paired else "prompts differ"
     start, end = float(means.means[0]), float(means.means[last])
     what = f"reward, {where} (change in prompt-to-prompt standard deviations)"
@@ -200,8 +199,6 @@ def _rescored(measures: Measures, reward: Floats) -> Symptom | None:
     means = np.bincount(code, weights=moved) / np.bincount(code)
     if len(means) < 2:
         return None
-    mean = float(means.mean())
-    half = student((1 + LEVEL) / 2, float(len(means) - 1)) * float(means.std(ddof=1)) / len(means) ** 0.5
     what = f"change of reward of {len(changes)} texts that were scored in several rounds, a common shift taken off"
-    change = Interval(mean, mean - half, mean + half, LEVEL, 1, len(means))
-    return Symptom("rescored", f"{what} (standard deviations)", 0.0, mean, change, False)
+    change = student_interval(means, level=LEVEL)
+    return Symptom("rescored", f"{what} (standard deviations)", 0.0, change.mean, change, False)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foresighted.auditing.rollouts import Floats, Ints, Rollouts
+from foresighted.auditing.rollouts import Rollouts
+from foresighted.statistics.numbers import Floats, Ints
 from foresighted.texts import distinct
 
 MOST_READ = 50_000

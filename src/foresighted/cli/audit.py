@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foresighted.api.audit import audit
 from foresighted.auditing.result import AUDIT, to_mapping
 from foresighted.errors import ConfigError
-from foresighted.statistics.intervals import interval_text, number
+from foresighted.statistics.wording import interval_text, number
 
 if TYPE_CHECKING:
     from foresighted.auditing.result import ArmAudit, Audit, Response

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foresighted.alignment.comparison import Arm, Comparison
+from foresighted.alignment.compared import Arm, Comparison
 from foresighted.api.audit import Audit
 from foresighted.api.evaluate import Evaluation
 from foresighted.api.report import read, report
 from foresighted.cli.audit import print_audit
 from foresighted.cli.evaluate import print_evaluation
-from foresighted.statistics.intervals import Interval, interval_text
+from foresighted.statistics.intervals import Interval
+from foresighted.statistics.wording import interval_text
 
 _WIDTH = 160
 

@@ -15,7 +15,7 @@ from foresighted.api.simulate import heat_map_axes, requested, simulate
 from foresighted.cli.options import Parser, add_run_flags, add_settings, given, places
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings, SweepSettings
-from foresighted.statistics.intervals import number
+from foresighted.statistics.wording import number
 
 _WIDTH = 160
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+from foresighted.statistics.collapse import Exact, judge
+from foresighted.statistics.intervals import Interval, Share, mean_interval, wilson_share
+from foresighted.statistics.numbers import Floats
+
 MEANS = ("final_utility", "peak_utility", "drop", "area", "final_proxy_reward")
 SHARES = ("collapsed", "dropped", "good")
 
 
-def run_statistics(utility: Numbers, proxy_reward: Numbers, *, drop_threshold: float) -> dict[str, Any]:
+def run_statistics(utility: Floats, proxy_reward: Floats, *, drop_threshold: float) -> dict[str, Any]:
     """Return what one run's trajectory says.
 
         peak = max_t U_t at iteration t*,   drop = U_t* - U_T,   area = trapezoid rule over iterations / T
         dropped = drop > threshold
-        collapsed = dropped, and some t > t* has U_t* - U_t > threshold while proxy_t >= proxy_t*
+        collapsed: the definition (`statistics.collapse`) for values without error
 
-    The last line asks for one iteration and not for t = T: a reward model that is trained on the leader's own actions
-    learns in the end how bad they are.
+    So a run collapsed if it dropped and some t > t* has U_t* - U_t > threshold while proxy_t >= proxy_t*. One iteration
+    is enough: a reward model that is trained on the leader's own actions learns in the end how bad they are.
 
     Args:
         utility: by iteration, (T + 1,), in units of utility.
@@ -37,9 +38,9 @@ def run_statistics(utility: Numbers, proxy_reward: Numbers, *, drop_threshold: f
         bad = ~(np.isfinite(utility) & np.isfinite(proxy_reward))
         unknown = dict.fromkeys((*MEANS, "peak_proxy_reward"), math.nan)
         return {**unknown, "peak_iteration": -1, "dropped": False, "collapsed": False, "diverged_at": int(bad.argmax())}
-    peak = int(utility.argmax())
+    fall = judge(Exact(utility.astype(np.float64)), Exact(proxy_reward.astype(np.float64)), threshold=drop_threshold)
+    peak = fall.best
     drop = float(utility[peak] - utility[-1])
-    fell = utility[peak] - utility[peak:] > drop_threshold
     return {
         "final_utility": float(utility[-1]),
         "peak_utility": float(utility[peak]),
@@ -48,20 +49,13 @@ def run_statistics(utility: Numbers, proxy_reward: Numbers, *, drop_threshold: f
         "final_proxy_reward": float(proxy_reward[-1]),
         "peak_proxy_reward": float(proxy_reward[peak]),
         "peak_iteration": peak,
-        "dropped": bool(fell[-1]),
-        "collapsed": bool(fell[-1] and (fell & (proxy_reward[peak:] >= proxy_reward[peak])).any()),
+        "dropped": drop > drop_threshold,
+        "collapsed": fall.collapsed,
         "diverged_at": -1,
     }
 
 
-def summarise(
-    runs: Any,
-    swept: tuple[str, ...],
-    *,
-    good_utility: float,
-    mean: Callable[[Numbers], tuple[float, float, float]],
-    share: Callable[[int, int], tuple[float, float, float]],
-) -> list[dict[str, Any]]:
+def summarise(runs: Any, swept: tuple[str, ...], *, good_utility: float) -> list[dict[str, Any]]:
     """Return a row a cell: means with intervals over seeds, shares with intervals, what diverged.
 
     A cell with a run that diverged has no mean: it would speak of the others only. Its shares are of all seeds.
@@ -70,8 +64,6 @@ def summarise(
         runs: table of runs (`runs.parquet`).
         swept: settings that were swept.
         good_utility: a run that ends at least there ends well.
-        mean: numbers to mean, low, high.
-        share: successes and total to share, low, high.
 
     Returns:
         Plain dictionaries for JSON, in the order of the table.
@@ -93,15 +85,15 @@ def summarise(
             "diverged": {"count": len(diverged), "seeds": diverged},
         }
         for name in MEANS:
-            cell[name] = None if diverged else _named(mean(np.asarray(own[name])), "mean")
+            cell[name] = None if diverged else _named(mean_interval(np.asarray(own[name])[:, None], seed=0), "mean")
         for name in SHARES:
             count = sum(own[name])
-            cell[name] = {"count": count, "of": len(rows), **_named(share(count, len(rows)), "share")}
+            cell[name] = {"count": count, "of": len(rows), **_named(wilson_share(count, len(rows)), "share")}
         found.append(cell)
     return found
 
 
-def _named(interval: tuple[float, float, float], name: str) -> dict[str, float | None]:
+def _named(interval: Interval | Share, name: str) -> dict[str, float | None]:
     """Return an interval for JSON, where infinity is null: one seed has no interval."""
-    values = (value if math.isfinite(value) else None for value in interval)
+    values = (value if math.isfinite(value) else None for value in (interval.mean, interval.low, interval.high))
     return dict(zip((name, "low", "high"), values, strict=True))

@@ -4,39 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from foresighted.alignment.sentences import _count as count
-from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult, Rating
-from foresighted.statistics.intervals import Share, interval_text
+from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
+from foresighted.statistics.ratings import Rating
+from foresighted.statistics.wording import count, interval_text, methods_text, p_equals, p_text, share_text
 
 _BY_CHANCE = 0.05
 _SUBSTANTIAL = 0.1  # share of pairs
-
-
-def p_text(p: float | None) -> str:
-    """Return a p-value for people: two significant digits, no leading zero.
-
-    Example:
-        >>> p_text(0.01812), p_text(0.8095), p_text(0.00004), p_text(1.0), p_text(None)
-        ('.018', '.81', '< .001', '1', 'unknown')
-    """
-    if p is None:
-        return "unknown"
-    if p < 0.001:
-        return "< .001"
-    if p >= 0.995:
-        return "1"
-    return f"{p:.2g}".removeprefix("0").ljust(3, "0")
-
-
-def p_equals(p: float | None) -> str:
-    """Return `p = .018` or `p < .001`."""
-    text = p_text(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def share_text(share: Share) -> str:
-    """Return a share with its interval, in per cent."""
-    return f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]"
 
 
 def rating_text(rating: Rating) -> str:
@@ -192,7 +165,8 @@ def _design_sentences(evaluation: Evaluation) -> Iterable[str]:
         )
     elif min(seeds) < 5:
         yield f"{min(seeds)} training seeds are few: intervals resample them, and are wide for it."
-    yield f"{evaluation.multiplicity} Brackets are {evaluation.level:.0%} intervals."
+    shown = [value for pair in evaluation.pairs for value in (pair.win_rate, pair.decided)]
+    yield f"{evaluation.multiplicity} Brackets are {evaluation.level:.0%} {methods_text(shown)}."
     if all(pair.bias is None for pair in evaluation.pairs):
         yield "These judgements say nothing of the order in which answers were shown, so position bias is not known."
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -14,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from foresighted.errors import DataError
 from foresighted.judging.rows import EVALUATION
 from foresighted.statistics.intervals import Interval, Share
+from foresighted.statistics.ratings import Rating
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,6 @@ class PairResult:
     lengths: LengthCheck | None
     categories: tuple[GroupResult, ...]
     by_seed: tuple[GroupResult, ...]
-
-
-@dataclass(frozen=True)
-class Rating:
-    """Bradley-Terry rating of a policy in nats of odds, against the baseline's 0; null bounds for the baseline, and
-    where nothing shows the spread."""
-
-    rating: float
-    low: float | None
-    high: float | None
-    beats_baseline: float
-    """Probability of winning a decided pair against the baseline that the rating stands for."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +226,8 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         return tuple(_decode(item, parts[0], f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {str(name): _decode(item, parts[1], f"{where}.{name}") for name, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Enum) and value in list(hint):
+        return hint(value)
     number = hint is float and isinstance(value, int | float) and not isinstance(value, bool)
     if number or (isinstance(hint, type) and type(value) is hint):
         return float(value) if number else value

@@ -10,11 +10,12 @@ import numpy as np
 
 from foresighted.judging import texts
 from foresighted.judging.findings import findings
-from foresighted.judging.ratings import ratings
-from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult, Rating
+from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
 from foresighted.judging.rows import AnswerRow, JudgementRow
-from foresighted.judging.winrates import holm, pair_result
+from foresighted.judging.winrates import outcomes, pair_result
 from foresighted.statistics.intervals import Interval, mean_interval, wilson_share
+from foresighted.statistics.ratings import Rating, ratings
+from foresighted.statistics.significance import holm
 from foresighted.texts import repetition
 
 LEVEL = 0.95
@@ -49,7 +50,7 @@ def summarise(
         The evaluation, sentences included.
     """
     pairs = _pairs(judgements, list(policies), seed=seed, ordered=ordered)
-    rated = ratings(judgements, list(policies), seed=seed, level=LEVEL) or {}
+    rated = ratings(outcomes(judgements), list(policies), seed=seed, level=LEVEL) or {}
     prompts = {row.prompt_id for row in answers} | {row.prompt_id for row in judgements}
     evaluation = Evaluation(
         baseline=next(iter(policies)),

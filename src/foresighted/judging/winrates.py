@@ -15,7 +15,7 @@ prompts none was otherwise, so up to a share u of all prompts may be, u = z^2 / 
     net in [(1 - u) x - u, (1 - u) x + u].
 
 References:
-    Holm (1979); Wilson (1927); Dubois et al., "Length-Controlled AlpacaEval" (2024), for the length model.
+    Wilson (1927); Dubois et al., "Length-Controlled AlpacaEval" (2024), for the length model.
 """
 
 from __future__ import annotations
@@ -26,47 +26,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foresighted.judging.result import Counts, GroupResult, LengthCheck, PairResult, PositionBias
 from foresighted.judging.rows import TIE, JudgementRow, counted
-from foresighted.statistics.intervals import Interval, Share, mean_interval, unseen_share, wilson_share
+from foresighted.statistics.intervals import Interval, Method, Share, mean_interval, unseen_share, wilson_share
+from foresighted.statistics.numbers import Floats
+from foresighted.statistics.ratings import Outcome
+from foresighted.statistics.significance import logistic_fit, sign_test
 
-Array = NDArray[np.float64]
-_ROUNDING = 1e-9
 _PRIOR = 0.5  # pseudo-outcomes for and against, which keep a one-sided fit finite
-
-
-def sign_test(wins: int, losses: int) -> float | None:
-    """Return the two-sided exact p-value of wins against losses under even odds; None where there are neither.
-
-    Example:
-        >>> round(sign_test(188, 144), 3)
-        0.018
-    """
-    if wins + losses == 0:
-        return None
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue)
-
-
-def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected by Holm's step-down method for how many there are; unknown ones stay unknown.
-
-        p~_(i) = max over j <= i of min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
-
-    Example:
-        >>> holm([0.01, 0.04, None, 0.03])
-        [0.03, 0.06, None, 0.06]
-    """
-    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
-    corrected: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for rank, (p, place) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        corrected[place] = highest
-    return corrected
 
 
 def pair_result(rows: Sequence[JudgementRow], *, seed: int, level: float, ordered: bool = True) -> PairResult:
@@ -83,7 +51,7 @@ def pair_result(rows: Sequence[JudgementRow], *, seed: int, level: float, ordere
     """
     counts = tally(rows)
     net = net_interval(rows, seed=seed, level=level)
-    rate = None if net is None else _halved(net)
+    rate = None if net is None else net.mapped(lambda value: (1 + value) / 2)
     seeds = sorted({row.seed for row in rows})
     return PairResult(
         first=rows[0].first,
@@ -105,6 +73,16 @@ def pair_result(rows: Sequence[JudgementRow], *, seed: int, level: float, ordere
     )
 
 
+def outcomes(rows: Iterable[JudgementRow]) -> list[Outcome]:
+    """Return the judgements that have an outcome, for ratings: ties and orders that disagree count half."""
+    scores = {"win": 1.0, "loss": 0.0, "tie": 0.5, "position_bias": 0.5}
+    return [
+        Outcome(row.first, row.second, scores[row.result], row.seed, row.prompt_id)
+        for row in rows
+        if row.result in scores
+    ]
+
+
 def tally(rows: Iterable[JudgementRow]) -> Counts:
     """Return how often each result occurs."""
     results: list[str] = [row.result for row in rows]
@@ -120,19 +98,15 @@ def net_interval(rows: Sequence[JudgementRow], *, seed: int, level: float) -> In
     net = float(scores.sum() / judged.sum())
     grid = scores.size * (scores - net * judged) / judged.sum()
     resampled = mean_interval(grid, seed=seed, level=level)
-    if flat(resampled):
+    if resampled.flat:
         unseen = unseen_share(int(judged.any(axis=0).sum()), level=level)
         centre = (1 - unseen) * net
-        return replace(resampled, mean=net, low=max(-1.0, centre - unseen), high=min(1.0, centre + unseen))
-    return shifted(resampled, net, (-1.0, 1.0))
+        low, high = max(-1.0, centre - unseen), min(1.0, centre + unseen)
+        return replace(resampled, mean=net, low=low, high=high, method=Method.WILSON)
+    return replace(resampled.mapped(lambda value: min(max(value + net, -1.0), 1.0)), mean=net)
 
 
-def flat(interval: Interval) -> bool:
-    """Return whether resampling found nothing to vary, up to rounding."""
-    return interval.high - interval.low < _ROUNDING * max(1.0, abs(interval.mean))
-
-
-def grids(rows: Sequence[JudgementRow]) -> tuple[Array, Array]:
+def grids(rows: Sequence[JudgementRow]) -> tuple[Floats, Floats]:
     """Return scores x and judged j on the (seeds, prompts) grid of a pair; a cell that is not there was not judged."""
     seeds = {name: place for place, name in enumerate(sorted({row.seed for row in rows}))}
     prompts = {name: place for place, name in enumerate(sorted({row.prompt_id for row in rows}))}
@@ -142,19 +116,6 @@ def grids(rows: Sequence[JudgementRow]) -> tuple[Array, Array]:
         judged[place] = row.result != "failure"
         scores[place] = {"win": 1.0, "loss": -1.0}.get(row.result, 0.0)
     return scores, judged
-
-
-def shifted(interval: Interval, by: float, bounds: tuple[float, float]) -> Interval:
-    """Return an interval moved by a constant and kept within what its quantity can be."""
-    low, high = (min(max(end + by, bounds[0]), bounds[1]) for end in (interval.low, interval.high))
-    if not math.isfinite(interval.low):
-        low, high = bounds
-    return Interval(by, low, high, interval.level, interval.seeds, interval.prompts)
-
-
-def _halved(net: Interval) -> Interval:
-    mean, low, high = ((1 + value) / 2 for value in (net.mean, net.low, net.high))
-    return Interval(mean, low, high, net.level, net.seeds, net.prompts)
 
 
 def _prompt_signs(rows: Sequence[JudgementRow]) -> tuple[int, int]:
@@ -227,32 +188,4 @@ def _at_equal_length(decided: Sequence[tuple[float, bool]], level: float) -> Sha
     effect, covariance = logistic_fit(design, outcome, weight)
     half = float(norm.ppf((1 + level) / 2)) * math.sqrt(covariance[0, 0])
     mean, low, high = (float(expit(effect[0] + shift)) for shift in (0.0, -half, half))
-    return Share(sum(won for _, won in decided), len(decided), mean, low, high, level)
-
-
-def logistic_fit(design: Array, outcome: Array, weight: Array) -> tuple[Array, Array]:
-    """Return the coefficients of a weighted logistic regression by Newton's method, and their covariance.
-
-        maximise sum_i w_i [ y_i log s(z_i) + (1 - y_i) log s(-z_i) ],   z = X b
-
-    Args:
-        design: X, rows by coefficients, of full rank.
-        outcome: y in [0, 1], one a row.
-        weight: w >= 0, one a row.
-
-    Returns:
-        Coefficients b, and the inverse of the information matrix.
-    """
-    from scipy.special import expit
-
-    effect: Array = np.zeros(design.shape[1])
-    information: Array = np.eye(len(effect))
-    for _ in range(100):
-        share = expit(design @ effect)
-        information = design.T @ (design * (weight * share * (1 - share))[:, None])
-        step = np.linalg.solve(information, design.T @ (weight * (outcome - share)))
-        # The likelihood is concave: a step of bounded length cannot run away from the optimum.
-        effect = effect + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-10:
-            break
-    return effect, np.asarray(np.linalg.inv(information), np.float64)
+    return Share(sum(won for _, won in decided), len(decided), mean, low, high, level, Method.LIKELIHOOD)

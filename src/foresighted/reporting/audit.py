@@ -10,7 +10,8 @@ from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, draw
 from foresighted.reporting.page import Legend, Page, Section
 from foresighted.reporting.reliability import RELIABILITY_NOTE
 from foresighted.reporting.responses import Response, Responses, pack
-from foresighted.statistics.intervals import Interval, interval_text, number
+from foresighted.statistics.intervals import Interval
+from foresighted.statistics.wording import interval_text, methods_text, number
 
 MAX_KIND_ROWS = 24
 """More rows than this are a table only."""
@@ -107,12 +108,17 @@ def _by_round(
     )  # fmt: skip
 
 
+def _made(arms: Sequence[ArmAudit], *columns: str) -> str:
+    """Return how the intervals of these columns were made."""
+    return methods_text(getattr(row, column) for arm in arms for row in arm.rounds for column in columns)
+
+
 def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
     measures = {arm.measured_by for arm in arms if arm.measured_by}
     measure = "mean label" if measures == {"label"} else "true utility"
     note = (
-        "Bands are bootstrap intervals over prompts (and seeds where there are several). Rounds with few prompts are"
-        " pooled, and stand at the last of them."
+        f"Bands are {_made(arms, 'utility', 'reward', 'gap', 'kl')} over prompts (and seeds where there are several)."
+        " Rounds with few prompts are pooled, and stand at the last of them."
     )
     if onset_marks(arms, planned):
         note += ONSET_NOTE
@@ -134,7 +140,7 @@ def _texts_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
         "texts",
         "What the responses look like",
         "Alike: the chance that two responses to different prompts begin with the same 32 characters. Bands are"
-        " bootstrap intervals.",
+        f" {_made(arms, 'length', 'distinct_2', 'alike')}.",
         (
             *_by_round(arms, planned, "length", "Length of responses", "length (tokens, else characters)"),
             *_by_round(arms, planned, "distinct_2", "Variety of responses", "distinct pairs, first 64 words (share)"),
@@ -151,6 +157,7 @@ def _calibration_section(arms: Sequence[ArmAudit], planned: Sequence[str], relia
         ("accuracy", "Accuracy of the reward model", "right order of pairs (share)"),
     )
     charts = [*reliability]
+    made = methods_text(_value(one, column) for arm in arms for one in arm.calibration for column, _, _ in measures)
     for column, title, y in measures:
 
         def line(arm: ArmAudit, column: str = column) -> list[Point]:
@@ -167,7 +174,7 @@ def _calibration_section(arms: Sequence[ArmAudit], planned: Sequence[str], relia
         "Calibration of the reward model",
         "The preference that the reward model predicts, against the label, on the pairs that were labelled; rounds with"
         " few pairs are pooled. Calibration error is positive by chance alone where pairs are few. A Brier score of"
-        " 0.25 is what a coin gets against labels of 0 and 1. Bands are intervals over prompts."
+        f" 0.25 is what a coin gets against labels of 0 and 1. Bands are {made} over prompts."
         + (RELIABILITY_NOTE if reliability else ""),
         tuple(charts),
     )

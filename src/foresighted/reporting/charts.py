@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from foresighted.statistics.intervals import Interval, interval_text, number
+from foresighted.statistics.intervals import Interval
+from foresighted.statistics.wording import interval_text, number
 
 COLOURS = ("#c24a00", "#0069a8", "#00785a", "#a8437f", "#7a5c00", "#3b6fd4", "#6a45b0", "#5c6670")
 """Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 on white; the baseline is first."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.alignment.comparison import Arm, Comparison, read_plan, summarise
+from foresighted.alignment.compared import Arm, Comparison
+from foresighted.alignment.comparison import summarise
+from foresighted.alignment.played import read_plan
 from foresighted.auditing.result import ArmAudit, Audit
 from foresighted.errors import ForesightedError
 from foresighted.reporting.audit import ALARMING, ONSET_NOTE, audit_sections, onset_marks, verdict_text
@@ -15,7 +17,7 @@ from foresighted.reporting.page import Legend, Page, Section, kept_texts
 from foresighted.reporting.reliability import reliability_chart
 from foresighted.reporting.responses import pack, read_responses
 from foresighted.reporting.samples import read_samples
-from foresighted.statistics.intervals import interval_text
+from foresighted.statistics.wording import interval_text, methods_text
 
 ROUNDS_DONE = "rounds done"
 
@@ -87,9 +89,8 @@ def _title(out: Path, comparison: Comparison) -> str:
 def _sections(facts: Facts) -> list[Section]:
     comparison = facts.comparison
     marks = onset_marks(facts.audited, comparison.planned_arms) or _best_rounds(comparison)
-    level = f"{comparison.level:.0%}"
-    resampled = comparison.arms[0].evaluated[0].reward.resampled
-    band = f"Bands: {level} bootstrap intervals; resampled: {resampled}."
+    reward = comparison.arms[0].evaluated[0].reward
+    band = f"Bands: {comparison.level:.0%} {methods_text([reward])}; they speak about {reward.resampled}."
     return [
         Section("summary", "Summary", _summary_note(comparison), tables=(_summary_table(comparison, facts.single),)),
         Section(
@@ -171,7 +172,7 @@ def _summary_note(comparison: Comparison) -> str:
         f"Held-out answers at round {comparison.last_round} of {comparison.planned_rounds}: mean and"
         f" {comparison.level:.0%} interval. Collapse: true utility falls from its best evaluated round by more than"
         " half the prompt-to-prompt standard deviation at round 0, its paired interval excludes 0, and proxy reward"
-        " does not fall."
+        " does not fall, or fell only later."
     )
 
 
@@ -213,10 +214,10 @@ def _best_rounds(comparison: Comparison) -> tuple[Mark, ...]:
     planned = {label: index for index, label in enumerate(comparison.planned_arms)}
     return tuple(
         Mark(
-            f"{arm.label} is best at round {collapse.best_round} and falls by {interval_text(collapse.fall)} until"
-            f" round {collapse.last_round}",
+            f"{arm.label} is best at round {collapse.best} and falls by {interval_text(collapse.fall)} until"
+            f" round {collapse.last}",
             planned[arm.label],
-            collapse.best_round,
+            collapse.best,
         )
         for arm in comparison.arms
         if (collapse := arm.collapse) and collapse.collapsed

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from foresighted.alignment.comparison import Comparison, read_plan, run_directory
+from foresighted.alignment.compared import Comparison
+from foresighted.alignment.played import read_plan, run_directory
 from foresighted.errors import DataError
 from foresighted.statistics.numbers import sigmoid
 from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES, read_mappings, start_directory

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.alignment.comparison import Comparison, read_plan, run_directory, whole_rounds
-from foresighted.statistics.intervals import number
+from foresighted.alignment.compared import Comparison
+from foresighted.alignment.played import read_plan, run_directory, whole_rounds
+from foresighted.statistics.wording import number
 from foresighted.store.records import HELDOUT, HeldoutRow, read
 
 SHOWN = 8

@@ -21,24 +21,40 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from foresighted.errors import ConfigError, DataError
+from foresighted.statistics.numbers import Floats
 
-Grid = NDArray[np.float64]
+Grid = Floats
 """Values of one quantity, (seeds, prompts)."""
 
 RESAMPLES = 5000
+_ROUNDING = 1e-9
+
+
+class Method(StrEnum):
+    """How an interval was made; pages and sentences call it by this name."""
+
+    BOOTSTRAP = "bootstrap"
+    STUDENT = "Student"
+    WILSON = "Wilson"
+    LIKELIHOOD = "likelihood"
+    """From the curvature of the likelihood."""
+    EXACT = "exact"
+    """There is no error: low = mean = high."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean on a (seeds x prompts) grid and its interval; infinite bounds where nothing can be resampled."""
+    """A mean over seeds and prompts and its interval; infinite bounds where nothing tells the spread."""
 
     mean: float
     low: float
@@ -46,6 +62,7 @@ class Interval:
     level: float
     seeds: int
     prompts: int
+    method: Method
 
     @property
     def resampled(self) -> str:
@@ -59,10 +76,19 @@ class Interval:
         """Whether the whole interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def flat(self) -> bool:
+        """Whether nothing varied, up to rounding."""
+        return self.high - self.low < _ROUNDING * max(1.0, abs(self.mean))
+
+    def mapped(self, to: Callable[[float], float]) -> Interval:
+        """Return the interval of a quantity that is a rising function of this one."""
+        return replace(self, mean=to(self.mean), low=to(self.low), high=to(self.high))
+
 
 @dataclass(frozen=True)
 class Share:
-    """`successes` of `total`, as a share with its Wilson interval."""
+    """`successes` of `total`, as a share with its interval."""
 
     successes: int
     total: int
@@ -70,6 +96,7 @@ class Share:
     low: float
     high: float
     level: float
+    method: Method
 
 
 def mean_interval(values: ArrayLike, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
@@ -96,11 +123,11 @@ def mean_interval(values: ArrayLike, *, seed: int, level: float = 0.95, resample
     seeds, prompts = grid.shape
     mean = float(grid.mean())
     if grid.size == 1:
-        return Interval(mean, -math.inf, math.inf, level, seeds, prompts)
+        return Interval(mean, -math.inf, math.inf, level, seeds, prompts, Method.BOOTSTRAP)
     seed_weights, prompt_weights = _weights(seeds, prompts, resamples, seed)
     deviation = seed_weights @ (grid.mean(axis=1) - mean) + prompt_weights @ (grid.mean(axis=0) - mean)
     low, high = np.quantile(deviation, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, mean + float(low), mean + float(high), level, seeds, prompts)
+    return Interval(mean, mean + float(low), mean + float(high), level, seeds, prompts, Method.BOOTSTRAP)
 
 
 def paired_interval(
@@ -131,6 +158,23 @@ def paired_interval(
     return mean_interval(first - second, seed=seed, level=level, resamples=resamples)
 
 
+def student_interval(values: Floats, *, level: float = 0.95) -> Interval:
+    """Return the mean of one value a prompt, shape (P,), with Student's interval; infinite for a single value."""
+    count, mean = len(values), float(values.mean())
+    half = math.inf
+    if count > 1:
+        half = student((1 + level) / 2, float(count - 1)) * float(values.std(ddof=1)) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, level, 1, count, Method.STUDENT)
+
+
+@lru_cache(maxsize=256)
+def student(share: float, freedom: float) -> float:
+    """Return the quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
 def wilson_share(successes: int, total: int, *, level: float = 0.95) -> Share:
     """Return `successes / total` with its Wilson score interval.
 
@@ -159,7 +203,7 @@ def wilson_share(successes: int, total: int, *, level: float = 0.95) -> Share:
     # At the ends the bounds are exactly 0 and 1; rounding must not say 1.2e-17.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == total else centre + half
-    return Share(successes, total, share, low, high, level)
+    return Share(successes, total, share, low, high, level, Method.WILSON)
 
 
 def unseen_share(total: int, *, level: float = 0.95) -> float:
@@ -175,21 +219,6 @@ def unseen_share(total: int, *, level: float = 0.95) -> float:
         The share, in (0, 1).
     """
     return wilson_share(0, total, level=level).high
-
-
-def number(value: float) -> str:
-    """Return a number as text for people: two decimals, or two significant digits where that would show 0."""
-    if not math.isfinite(value):
-        return "unknown"
-    text = f"{value:.2f}" if value == 0 or 0.1 <= abs(value) < 1000 else f"{value:.2g}"
-    return "0.00" if text == "-0.00" else text
-
-
-def interval_text(interval: Interval) -> str:
-    """Return `mean [low, high]`, or the mean and a remark where nothing could be resampled."""
-    if not math.isfinite(interval.low):
-        return f"{number(interval.mean)} [interval unknown]"
-    return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def _check_settings(level: float, resamples: int) -> None:

@@ -1,9 +1,16 @@
-"""Single numbers: means of what is known, the logistic function."""
+"""Numbers: the types of arrays of them, means of what is known, the logistic function."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -13,14 +13,13 @@ import torch
 from transformers import TrainerCallback
 
 from foresighted.errors import ConfigError, nearest
-from foresighted.integrations.trl.series import Fall, check_fall
+from foresighted.integrations.trl.series import check_fall
 from foresighted.models.pretrained import load_weights
+from foresighted.statistics.collapse import FALL_SHARE, Fall
 from foresighted.store.records import append
 
 _log = logging.getLogger(__name__)
 VERDICTS = "collapse.jsonl"
-FALL_SHARE = 0.5
-"""A fall counts from this share of the metric's spread over responses on."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,12 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         fall = self._fall(points, self.gold)
         if fall is None or not fall.collapsed:
             return
-        since = int(points[fall.best]["step"])
+        change = fall.reward_change.mean if fall.reward_change else math.nan
+        since = int(points[(fall.best + 1) * self.window - 1]["step"])
         self.verdict = Verdict(
             state.global_step, "collapsed", since,
-            f"{self.gold} fell by {fall.size:.3g} (at least {fall.low:.3g}; {fall.threshold:.3g} counts) since step"
-            f" {since}, while {self.proxy} changed by {fall.proxy_change:+.3g}",
+            f"{self.gold} fell by {fall.fall.mean:.3g} (at least {fall.fall.low:.3g}; {fall.threshold:.3g} counts)"
+            f" since step {since}, while {self.proxy} changed by {change:+.3g}",
         )  # fmt: skip
         self._say(args, state, self.verdict)
         if self.action != "warn":

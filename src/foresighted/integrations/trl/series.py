@@ -15,30 +15,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from foresighted.statistics.collapse import Fall, fall_to
+from foresighted.statistics.intervals import Interval, Method
+from foresighted.statistics.numbers import Floats
 
-class Fall(NamedTuple):
-    """A fall of the trusted metric, from the block where it is surest to the last one."""
 
-    best: int
-    """Index of that block's last log."""
-    size: float
-    low: float
-    """Lower bound, at the level that this check spends."""
-    threshold: float
-    proxy_change: float
-    proxy_fell: bool
-    """The proxy fell too: its interval is below 0, or its change below minus its own threshold."""
+@dataclass(frozen=True)
+class Blocks:
+    """Means of blocks of logs with one error for all: a `statistics.collapse.Series`."""
+
+    values: Floats
+    """(blocks, w)."""
+    alpha: float
+    """Level of a bound, one-sided."""
 
     @property
-    def collapsed(self) -> bool:
-        """Whether the metric fell while the proxy did not."""
-        return self.low > self.threshold and not self.proxy_fell
+    def means(self) -> Floats:
+        """By block."""
+        made: Floats = self.values.mean(axis=1)
+        return made
+
+    def difference(self, later: int, earlier: int) -> Interval:
+        """Return the difference of two blocks -+ t sqrt(2 s^2 / w)."""
+        count, window = self.values.shape
+        variance = float(self.values.var(axis=1, ddof=1).mean())
+        half = float(stats.t.isf(self.alpha, count * (window - 1))) * math.sqrt(2 * variance / window)
+        mean = float(self.means[later] - self.means[earlier])
+        return Interval(mean, mean - half, mean + half, 1 - 2 * self.alpha, 1, window, Method.STUDENT)
+
+    def corrected_low(self, best: int, end: int, *, family: int) -> float:
+        """Return the lower bound: the level that a check spends allows for all that was looked at."""
+        return self.difference(best, end).low
 
 
 def check_fall(
@@ -50,14 +62,16 @@ def check_fall(
     threshold: float,
     proxy_threshold: float,
 ) -> Fall | None:
-    """Return the fall to the last block whose lower bound is highest, or None where no second block has just ended.
+    """Return the fall from the best block to the last one, or None where no second block has just ended.
+
+    Earlier blocks were judged when they were the last.
 
     Args:
         gold: the trusted metric, one value a log, all finite.
         proxy: the optimised metric, as many.
         window: logs w in a block, at least 2.
         alpha: chance of a false alarm that a run may spend.
-        threshold: a fall up to this does not count, in units of `gold`.
+        threshold: a fall up to this does not count, in units of `gold`; the lower bound must be above it.
         proxy_threshold: a fall of the proxy from this on counts as one, in units of `proxy`.
 
     References:
@@ -65,19 +79,9 @@ def check_fall(
     """
     if len(gold) % window or len(gold) < 2 * window:
         return None
-    u, r = (np.asarray(values, dtype=np.float64).reshape(-1, window) for values in (gold, proxy))
-    check = len(u) - 1
-    means = u.mean(1)
-    falls = means[:-1] - means[-1]
-    best = int(falls.argmax())  # one error for all, so the largest fall has the highest lower bound
-    low = float(falls[best]) - _margin(u, alpha / (check * (check + 1)) / check)
-    change = float(r[-1].mean() - r[best].mean())
-    fell = change < 0 and (change + _margin(r, alpha / 2) < 0 or -change > proxy_threshold)
-    return Fall((best + 1) * window - 1, float(falls[best]), low, threshold, change, fell)
-
-
-def _margin(blocks: NDArray[np.float64], alpha: float) -> float:
-    """Return t sqrt(2 s^2 / w) at one-sided level alpha."""
-    count, window = blocks.shape
-    variance = float(blocks.var(axis=1, ddof=1).mean())
-    return float(stats.t.isf(alpha, count * (window - 1))) * math.sqrt(2 * variance / window)
+    trusted, paid = (np.asarray(values, dtype=np.float64).reshape(-1, window) for values in (gold, proxy))
+    check = len(trusted) - 1
+    return fall_to(
+        check, Blocks(trusted, alpha / (check * (check + 1)) / check), Blocks(paid, alpha / 2),
+        threshold=threshold, reward_threshold=proxy_threshold, beyond=threshold,
+    )  # fmt: skip

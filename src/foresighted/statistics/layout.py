@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from foresighted.auditing.rollouts import Ints, Mask, Rollouts
+from foresighted.statistics.numbers import Ints, Mask
 
 MOST_ROWS = 20
 """Rows of the table at most: more rounds than that are pooled."""
@@ -14,6 +15,22 @@ FEWEST_UNITS = 32
 """Prompts that a row should have where they differ from row to row."""
 FEWEST_RETURNING = 8
 """Prompts that a row should have where they come back, but not all in every row."""
+
+
+class Responses(Protocol):
+    """R responses as codes, (R,) each."""
+
+    @property
+    def round(self) -> Ints:
+        """Number of the round."""
+
+    @property
+    def prompt(self) -> Ints:
+        """Code of the prompt, from 0."""
+
+    @property
+    def run(self) -> Ints:
+        """Code of the run, from 0."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class Layout:
         return np.where(known[places] == rounds, np.array(self.row, np.int64)[places], -1)
 
 
-def choose_layout(rollouts: Rollouts, known: Mask) -> Layout:
+def choose_layout(responses: Responses, known: Mask) -> Layout:
     """Return how the rounds with known values make rows of a table.
 
     Every round is a row of its own where the same prompts are answered in all of them, or at least come back. Otherwise
@@ -51,10 +68,10 @@ def choose_layout(rollouts: Rollouts, known: Mask) -> Layout:
     or more.
 
     Args:
-        rollouts: the responses of one arm.
+        responses: of one arm.
         known: (R,), which of them count.
     """
-    rounds = np.unique(rollouts.round[known])
+    rounds = np.unique(responses.round[known])
     if not len(rounds):
         return Layout((), (), True)
     layouts = [
@@ -63,10 +80,11 @@ def choose_layout(rollouts: Rollouts, known: Mask) -> Layout:
     ]
     for fits in (_complete, _returning):
         for layout in layouts:
-            if fits(*_units(rollouts, known, layout), layout.rows):
+            if fits(*_units(responses, known, layout), layout.rows):
                 return layout
-    prompts = len(np.unique(rollouts.run[known] * len(rollouts.prompts) + rollouts.prompt[known]))
-    rows = int(min(10, len(rounds), max(2, prompts / max(len(rollouts.runs), 1) // FEWEST_UNITS)))
+    run, prompt = responses.run[known], responses.prompt[known]
+    a_run = len(np.unique(run * (int(prompt.max()) + 1) + prompt)) / len(np.unique(run))
+    rows = int(min(10, len(rounds), max(2, a_run // FEWEST_UNITS)))
     return Layout(tuple(rounds.tolist()), tuple(_pooled(len(rounds), rows)), False)
 
 
@@ -92,12 +110,12 @@ def _pooled(rounds: int, rows: int) -> list[int]:
     return [place * rows // rounds for place in range(rounds)]
 
 
-def _units(rollouts: Rollouts, known: Mask, layout: Layout) -> tuple[Ints, Ints]:
+def _units(responses: Responses, known: Mask, layout: Layout) -> tuple[Ints, Ints]:
     """Return cell (row and run) and prompt of each unit."""
-    _, runs = np.unique(rollouts.run[known], return_inverse=True)
+    _, runs = np.unique(responses.run[known], return_inverse=True)
     total = layout.rows * (int(runs.max()) + 1)
-    cells = runs * layout.rows + layout.rows_of(rollouts.round[known])
-    pairs = np.unique(rollouts.prompt[known] * total + cells)
+    cells = runs * layout.rows + layout.rows_of(responses.round[known])
+    pairs = np.unique(responses.prompt[known] * total + cells)
     return pairs % total, pairs // total
 
 

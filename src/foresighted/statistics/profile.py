@@ -8,7 +8,7 @@ responses of one run to one prompt are averaged first, so that a unit is (seed, 
     unpaired    prompts differ:  mean_k = mean over seeds of the mean over that row's prompts
 
 The means have covariance  C = C_S / S + C_P / P  (seeds and prompts resampled crosswise; the residual is in both, which
-errs on the wide side, as in `evaluate.intervals`). A contrast w has variance w'Cw and Welch and Satterthwaite's degrees
+errs on the wide side, as in `intervals`). A contrast w has variance w'Cw and Welch and Satterthwaite's degrees
 of freedom. Everything is closed, so a million responses cost what a thousand do.
 """
 
@@ -16,18 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from foresighted.auditing.layout import Layout, connected
-from foresighted.auditing.rollouts import Floats, Ints, Mask, Rollouts
-from foresighted.statistics.intervals import Grid, Interval, mean_interval
+from foresighted.statistics.intervals import Grid, Interval, Method, mean_interval, student
+from foresighted.statistics.layout import Layout, Responses, connected
+from foresighted.statistics.numbers import Floats, Ints, Mask
 
 LEVEL = 0.95
 RESAMPLED_PROMPTS = 1000
-"""Paired differences of at most so many prompts get the bootstrap interval of `evaluate`, larger ones Student's."""
+"""Paired differences of at most so many prompts get a bootstrap interval, larger ones Student's."""
 DRAWS = 20000
 
 
@@ -51,7 +50,7 @@ class Profile:
         mean = float(weights @ self.means)
         half = student((1 + level) / 2, freedom) * error if freedom > 0 else math.inf
         prompts = int(self.counts[weights != 0].min()) if weights.any() else int(self.counts.min())
-        return Interval(mean, mean - half, mean + half, level, self.seeds, prompts)
+        return Interval(mean, mean - half, mean + half, level, self.seeds, prompts, Method.STUDENT)
 
     def error(self, weights: Floats) -> tuple[float, float]:
         """Return the standard error of a contrast and its degrees of freedom (0: unknown)."""
@@ -65,7 +64,7 @@ class Profile:
         return math.sqrt(total), total**2 / spread
 
     def difference(self, later: int, earlier: int) -> Interval:
-        """Return mean[later] - mean[earlier]: `evaluate`'s own interval where it is paired and small enough."""
+        """Return mean[later] - mean[earlier]: by the bootstrap where it is paired and small enough, else Student's."""
         if self.grid is not None and self.grid.shape[2] <= RESAMPLED_PROMPTS:
             grid: Grid = self.grid[later] - self.grid[earlier]
             return mean_interval(grid, seed=0, level=LEVEL)
@@ -96,8 +95,10 @@ class Profile:
         errors = np.array([self.error(row)[0] for row in contrasts])
         if not np.isfinite(errors).all():
             return -math.inf
-        drawn = sum((_drawn(contrasts @ part @ contrasts.T, freedom) for part, freedom in self.parts), np.zeros(1))
-        scaled = drawn[:, errors > 0] / errors[errors > 0]
+        noise, random = np.zeros((DRAWS, len(others))), np.random.default_rng(0)
+        for part, freedom in self.parts:
+            noise += drawn(contrasts @ part @ contrasts.T, freedom, DRAWS, random)
+        scaled = noise[:, errors > 0] / errors[errors > 0]
         if not scaled.size:
             return float(contrasts[others.index(best)] @ self.means)
         quantile = float(np.quantile(scaled.max(axis=1), 1 - (1 - LEVEL) / 2 / family))
@@ -112,20 +113,11 @@ def unit(length: int, place: int) -> Floats:
     return vector
 
 
-@lru_cache(maxsize=256)
-def student(share: float, freedom: float) -> float:
-    """Return the quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, share))
-
-
-def _drawn(covariance: Floats, freedom: float) -> Floats:
-    random = np.random.default_rng(0)
+def drawn(covariance: Floats, freedom: float, draws: int, random: np.random.Generator) -> Floats:
+    """Return multivariate t with mean 0, shape (draws, K)."""
     values, vectors = np.linalg.eigh(covariance)
-    normal = random.standard_normal((DRAWS, len(values))) @ (vectors * np.sqrt(values.clip(min=0))).T
-    scale: Floats = np.sqrt(freedom / random.chisquare(freedom, DRAWS))[:, None]
-    made: Floats = normal * scale
+    normal = random.standard_normal((draws, len(values))) @ (vectors * np.sqrt(values.clip(min=0))).T
+    made: Floats = normal * np.sqrt(freedom / random.chisquare(freedom, draws))[:, None]
     return made
 
 
@@ -150,23 +142,23 @@ class Units:
     """Of each unit: whether its prompt is in every cell."""
 
 
-def gather(rollouts: Rollouts, known: Mask, layout: Layout) -> Units | None:
+def gather(responses: Responses, known: Mask, layout: Layout) -> Units | None:
     """Return the units of the responses that `known` marks; None where a row of the layout has none.
 
     Args:
-        rollouts: the responses of one arm.
+        responses: of one arm.
         known: (R,), which of them count.
         layout: rows of the table.
     """
-    rows = layout.rows_of(rollouts.round)
+    rows = layout.rows_of(responses.round)
     places = np.flatnonzero(known & (rows >= 0))
     if not len(places):
         return None
-    _, runs = np.unique(rollouts.run[places], return_inverse=True)
+    _, runs = np.unique(responses.run[places], return_inverse=True)
     seeds = int(runs.max()) + 1
     cells = layout.rows * seeds
     codes, unit, counts = np.unique(
-        rollouts.prompt[places] * cells + rows[places] * seeds + runs, return_inverse=True, return_counts=True
+        responses.prompt[places] * cells + rows[places] * seeds + runs, return_inverse=True, return_counts=True
     )
     cell, prompt = codes % cells, codes // cells
     if len(np.unique(cell // seeds)) < layout.rows:

@@ -20,25 +20,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from foresighted.judging.result import Rating
-from foresighted.judging.rows import JudgementRow
-from foresighted.judging.winrates import Array, flat, logistic_fit
 from foresighted.statistics.intervals import mean_interval
+from foresighted.statistics.numbers import Floats, sigmoid
+from foresighted.statistics.significance import logistic_fit
 
-_SCORE = {"win": 1.0, "loss": 0.0, "tie": 0.5, "position_bias": 0.5}
 _PSEUDO = 0.5
 
 
-def ratings(
-    rows: Sequence[JudgementRow], policies: Sequence[str], *, seed: int, level: float
-) -> dict[str, Rating] | None:
+class Outcome(NamedTuple):
+    """How one policy fared against another on a prompt: 1 it won, 0 it lost, 1/2 neither."""
+
+    first: str
+    second: str
+    score: float
+    seed: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Bradley-Terry rating of a policy in nats of odds, against the baseline's 0; null bounds for the baseline, and
+    where nothing shows the spread."""
+
+    rating: float
+    low: float | None
+    high: float | None
+    beats_baseline: float
+    """Probability of winning a decided pair against the baseline that the rating stands for."""
+
+
+def ratings(judged: Sequence[Outcome], policies: Sequence[str], *, seed: int, level: float) -> dict[str, Rating] | None:
     """Return a rating a policy, the first one's being 0; None unless every policy was judged against some other.
 
     Args:
-        rows: judgements of any pairs of `policies`; failures are passed over.
+        judged: outcomes of any pairs of `policies`.
         policies: names, the baseline first.
         seed: of the bootstrap.
         level: of the intervals.
@@ -46,7 +66,6 @@ def ratings(
     Returns:
         Ratings in nats of odds.
     """
-    judged = [row for row in rows if row.result in _SCORE]
     if len(policies) < 2 or not _connected(judged, policies):
         return None
     design, outcome, weight = _design(judged, policies)
@@ -56,13 +75,13 @@ def ratings(
     for place, name in enumerate(policies[1:]):
         spread = mean_interval(moves[place], seed=seed, level=level)
         value = float(effect[place])
-        known = math.isfinite(spread.low) and not flat(spread)
+        known = math.isfinite(spread.low) and not spread.flat
         low, high = (value + end - spread.mean if known else None for end in (spread.low, spread.high))
-        found[name] = Rating(value, low, high, float(_sigma(effect[place])))
+        found[name] = Rating(value, low, high, sigmoid(value))
     return found
 
 
-def _connected(judged: Sequence[JudgementRow], policies: Sequence[str]) -> bool:
+def _connected(judged: Sequence[Outcome], policies: Sequence[str]) -> bool:
     reached = {policies[0]}
     while grown := {name for row in judged for name in (row.first, row.second) if {row.first, row.second} & reached}:
         if grown <= reached:
@@ -71,7 +90,7 @@ def _connected(judged: Sequence[JudgementRow], policies: Sequence[str]) -> bool:
     return reached == set(policies)
 
 
-def _design(judged: Sequence[JudgementRow], policies: Sequence[str]) -> tuple[Array, Array, Array]:
+def _design(judged: Sequence[Outcome], policies: Sequence[str]) -> tuple[Floats, Floats, Floats]:
     """Return rows of +1 and -1 for the two policies (no column for the baseline), outcomes and weights."""
     pairs = [(row.first, row.second) for row in judged]
     pseudo = [(pair, outcome) for pair in dict.fromkeys(pairs) for outcome in (0.0, 1.0)]
@@ -80,24 +99,19 @@ def _design(judged: Sequence[JudgementRow], policies: Sequence[str]) -> tuple[Ar
     for i, (first, second) in enumerate([*pairs, *(pair for pair, _ in pseudo)]):
         design[i, place[first]] += 1
         design[i, place[second]] -= 1
-    outcome = np.array([*(_SCORE[row.result] for row in judged), *(value for _, value in pseudo)])
+    outcome = np.array([*(row.score for row in judged), *(value for _, value in pseudo)])
     weight = np.r_[np.ones(len(pairs)), np.full(len(pseudo), _PSEUDO)]
     return design[:, 1:], outcome, weight
 
 
-def _moves(judged: Sequence[JudgementRow], design: Array, outcome: Array, effect: Array, covariance: Array) -> Array:
+def _moves(judged: Sequence[Outcome], design: Floats, outcome: Floats, effect: Floats, covariance: Floats) -> Floats:
     """Return how far each cell moves each rating, times the number of cells, shape (ratings, seeds, prompts)."""
-    seeds = {name: i for i, name in enumerate(sorted({row.seed for row in judged}))}
-    prompts = {name: i for i, name in enumerate(sorted({row.prompt_id for row in judged}))}
-    move = ((outcome - _sigma(design @ effect))[:, None] * design) @ covariance
-    cells = np.zeros((len(effect), len(seeds), len(prompts)))
-    for row, of_row in zip(judged, move, strict=True):
-        cells[:, seeds[row.seed], prompts[row.prompt_id]] += of_row
-    return cells * (len(seeds) * len(prompts))
-
-
-def _sigma(value: Array) -> Array:
     from scipy.special import expit
 
-    result: Array = expit(value)
-    return result
+    seeds = {name: i for i, name in enumerate(sorted({row.seed for row in judged}))}
+    prompts = {name: i for i, name in enumerate(sorted({row.prompt for row in judged}))}
+    move = ((outcome - expit(design @ effect))[:, None] * design) @ covariance
+    cells = np.zeros((len(effect), len(seeds), len(prompts)))
+    for row, of_row in zip(judged, move, strict=True):
+        cells[:, seeds[row.seed], prompts[row.prompt]] += of_row
+    return cells * (len(seeds) * len(prompts))
