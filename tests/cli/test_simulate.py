@@ -95,6 +95,7 @@ def test_divergence_is_reported_and_counted(foresighted, tmp_path):
         (["linear", "--arms", "rlhf,proximl"], ["unknown arm 'proximl'", "did you mean 'proximal'"]),
         (["linear", "--arms", "relaxed:gama=1"], ["did you mean 'gamma'"]),
         (["linear", "--inner-steps", "3"], ["a flag of another command"]),
+        (["linear", "--steering-label", "baseline"], ["is now called --steering-labels"]),
         (["linear", "--heat-map", "gamma,action_cost"], ["expected two of the swept settings"]),
         (["linear", "--record-every", "0"], ["record_every: got 0"]),
         (["linear", "--jobs", "0"], ["jobs: got 0"]),

@@ -116,3 +116,16 @@ def test_files_that_are_no_configuration(tmp_path):
             read_yaml(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "none.yaml")
+
+
+def test_seeds_in_a_file_are_a_range(tmp_path):
+    path = tmp_path / "c.yaml"
+    for written, seeds in [("8:11", (8, 9, 10)), ("0:2,7", (0, 1, 7)), ("3", (3,)), ("[4, 2]", (4, 2))]:
+        path.write_text(f"seeds: {written}\n")
+        assert from_mapping(CompareConfig, read_yaml(path)).seeds == seeds
+
+
+def test_gamma_is_the_forms_own_where_none_is_given():
+    assert [TrainConfig(steering=form).weight for form in ("rlhf", "practical", "exact")] == [0.0, 0.3, 1.0]
+    assert TrainConfig(steering="exact", gamma=0.5).weight == 0.5
+    assert TrainConfig().resolved() == TrainConfig(gamma=0.3)
