@@ -13,7 +13,7 @@ from foresighted.judging.policies import load, sources
 from foresighted.judging.result import Counts, read_evaluation
 from foresighted.judging.rows import ANSWERS, JUDGEMENTS, AnswerRow, JudgementRow, read_rows
 from foresighted.judging.run import evaluate, evaluate_table, plan
-from foresighted.judging.settings import EvaluateConfig
+from foresighted.judging.settings import DIGESTS, EvaluateConfig
 
 JUDGE = """
 def longer(prompt, first, second):
@@ -406,7 +406,9 @@ def test_the_configuration_can_be_run_again(config, answer_files, judge_file, tm
 
     config = replace(_files(config, answer_files, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
     evaluate(config, tmp_path / "out")
-    assert from_mapping(EvaluateConfig, yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())) == config
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert set(saved.pop(DIGESTS)) == {"judge"}
+    assert from_mapping(EvaluateConfig, saved) == config
 
 
 def test_a_base_is_asked_as_its_run_was_trained(config, trained, tiny_llama, caplog):
