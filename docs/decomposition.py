@@ -22,7 +22,7 @@ import matplotlib as mpl
 import numpy as np
 from decomposition_game import (
     DAMPING,
-    FORMS,
+    LOSSES,
     Array,
     Game,
     exact_penalty,
@@ -40,7 +40,7 @@ from matplotlib.figure import Figure
 
 from foresighted.errors import NumericalError
 from foresighted.statistics.intervals import Interval, mean_interval
-from foresighted.steering import Influence
+from foresighted.steering import FORMS, Influence
 
 HERE = Path(__file__).parent
 SEEDS = {False: range(256), True: range(64)}
@@ -81,13 +81,13 @@ class Form(NamedTuple):
     @property
     def grid(self) -> Sequence[tuple[float, ...]]:
         """What is chosen from: gamma, or step size and gamma."""
-        if self.name == "rlhf" or (self.name == "exact" and self.influence == "batch"):
+        if FORMS[self.name].needs == "nothing" or (self.name == "exact" and self.influence == "batch"):
             return ((1.0,),)
         return tuple(product(RATES, SCALES)) if self.steps else tuple((gamma,) for gamma in GAMMAS)
 
 
 BOTH: tuple[Influence, Influence] = ("self", "batch")
-SHORT = tuple(Form(name, influence) for name in ("practical", "relaxed", "proximal") for influence in BOTH)
+SHORT = tuple(Form(name, influence) for name, row in FORMS.items() if row.needs == "products" for influence in BOTH)
 UNROLLED = tuple(Form("unrolled", influence, steps) for steps in STEPS for influence in BOTH)
 ROWS = (Form("rlhf", "self"), *SHORT, *UNROLLED, *(Form("exact", influence) for influence in BOTH))
 IN_TABLES = tuple(form for form in ROWS if form.steps in (0, 2, 10, 50))
@@ -104,7 +104,7 @@ class Score(NamedTuple):
 
 def penalties(game: Game, form: Form, phi: Array) -> Array:
     """Return a form's penalty for every value of its grid, shape (grid, n); NaN where its steps diverge."""
-    forms, value = FORMS[game.loss], game.directions @ phi
+    row, value = FORMS[form.name], game.directions @ phi
     kernels, weights = game_kernels(game, form.influence), share(game.logits)
     s, g = kernels.products()
     gamma = np.array(form.grid)[:, -1:]
@@ -112,26 +112,21 @@ def penalties(game: Game, form: Form, phi: Array) -> Array:
     def unrolled(rate: float) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
             try:
-                found: Array = forms.unrolled(
+                found: Array = LOSSES[game.loss].unrolled(
                     kernels, value, game.label, steps=form.steps, rate=rate, damping=DAMPING, weights=weights
                 )
             except NumericalError:
                 return np.full_like(value, np.nan)
             return found
 
-    match form.name:
-        case "rlhf":
-            found = np.zeros((1, value.size))
-        case "practical":
-            found = forms.practical(s, gamma=gamma)
-        case "relaxed":
-            found = forms.relaxed(s, value, game.label, gamma=gamma)
-        case "proximal":
-            found = forms.proximal(s, g, value, game.label, gamma=gamma)
-        case "unrolled":
+    match row.needs:
+        case "steps":
             found = gamma * np.repeat([unrolled(rate) for rate in RATES], len(SCALES), axis=0)
-        case _:
+        case "curvature":
             found = gamma * exact_penalty(game, form.influence, phi)
+        case _:
+            penalty = row.pairwise if game.loss == "pairwise" else row.pointwise
+            found = np.broadcast_to(penalty(s, g, value, game.label, gamma=gamma), (len(gamma), value.size))
     result: Array = found
     return result
 
@@ -197,7 +192,7 @@ def plain(value: float) -> str:
 def label(form: Form) -> str:
     """Return a row's first two cells."""
     steps = f"<br>K = {form.steps}" if form.steps else ""
-    return f"`{form.name}`{steps} | " + ("none" if form.name == "rlhf" else form.influence)
+    return f"`{form.name}`{steps} | " + ("none" if FORMS[form.name].needs == "nothing" else form.influence)
 
 
 def detailed_table(results: Results, state: State) -> str:

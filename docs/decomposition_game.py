@@ -20,7 +20,7 @@ PROMPTS, RESPONSES, FEATURES = 2, 6, 4
 SPREAD_OF_UTILITY = 2.0
 DAMPING = 0.01
 BETA = 0.1
-FORMS = {"pointwise": pointwise, "pairwise": pairwise}
+LOSSES = {"pointwise": pointwise, "pairwise": pairwise}
 """The forms of a loss."""
 
 
@@ -167,7 +167,7 @@ def game_kernels(game: Game, influence: Influence) -> Kernels:
 
 def exact_penalty(game: Game, influence: Influence, phi: Array) -> Array:
     """Return the exact form's penalty of each response. Shape n."""
-    forms, value = FORMS[game.loss], game.directions @ phi
+    forms, value = LOSSES[game.loss], game.directions @ phi
     kernels, weights = game_kernels(game, influence), share(game.logits)
     penalty: Array = forms.exact(kernels, value, game.label, damping=DAMPING, weights=weights)
     return penalty

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from foresighted.games import LINEAR, LinearSettings
+from foresighted.errors import ConfigError
+from foresighted.games import LINEAR, NETWORK, LinearSettings, NetworkSettings, simulate
 from foresighted.games.game import Follower, gradient, label_function
 from foresighted.games.plan import Cell, program_key
 from foresighted.games.score import score_function
@@ -28,11 +29,12 @@ def _float64():
         yield
 
 
-def score(form: str, weights=W, references=None, noise=None, **change):
+def score(form: str, weights=W, references=None, noise=None, unit="raw", **change):
     plain = {"gamma": 0.7, "dimension": 3, "signal_dimension": 1, "float64": True}
     labels = change.get("labels", "utility")
     config = LinearSettings(**{**plain, **change})
     s = SimpleNamespace(**{k: getattr(config, k) for k in config.__dataclass_fields__}, pairwise=config.pairwise)
+    s.gamma_unit = unit  # of a game that scores several actions
     forms, _ = program_key(Cell(form, form, config, ()))
     rows = len(weights)
 
@@ -140,3 +142,26 @@ def test_noise_enters_labels(labels):
         assert set(values) <= {0.0, 1.0}
         gap = float(LINEAR.utility(s, y) - LINEAR.utility(s, reference))
         assert share == pytest.approx(1 / (1 + np.exp(-gap)), abs=0.01)
+
+
+@pytest.mark.parametrize(("form", "labels", "spread"), [("practical", "utility", True), ("relaxed", "utility", False),
+                                                         ("relaxed", "preference", True)])  # fmt: skip
+def test_gamma_as_a_share_of_the_rewards_spread(form, labels, spread):
+    """raw = share * s / rms(S), s of the reward where the residual has no unit, else 1."""
+    references = np.array([[0.1, 0.2, 0.3], [0.0, -0.4, 0.2]])
+    reward, gram = Y @ W[0], (Y * (Y - references if labels == "preference" else Y)).sum(1)
+    raw = 0.5 * (reward.std() if spread else 1.0) / np.sqrt((gram**2).mean())
+    want, _ = score(form, labels=labels, references=references, gamma=raw)
+    got, _ = score(form, labels=labels, references=references, gamma=0.5, unit="share")
+    np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
+def test_a_share_needs_two_actions():
+    with pytest.raises(ConfigError, match="gamma_unit: share needs two actions"):
+        LinearSettings(gamma_unit="share")
+    with pytest.raises(ConfigError, match="policy_samples of at least 2, got 1"):
+        NetworkSettings(gamma_unit="share")
+    found = simulate(NETWORK, ["rlhf", "practical:gamma=0.5"], [0], NetworkSettings(
+        iterations=4, hidden=4, dimension=3, inner_steps=2, policy_samples=2, gamma_unit="share"))  # fmt: skip
+    assert np.isfinite(found.action).all()
+    assert (found.action[0] != found.action[1]).any()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from foresighted.settings import Settings, each_once, hints, setting
+from foresighted.steering.table import READ_LABELS
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class GameSettings(Settings):
     steering_labels: Literal["candidate", "baseline"] = setting(
         "candidate",
         "steering",
-        "relaxed, proximal, exact and unrolled read the label of every action they score, or the mean label of the"
+        f"{READ_LABELS} read the label of every action they score, or the mean label of the"
         " reward model's data (no label of any candidate)",
     )
     label_slope: bool = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, field, fields
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -21,7 +21,7 @@ def setting(
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
-    choices: Iterable[str] = (),
+    choices: Collection[str] = (),
     repeat: bool = False,
 ) -> Any:
     """Return a dataclass field that is a setting.
@@ -42,7 +42,7 @@ def setting(
     """
     given = {"at least": low, "above": above, "at most": high, "below": below}
     bounds = {words: bound for words, bound in given.items() if bound not in (None, math.inf)}
-    told = {"group": group, "help": text, "choices": tuple(choices), "repeat": repeat}
+    told = {"group": group, "help": text, "choices": choices, "repeat": repeat}
     return field(default=default, metadata=told | {"bounds": bounds, "finite": high != math.inf})
 
 

@@ -9,12 +9,13 @@ from typing import Literal, Self
 
 from foresighted.settings.checks import Settings
 from foresighted.settings.fields import setting
-from foresighted.steering.table import FORMS, Form
+from foresighted.steering.table import FORMS, READ_LABELS, Form
 
 SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
 """How a scope is written: head, head:K, last:K, lora or all."""
 
 _DEFAULTS = ", ".join(f"{form.name} {form.gamma:g}" for form in FORMS.values() if form.gamma)
+_SUMMARIES = "; ".join(f"{form.name} ({form.summary})" for form in FORMS.values())
 _UNITS = " or ".join(
     f"{unit} ({', '.join(form.name for form in FORMS.values() if form.gamma and form.unit == unit)})"
     for unit in dict.fromkeys(form.unit for form in FORMS.values() if form.gamma)
@@ -26,7 +27,7 @@ class SteeringConfig(Settings):
     """What steers, and over which parameters of the reward model: the part that every loop's configuration shares."""
 
     reward_model_train: Literal["head", "lora", "all"] = setting("head", "reward model", "what is trained of it")
-    steering: str = setting("practical", "steering", "form of the penalty", choices=FORMS)
+    steering: str = setting("practical", "steering", f"form of the penalty: {_SUMMARIES}", choices=FORMS)
     gamma: float | None = setting(
         None,
         "steering",
@@ -53,7 +54,7 @@ class SteeringConfig(Settings):
     steering_labels: Literal["candidate", "baseline"] = setting(
         "candidate",
         "steering",
-        "what relaxed, proximal, exact and unrolled read: each candidate's label (N a prompt), or in place of it the"
+        f"what {READ_LABELS} read: each candidate's label (N a prompt), or in place of it the"
         " mean label that the reward model was trained on so far (none)",
     )
     curvature: Literal["gauss-newton", "hessian", "adamw"] = setting(

@@ -111,3 +111,6 @@ FORMS: dict[str, Form] = {
     )
 }  # fmt: skip  # a row stays a row
 """All forms by name, in the order of help and documentation."""
+
+READ_LABELS = ", ".join(form.name for form in FORMS.values() if form.reads_labels)
+"""Names of the forms that read labels, for help texts."""
