@@ -16,7 +16,7 @@ from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK
 from foresighted.games.run import Request
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.judging.settings import DIGESTS, EvaluateConfig
+from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import (
     OLD_NAMES,
     CompareConfig,
@@ -203,9 +203,9 @@ def test_files_of_0_2_are_read(path, caplog):
             assert held.pop("game") == game.name
             config: Any = from_mapping(Request, held, {"base": game.settings}, game=game)
         else:
-            held.pop(DIGESTS, None)
             kind = {"train": TrainConfig, "compare": CompareConfig, "evaluate": EvaluateConfig, "trl": FPOConfig}
             config = from_mapping(kind[path.stem], held)
+    held = {name: value for name, value in held.items() if name not in config.beside}
     made = to_mapping(config)
     assert set(held) - set(OLD_NAMES) <= set(made) <= set(names(type(config), _inside_of(config)))
     for name, value in held.items():

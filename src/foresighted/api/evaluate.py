@@ -14,7 +14,7 @@ from foresighted.errors import ConfigError
 from foresighted.judging.directory import refuse_table
 from foresighted.judging.result import Evaluation as Data
 from foresighted.judging.result import read_evaluation, write_evaluation
-from foresighted.judging.settings import DIGESTS, EvaluateConfig
+from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import faults, from_text
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def plan(
 def _configured(values: Mapping[str, Any], out: Place | None, resume: bool, config: Place | None) -> EvaluateConfig:
     def take_out(held: dict[str, Any]) -> None:
         refuse_table(held, Path(out or "."))
-        held.pop(DIGESTS, None)
 
     if isinstance(named := values.get("policies"), Mapping):
         values = {**values, "policies": [f"{name}={source}" for name, source in named.items()]}

@@ -24,9 +24,15 @@ class Named(NamedTuple):
     source: str
 
 
+DIGESTS = "sha256"
+"""Key of `OUT/config.yaml` that is no setting: digests of the user's own files that verdicts depend on."""
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(Settings):
     """One evaluation: whose answers, to which prompts, judged by whom."""
+
+    beside = (DIGESTS,)
 
     policies: tuple[str, ...] = setting(
         (),
@@ -170,10 +176,6 @@ MAY_CHANGE_ON_RESUME = (
 )  # fmt: skip
 """Settings that a resumed evaluation may change: none touches an answer or a verdict that is there already. Policies
 may only be added."""
-
-
-DIGESTS = "sha256"
-"""Key of `OUT/config.yaml` that is no setting: digests of the user's own files that verdicts depend on."""
 
 
 def cache_file(config: EvaluateConfig, out: Path) -> Path | None:

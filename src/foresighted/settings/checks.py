@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.settings.fields import choices, hints, settings
@@ -27,6 +27,9 @@ class Settings:
     Raises:
         ConfigError: one line that names every setting that is unknown or out of range, what it got and what it may be.
     """
+
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What its files may hold besides settings."""
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         """Refuse names that are no fields, before the class's own `__init__` does so less kindly."""

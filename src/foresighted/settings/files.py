@@ -52,7 +52,7 @@ def from_mapping(
     """
     kinds = {**inner(kind), **(inside or {})}
     known = names(kind, inside)
-    values = renamed(mapping, known)
+    values = renamed({name: value for name, value in mapping.items() if name not in kind.beside}, known)
     wrong = [unknown(str(name), known) for name in values if name not in known]
 
     def part(one: type) -> dict[str, Any]:
