@@ -10,12 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config
 
-from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
-from foresighted.labels.labellers import RelevanceLabels
-from foresighted.models.embedded import encoder_source, policy_source
-from foresighted.models.loading import load_policy
-from foresighted.prompts import load_prompts
-from foresighted.settings import TrainConfig
+import foresighted as fpo
 
 
 @dataclass
@@ -29,23 +24,23 @@ def conversations(prompts):
 
 
 def main(script_args, training_args, model_args):
-    policy = model_args.model_name_or_path or policy_source()
-    judge = load_policy(TrainConfig(policy=policy), training_args.device)
-    source = script_args.reward_model or encoder_source()
-    config = FPOConfig(
+    policy = model_args.model_name_or_path or fpo.policy_source()
+    judge = fpo.load_policy(fpo.TrainConfig(policy=policy), training_args.device)
+    source = script_args.reward_model or fpo.encoder_source()
+    config = fpo.FPOConfig(
         steering="proximal", gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2
     )
-    fpo = FPOReward(
+    reward = fpo.FPOReward(
         AutoModelForSequenceClassification.from_pretrained(source, num_labels=1),
         args=config,
-        labels=RelevanceLabels(judge, training_args.device),  # or people, or your judge: (prompts, first, second)
+        labels=fpo.RelevanceLabels(judge, training_args.device),  # or people, or your judge: (prompts, first, second)
         tokenizer=AutoTokenizer.from_pretrained(source),
     )
-    prompts = load_prompts("bundled")
+    prompts = fpo.load_prompts("bundled")
     trainer = GRPOTrainer(
         model=policy,
-        reward_funcs=fpo,
-        callbacks=[fpo, CollapseMonitor(gold="fpo/utility")],
+        reward_funcs=reward,
+        callbacks=[reward, fpo.CollapseMonitor(gold="fpo/utility")],
         args=training_args,
         train_dataset=conversations(prompts.train),
         eval_dataset=conversations(prompts.heldout[:16]),

@@ -13,12 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import ModelConfig, RLOOConfig, RLOOTrainer, TrlParser
 
-from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
-from foresighted.labels.labellers import RelevanceLabels
-from foresighted.models.embedded import encoder_source, policy_source
-from foresighted.models.loading import load_policy
-from foresighted.prompts import load_prompts
-from foresighted.settings import TrainConfig
+import foresighted as fpo
 
 
 @dataclass
@@ -28,22 +23,24 @@ class ScriptArguments:
 
 
 def main(script_args, training_args, model_args):
-    policy = model_args.model_name_or_path or policy_source()
-    judge = RelevanceLabels(load_policy(TrainConfig(policy=policy), training_args.device), training_args.device)
-    source = script_args.reward_model or encoder_source()
-    config = FPOConfig(gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2)
+    policy = model_args.model_name_or_path or fpo.policy_source()
+    judge = fpo.RelevanceLabels(
+        fpo.load_policy(fpo.TrainConfig(policy=policy), training_args.device), training_args.device
+    )
+    source = script_args.reward_model or fpo.encoder_source()
+    config = fpo.FPOConfig(gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2)
     reward_model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
-    fpo = FPOReward(reward_model, config, judge, tokenizer=AutoTokenizer.from_pretrained(source))
+    reward = fpo.FPOReward(reward_model, config, judge, tokenizer=AutoTokenizer.from_pretrained(source))
 
     def gold(prompts, completions, **_):
         return judge.utility(prompts, completions)
 
-    dataset = [{"prompt": f"Question: {prompt.text}\nAnswer:"} for prompt in load_prompts("bundled").train]
+    dataset = [{"prompt": f"Question: {prompt.text}\nAnswer:"} for prompt in fpo.load_prompts("bundled").train]
     training_args.reward_weights = [1.0, 0.0]
     trainer = RLOOTrainer(
         policy,
         reward_funcs=[fpo, gold],
-        callbacks=[fpo, CollapseMonitor(gold="rewards/gold/mean", action="rollback")],
+        callbacks=[reward, fpo.CollapseMonitor(gold="rewards/gold/mean", action="rollback")],
         args=training_args,
         train_dataset=Dataset.from_list(dataset),
         peft_config=LoraConfig(r=16, lora_alpha=32, task_type="CAUSAL_LM"),

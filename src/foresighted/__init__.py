@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from foresighted.errors import ForesightedError
     from foresighted.influence import GradientProducts
     from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
+    from foresighted.labels.labellers import RelevanceLabels
+    from foresighted.models.embedded import encoder_source, policy_source
+    from foresighted.models.loading import load_policy
+    from foresighted.prompts import load_prompts
     from foresighted.settings import CompareConfig, TrainConfig
 
 __version__ = "0.3.0"
@@ -37,13 +41,18 @@ __all__ = [
     "FPOReward",
     "ForesightedError",
     "GradientProducts",
+    "RelevanceLabels",
     "Run",
     "Simulation",
     "TrainConfig",
     "__version__",
     "audit",
     "compare",
+    "encoder_source",
     "evaluate",
+    "load_policy",
+    "load_prompts",
+    "policy_source",
     "report",
     "simulate",
     "steering",
@@ -60,6 +69,10 @@ _HOMES = {
     "errors": ("ForesightedError",),
     "influence": ("GradientProducts",),
     "integrations.trl": ("CollapseMonitor", "FPOConfig", "FPOReward"),
+    "labels.labellers": ("RelevanceLabels",),
+    "models.embedded": ("encoder_source", "policy_source"),
+    "models.loading": ("load_policy",),
+    "prompts": ("load_prompts",),
     "settings": ("CompareConfig", "TrainConfig"),
 }
 

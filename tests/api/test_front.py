@@ -11,6 +11,7 @@ import pytest
 
 import foresighted as fpo
 
+pytestmark = pytest.mark.processes
 ROOMS = ("auditing", "reporting", "steering", "api", "api.train", "api.audit", "api.report", "cli.main", "games")
 CALLS = ("train", "compare", "simulate", "evaluate", "audit", "report")
 

@@ -12,6 +12,8 @@ import foresighted as fpo
 from foresighted.errors import ConfigError, DataError
 from foresighted.settings import to_mapping
 
+pytestmark = pytest.mark.slow
+
 
 def longer(prompt: str, first: str, second: str) -> float:
     """Prefer the longer response."""

@@ -12,6 +12,7 @@ from foresighted.prompts.load import read_prompts
 from foresighted.settings import to_mapping
 from foresighted.store.records import RECORD_FILES
 
+pytestmark = pytest.mark.slow
 OBJECTS = ("policy", "reward_model", "prompts", "labels", "dtype")
 
 
