@@ -69,11 +69,10 @@ _hints = lru_cache(maxsize=64)(get_type_hints)
 
 def choices(kind: type, name: str) -> tuple[str, ...]:
     """Return the texts that a setting may be; none where it is no choice."""
-    return _choices(kind, name)
+    return _literal(kind, name) or tuple(settings(kind)[name].metadata["choices"])
 
 
 @lru_cache(maxsize=1024)
-def _choices(kind: type, name: str) -> tuple[str, ...]:
+def _literal(kind: type, name: str) -> tuple[str, ...]:
     hint = hints(kind)[name]
-    found = next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
-    return found or tuple(settings(kind)[name].metadata["choices"])
+    return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
