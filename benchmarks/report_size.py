@@ -24,6 +24,7 @@ import yaml
 from foresighted.prompts import load_prompts
 from foresighted.reporting import write_report
 from foresighted.store import records
+from foresighted.store.rows import append
 
 PER_PROMPT, PROMPTS_A_ROUND, EVERY, HELDOUT_PROMPTS = 8, 4, 10, 24
 
@@ -67,7 +68,7 @@ def _generate(out: Path, candidates: int, words: int) -> None:
     total = 0
     for done in range(rounds + 1):
         if done % EVERY == 0 or done == rounds:
-            records.append(out / records.HELDOUT, [
+            append(out / records.HELDOUT, [
                 records.HeldoutRow(
                     done, prompt.id, prompt.text, prompt.kind, text(), words, chance.gauss(done / 50, 1),
                     chance.gauss(4 - done / 50, 1), done * 0.1, 0.8, 0.95,
@@ -87,8 +88,8 @@ def _generate(out: Path, candidates: int, words: int) -> None:
                     chance.gauss(0, 1), number == 0,
                 ))  # fmt: skip
         total += len(rows)
-        records.append(out / records.CANDIDATES, rows)
-        records.append(out / records.ROUNDS, [records.RoundRow(
+        append(out / records.CANDIDATES, rows)
+        append(out / records.ROUNDS, [records.RoundRow(
             done, 0.1, 0.2, 0.0, 3.0, 3.0, 0.5, 0.4, chance.gauss(0.1, 0.1), 0.6, 0.7, 2.0, words, 0, len(rows), total,
         )])  # fmt: skip
 

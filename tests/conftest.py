@@ -17,6 +17,8 @@ import yaml
 
 from foresighted.settings import TrainConfig
 from foresighted.store import records
+from foresighted.store.directory import arm_directory, start_directory
+from foresighted.store.rows import append
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
 
@@ -192,7 +194,7 @@ def _write_run(
             )
             for i in range(prompts)
         ]
-        records.append(directory / records.HELDOUT, rows)
+        append(directory / records.HELDOUT, rows)
     for done in range(1, rounds + 1):
         row = records.RoundRow(
             round=done, reward=reward(done), reward_chosen=reward(done) + 0.5, reward_reference=0.0,
@@ -202,7 +204,7 @@ def _write_run(
             reward_model_accuracy=0.7, policy_loss=2.0, tokens=15.0, empty=0, labels=labels_a_round,
             labels_total=initial + labels_a_round * done,
         )  # fmt: skip
-        records.append(directory / records.ROUNDS, [row])
+        append(directory / records.ROUNDS, [row])
 
 
 def _write_comparison(
@@ -221,14 +223,14 @@ def _write_comparison(
     (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (out / "environment.json").write_text(json.dumps({"python": "3.11", "cpu": "<two cores>"}))
     for seed in seeds:
-        start = records.start_directory(out, seed)
+        start = start_directory(out, seed)
         start.mkdir(parents=True)
         pairs = [records.PairRow(f"q{i}", "Question?", "yes", "no", 0.7) for i in range(8)]
-        records.append(start / records.INITIAL_PAIRS, pairs)
+        append(start / records.INITIAL_PAIRS, pairs)
         for arm, settings in arms.items():
             if (arm, seed) not in skip:
                 done = (cut or {}).get((arm, seed), rounds)
-                _write_run(records.arm_directory(out, arm, seed), seed=seed, **{"rounds": done, **settings})
+                _write_run(arm_directory(out, arm, seed), seed=seed, **{"rounds": done, **settings})
     return out
 
 

@@ -6,9 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from foresighted.alignment import checkpoint
 from foresighted.alignment.run import train
-from foresighted.store import records
+from foresighted.store import files, tensors
 
 
 def run_and_die(config, out: Path, kill_at: int | None) -> None:
@@ -27,8 +26,8 @@ def run_and_die(config, out: Path, kill_at: int | None) -> None:
 
         return call
 
-    def half_the_lines(path, rows):
-        data = "".join(records.to_line(row) for row in rows).encode()
+    def half_the_lines(path, lines):
+        data = lines.encode()
         with path.open("ab") as file:
             file.write(data[: len(data) // 2 + 7])
 
@@ -36,8 +35,8 @@ def run_and_die(config, out: Path, kill_at: int | None) -> None:
         Path(path).write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00torn")
 
     if kill_at is not None:
-        records.append = dying(records.append, half_the_lines)
-        checkpoint.save_file = dying(checkpoint.save_file, half_a_file)
+        files.append = dying(files.append, half_the_lines)
+        tensors.save_file = dying(tensors.save_file, half_a_file)
         os.replace = dying(os.replace)
         Path.rename = dying(Path.rename)
     train(config, out, resume=True)

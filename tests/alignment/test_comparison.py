@@ -13,6 +13,8 @@ import pytest
 from foresighted.alignment.comparison import summarise
 from foresighted.errors import ConfigError, DataError
 from foresighted.store import records
+from foresighted.store.directory import arm_directory
+from foresighted.store.rows import read, to_line
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +156,9 @@ def test_missing_baseline(synthetic: SimpleNamespace, tmp_path: Path) -> None:
 
 def test_torn_line_and_half_written_round(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], cut={("rlhf", 0): 20})
-    heldout = records.arm_directory(out, "rlhf", 0) / records.HELDOUT
-    rows = records.read(heldout, records.HeldoutRow)
-    half = records.to_line({**rows[0].__dict__, "round": 30}) + records.to_line({**rows[1].__dict__, "round": 30})[:40]
+    heldout = arm_directory(out, "rlhf", 0) / records.HELDOUT
+    rows = read(heldout, records.HeldoutRow)
+    half = to_line({**rows[0].__dict__, "round": 30}) + to_line({**rows[1].__dict__, "round": 30})[:40]
     with heldout.open("a") as file:
         file.write(half)
     assert summarise(out).last_round == 20
@@ -193,7 +195,7 @@ def test_a_seed_that_is_none(synthetic: SimpleNamespace, tmp_path: Path, text: s
 @pytest.mark.parametrize("name", [records.HELDOUT, records.ROUNDS])
 def test_a_bad_value_in_the_records_is_named(synthetic: SimpleNamespace, tmp_path: Path, name: str) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
-    path = records.arm_directory(out, "rlhf", 0) / name
+    path = arm_directory(out, "rlhf", 0) / name
     lines = path.read_text().splitlines()
     row = json.loads(lines[1]) if len(lines) > 1 else json.loads(lines[0])
     for column, value in (("round", None), ("reward", [1]), ("tokens", "x"), ("reward", float("nan"))):
@@ -206,7 +208,7 @@ def test_different_prompts_are_refused(synthetic: SimpleNamespace, tmp_path: Pat
     out = synthetic.write_comparison(
         tmp_path / "out", {"rlhf": synthetic.STEADY, "practical": synthetic.STEADY}, seeds=[0]
     )
-    heldout = records.arm_directory(out, "practical", 0) / records.HELDOUT
+    heldout = arm_directory(out, "practical", 0) / records.HELDOUT
     heldout.write_text(heldout.read_text().replace('"prompt_id": "p', '"prompt_id": "other'))
     with pytest.raises(DataError, match="no held-out prompt was answered in every run"):
         summarise(out)

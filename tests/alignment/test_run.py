@@ -20,7 +20,9 @@ import yaml
 from foresighted.alignment import checkpoint
 from foresighted.alignment.run import train
 from foresighted.errors import DataError, NumericalError, RunError, Stopped
-from foresighted.store import records
+from foresighted.store import files, records
+from foresighted.store.directory import start_directory
+from foresighted.store.rows import read
 
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",
@@ -51,9 +53,9 @@ def test_a_run_leaves_the_contracts_files(unbroken):
         "checkpoints",
         "environment.json",
     }
-    rounds = records.read(unbroken / records.ROUNDS, records.RoundRow)
-    candidates = records.read(unbroken / records.CANDIDATES, records.CandidateRow)
-    heldout = records.read(unbroken / records.HELDOUT, records.HeldoutRow)
+    rounds = read(unbroken / records.ROUNDS, records.RoundRow)
+    candidates = read(unbroken / records.CANDIDATES, records.CandidateRow)
+    heldout = read(unbroken / records.HELDOUT, records.HeldoutRow)
     assert [r.round for r in rounds] == [1, 2, 3, 4, 5, 6]
     assert len(candidates) == 6 * 2 * 3
     assert [h.round for h in heldout] == [r for r in (0, 2, 4, 6) for _ in range(3)]
@@ -75,7 +77,7 @@ def test_training_moves_the_policy_and_the_judge_and_the_export_loads(unbroken, 
     model = AutoModelForCausalLM.from_pretrained(tiny.policy)
     adapter = PeftModel.from_pretrained(model, unbroken / "policy")
     assert any(p.abs().sum() > 0 for n, p in adapter.named_parameters() if "lora_B" in n)
-    rounds = records.read(unbroken / records.ROUNDS, records.RoundRow)
+    rounds = read(unbroken / records.ROUNDS, records.RoundRow)
     assert rounds[-1].policy_loss < rounds[0].policy_loss
 
 
@@ -148,20 +150,20 @@ def test_a_full_disk_is_explained_and_nothing_is_lost(unbroken, tiny, tmp_path, 
     import errno
 
     out = tmp_path / "run"
-    original, calls = records.append, []
+    original, calls = files.append, []
 
-    def full(path, rows):
+    def full(path, lines):
         calls.append(path)
         if len(calls) == 9:
             with path.open("ab") as file:
                 file.write(b'{"round": 3, "torn')
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        original(path, rows)
+        original(path, lines)
 
-    monkeypatch.setattr(records, "append", full)
+    monkeypatch.setattr(files, "append", full)
     with pytest.raises(RunError, match="No space left on device; free some space, then go on with --resume"):
         train(replace(tiny, rounds=6), out)
-    monkeypatch.setattr(records, "append", original)
+    monkeypatch.setattr(files, "append", original)
     train(replace(tiny, rounds=6), out, resume=True)
     assert _bytes(out) == _bytes(unbroken)
 
@@ -169,8 +171,8 @@ def test_a_full_disk_is_explained_and_nothing_is_lost(unbroken, tiny, tmp_path, 
 def test_more_rounds_may_be_asked_for_on_resume(unbroken, tiny, tmp_path):
     train(replace(tiny, rounds=3), tmp_path / "run")
     train(replace(tiny, rounds=6), tmp_path / "run", resume=True)
-    mine = records.read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
-    assert mine == records.read(unbroken / records.ROUNDS, records.RoundRow)
+    mine = read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
+    assert mine == read(unbroken / records.ROUNDS, records.RoundRow)
 
 
 def test_another_configuration_is_refused_and_nothing_changes(unbroken, tiny, tmp_path):
@@ -197,8 +199,8 @@ def test_an_interrupt_finishes_the_round(unbroken, tiny, tmp_path):
     with pytest.raises(Stopped, match="after round 2, which is saved"):
         train(config, tmp_path / "run", on_round=interrupt)
     train(replace(config, checkpoint_every=1), tmp_path / "run", resume=True)
-    mine = records.read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
-    assert mine == records.read(unbroken / records.ROUNDS, records.RoundRow)
+    mine = read(tmp_path / "run" / records.ROUNDS, records.RoundRow)
+    assert mine == read(unbroken / records.ROUNDS, records.RoundRow)
 
 
 def test_arms_share_start_and_noise(tiny, tmp_path):
@@ -211,7 +213,7 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
     first = {
         name: [
             (c.prompt_id, c.candidate, c.text, c.reward)
-            for c in records.read(out / records.CANDIDATES, records.CandidateRow)
+            for c in read(out / records.CANDIDATES, records.CandidateRow)
             if c.round == 1
         ]
         for name, out in outs.items()
@@ -219,7 +221,7 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
     assert first["rlhf"] == first["practical"] == first["relaxed"] == first["proximal"]
     same = [(outs[n] / records.CANDIDATES).read_bytes() for n in ("rlhf", "practical")]
     assert same[0] == same[1]  # gamma 0 is rlhf, to the byte
-    labels = {name: records.read(out / records.ROUNDS, records.RoundRow)[-1].labels_total for name, out in outs.items()}
+    labels = {name: read(out / records.ROUNDS, records.RoundRow)[-1].labels_total for name, out in outs.items()}
     assert labels == {"rlhf": 3 + 4 * 2, "practical": 3 + 4 * 2, "relaxed": 3 + 4 * 6, "proximal": 3 + 4 * 6}
 
 
@@ -257,11 +259,11 @@ def test_a_baseline_in_place_of_labels_reads_none_and_resumes_exactly(tiny, tmp_
     train(config, tmp_path / "parts", resume=True)
     whole, parts = ((tmp_path / name / records.CANDIDATES).read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    rounds = records.read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)
+    rounds = read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)
     assert rounds[-1].labels_total == 3 + 4 * 2  # as plain RLHF: initial pairs, and winners
-    pairs = records.read(records.start_directory(tmp_path / "whole", 0) / records.INITIAL_PAIRS, records.PairRow)
+    pairs = read(start_directory(tmp_path / "whole", 0) / records.INITIAL_PAIRS, records.PairRow)
     labels = [pair.label for pair in pairs]
-    candidates = records.read(tmp_path / "whole" / records.CANDIDATES, records.CandidateRow)
+    candidates = read(tmp_path / "whole" / records.CANDIDATES, records.CandidateRow)
     for row in (row for row in candidates if row.round == 1):
         margin = row.reward - row.reference_reward
         sign = 1 / (1 + math.exp(-margin)) - sum(labels) / len(labels)
@@ -283,7 +285,7 @@ def test_other_reward_models_and_labels_run(tiny, tiny_llama_reward, tmp_path):
     train(replace(tiny, rounds=2, reward_model=str(tiny_llama_reward)), tmp_path / "llama")
     gold = replace(tiny, rounds=2, labels=f"reward:{tiny_llama_reward}", reward_model="embedded")
     train(gold, tmp_path / "gold")
-    rows = records.read(tmp_path / "gold" / records.CANDIDATES, records.CandidateRow)
+    rows = read(tmp_path / "gold" / records.CANDIDATES, records.CandidateRow)
     assert all((row.utility is not None) == row.chosen for row in rows)
 
 
@@ -330,9 +332,9 @@ def test_empty_candidates_are_never_chosen_and_all_empty_stops(tiny, tmp_path, m
 
     monkeypatch.setattr(Policy, "sample", sample)
     train(replace(tiny, rounds=1), tmp_path / "some")
-    rows = records.read(tmp_path / "some" / records.CANDIDATES, records.CandidateRow)
+    rows = read(tmp_path / "some" / records.CANDIDATES, records.CandidateRow)
     assert [row.chosen for row in rows[:3]] == [False, False, True]
-    assert records.read(tmp_path / "some" / records.ROUNDS, records.RoundRow)[0].empty == 2
+    assert read(tmp_path / "some" / records.ROUNDS, records.RoundRow)[0].empty == 2
     blank["all"] = ""
     with pytest.raises(DataError, match=r"all 3 candidates of prompt .* are empty"):
         train(replace(tiny, rounds=1), tmp_path / "all")
@@ -357,7 +359,7 @@ def test_config_file_runs_again_as_it_is(unbroken, tiny, tmp_path):
 
 def test_the_kl_term_is_taken_off_the_score(tiny, tmp_path):
     train(replace(tiny, kl_coefficient=0.2), tmp_path / "run")
-    rows = records.read(tmp_path / "run" / records.CANDIDATES, records.CandidateRow)
+    rows = read(tmp_path / "run" / records.CANDIDATES, records.CandidateRow)
     assert all(row.score == pytest.approx(row.reward - row.penalty - 0.2 * row.kl, abs=1e-5) for row in rows)
     assert all(abs(row.kl) < 1e-4 for row in rows if row.round == 1)
     assert any(abs(row.kl) > 1e-3 for row in rows if row.round == 4)

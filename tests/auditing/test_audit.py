@@ -12,6 +12,8 @@ from foresighted.auditing.audit import audit
 from foresighted.errors import ConfigError, DataError
 from foresighted.statistics.collapse import Reason
 from foresighted.store import records
+from foresighted.store.directory import arm_directory
+from foresighted.store.rows import append
 
 
 def test_a_collapse(logs, tmp_path):
@@ -196,7 +198,7 @@ def _run(logs, directory: Path, utility: tuple[float, ...], label: str, seed: in
             )
         )  # fmt: skip
     (directory / "log.jsonl").unlink()
-    records.append(directory / records.HELDOUT, rows)
+    append(directory / records.HELDOUT, rows)
 
 
 def test_a_comparison_of_ours_agrees_with_its_report(logs, tmp_path):
@@ -205,7 +207,7 @@ def test_a_comparison_of_ours_agrees_with_its_report(logs, tmp_path):
     out = tmp_path / "out"
     for arm, utility in (("rlhf", logs.FALLING), ("practical", logs.RISING)):
         for seed in (0, 1):
-            _run(logs, records.arm_directory(out, arm, seed), utility, arm, seed)
+            _run(logs, arm_directory(out, arm, seed), utility, arm, seed)
     (out / "config.yaml").write_text("arms: [rlhf, practical]\nseeds: [0, 1]\nrounds: 60\n")
     result = audit(out)
     assert result.source.format == "comparison"

@@ -14,7 +14,9 @@ from filelock import FileLock
 
 from foresighted.settings import to_yaml
 from foresighted.store import records
-from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, arm_directory
+from foresighted.store.directory import arm_directory
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
+from foresighted.store.rows import read
 
 
 def test_help_shows_every_setting_with_its_default(foresighted):
@@ -50,7 +52,7 @@ def test_train_prints_where_and_resumes_from_its_own_file(foresighted, config_fi
     assert code == 2
     assert "--resume" in err
     assert foresighted("train", "--out", out, "--resume", "--rounds", "3")[0] == 0
-    assert [r.round for r in records.read(out / records.ROUNDS, RoundRow)] == [1, 2, 3]
+    assert [r.round for r in read(out / records.ROUNDS, RoundRow)] == [1, 2, 3]
     code, _, err = foresighted("train", "--out", out, "--resume", "--gamma", "9")
     assert code == 2
     assert "gamma was 0.3, now 9.0" in err
@@ -77,10 +79,10 @@ def test_paper_preset_runs_with_tiny_models_of_its_architectures(
     flags += ["--quantization", "none", "--optimizer", "adamw", "--heldout-prompts", "2", "--device", "cpu"]
     code, _, err = foresighted("train", "--preset", "paper", "--out", tmp_path / "run", *flags)
     assert (code, err) == (0, "")
-    rows = records.read(tmp_path / "run" / records.CANDIDATES, CandidateRow)
+    rows = read(tmp_path / "run" / records.CANDIDATES, CandidateRow)
     assert len(rows) == 2 * 4 * 8
     assert all(row.label is not None and 5 <= row.tokens <= 32 for row in rows)
-    assert records.read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
+    assert read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
 
 
 def _compare(config, out, *flags: str) -> list[str]:
@@ -107,13 +109,12 @@ def test_compare_holds_everything_but_the_arm_fixed(comparison):
     assert "labels" in printed
     for seed in (0, 1):
         first, second = (
-            [c for c in records.read(arm_directory(out, arm, seed) / records.CANDIDATES, CandidateRow) if c.round == 1]
+            [c for c in read(arm_directory(out, arm, seed) / records.CANDIDATES, CandidateRow) if c.round == 1]
             for arm in ("rlhf", "relaxed:gamma=5")
         )
         assert [(c.prompt_id, c.text, c.reward) for c in first] == [(c.prompt_id, c.text, c.reward) for c in second]
         a, b = (
-            records.read(arm_directory(out, arm, seed) / records.HELDOUT, HeldoutRow)[:3]
-            for arm in ("rlhf", "relaxed:gamma=5")
+            read(arm_directory(out, arm, seed) / records.HELDOUT, HeldoutRow)[:3] for arm in ("rlhf", "relaxed:gamma=5")
         )
         assert a == b
     summary = json.loads((out / "summary.json").read_text())
@@ -188,4 +189,4 @@ def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path,
         assert "which is saved; go on with --resume" in err
     for path in records_of:
         with FileLock(path.parent / ".lock", timeout=120):  # nobody writes there any more
-            assert len(records.read(path, RoundRow)) < 5000
+            assert len(read(path, RoundRow)) < 5000

@@ -203,5 +203,7 @@ def test_other_directories_are_left_alone(foresighted, files, tmp_path):
     run.mkdir()
     for name in ("config.yaml", "candidates.jsonl"):
         (run / name).write_text("")
-    _refused(foresighted("evaluate", "--policies", files[0], "--out", run), "holds a run of train or compare")
+    _refused(
+        foresighted("evaluate", "--policies", files[0], "--out", run), "holds a run, and an evaluation was to go there"
+    )
     assert (run / "config.yaml").read_text() == ""

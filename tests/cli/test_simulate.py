@@ -116,7 +116,7 @@ def test_bad_input(foresighted, tmp_path, monkeypatch, arguments, words):
 
 def test_an_out_of_another_kind(foresighted, tmp_path):
     (tmp_path / "config.yaml").write_text("rounds: 3\n")
-    _refused(foresighted("simulate", "linear", "--out", tmp_path), "another kind of run")
+    _refused(foresighted("simulate", "linear", "--out", tmp_path), "is not empty and holds no sweep")
 
 
 def test_the_command_line_loads_no_jax():

@@ -10,7 +10,7 @@ import pytest
 
 from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK, simulate
-from foresighted.games.custom import load_game
+from foresighted.games.game import load_game
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "bandit_game.py"
 BANDIT = load_game(f"{EXAMPLE}:BANDIT")

@@ -95,7 +95,7 @@ def test_directories_that_are_taken(tmp_path):
     sweep(request(), tmp_path / "a")
     with pytest.raises(RunError, match="go on with --resume"):
         sweep(request(), tmp_path / "a")
-    with pytest.raises(RunError, match=r"another sweep: action_cost was 0.1, now 0.2"):
+    with pytest.raises(RunError, match=r"action_cost was 0.1, now 0.2"):
         sweep(request(base=replace(BASE, action_cost=0.2)), tmp_path / "a", resume=True)
     with pytest.raises(RunError, match="another sweep, over nothing"):
         sweep(request(sweep=("gamma=0.1,0.2",)), tmp_path / "a", resume=True)

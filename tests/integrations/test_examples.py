@@ -12,7 +12,8 @@ pytest.importorskip("trl")
 import trl
 
 from foresighted.models.embedded import ENCODER_HUB_ID, encoder_source
-from foresighted.store.records import HeldoutRow, RoundRow, read
+from foresighted.store.records import HeldoutRow, RoundRow
+from foresighted.store.rows import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMON = [

@@ -19,7 +19,8 @@ from foresighted.integrations.trl.groups import Batch, gather, groups
 from foresighted.integrations.trl.pairs import every_pair
 from foresighted.integrations.trl.processes import Processes
 from foresighted.labels.pair import Pair, label_means
-from foresighted.store.records import CandidateRow, RoundRow, read
+from foresighted.store.records import CandidateRow, RoundRow
+from foresighted.store.rows import read
 from foresighted.texts import text_of
 
 PROMPTS = ["Why is the sky blue?"] * 3 + ["What is rain?"] * 3

@@ -13,7 +13,8 @@ pytest.importorskip("trl")
 
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import FPOConfig, FPOReward
-from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow, read
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
+from foresighted.store.rows import read
 
 COMMON = {
     "per_device_train_batch_size": 8, "max_completion_length": 6, "logging_steps": 1, "report_to": "none",

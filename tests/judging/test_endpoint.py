@@ -19,10 +19,11 @@ from foresighted.judging.cache import Cache
 from foresighted.judging.endpoint import Endpoint
 from foresighted.judging.judges import Question
 from foresighted.judging.result import read_evaluation
-from foresighted.judging.rows import JUDGEMENTS, JudgementRow, read_rows
+from foresighted.judging.rows import JudgementRow, read_rows
 from foresighted.judging.rubric import PAPER
 from foresighted.judging.run import evaluate
 from foresighted.judging.settings import EvaluateConfig
+from foresighted.store.directory import JUDGEMENTS
 
 QUESTIONS = [Question(f"Question {i}?", f"good {i}", f"bad {i}") for i in range(4)]
 

@@ -11,9 +11,10 @@ import yaml
 from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.judging.policies import load, sources
 from foresighted.judging.result import Counts, read_evaluation
-from foresighted.judging.rows import ANSWERS, JUDGEMENTS, AnswerRow, JudgementRow, read_rows
+from foresighted.judging.rows import AnswerRow, JudgementRow, read_rows
 from foresighted.judging.run import evaluate, evaluate_table, plan
 from foresighted.judging.settings import DIGESTS, EvaluateConfig
+from foresighted.store.directory import ANSWERS, JUDGEMENTS
 
 JUDGE = """
 def longer(prompt, first, second):

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from foresighted.errors import RunError
-from foresighted.judging.rows import JUDGEMENTS, JudgementRow, read_rows
+from foresighted.judging.rows import JudgementRow, read_rows
 from foresighted.judging.rubric import PAPER, verdict_messages
 from foresighted.judging.run import evaluate
 from foresighted.judging.settings import EvaluateConfig
+from foresighted.store.directory import JUDGEMENTS
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

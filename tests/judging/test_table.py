@@ -8,10 +8,11 @@ import pytest
 
 from foresighted.errors import DataError, RunError
 from foresighted.judging.result import read_evaluation, write_evaluation
-from foresighted.judging.rows import ANSWERS, JUDGEMENTS, JudgementRow, read_rows
+from foresighted.judging.rows import JudgementRow, read_rows
 from foresighted.judging.run import evaluate_table
 from foresighted.judging.table import read_table
 from foresighted.statistics.intervals import wilson_share
+from foresighted.store.directory import ANSWERS, JUDGEMENTS
 
 SHARED = Path(__file__).parents[3] / "shared" / "reference" / "pairwise_judgements.csv"
 OWN = """prompt_id,category,base_vs_new,new_vs_other,words_base,words_new,same_base_new
@@ -93,12 +94,14 @@ def test_a_table_does_not_take_the_place_of_an_evaluation(tmp_path):
     evaluate_table(path, baseline=None, seed=0, out=out)
     assert evaluate_table(path, baseline="new", seed=0, out=out).baseline == "new"  # its own result may go
     (out / ANSWERS).write_text("{}\n")
-    with pytest.raises(RunError, match=r"holds answers\.jsonl that --judgements did not write"):
+    with pytest.raises(
+        RunError, match="holds an evaluation, and the result of a table of judgements was to go there; choose another"
+    ):
         evaluate_table(path, baseline=None, seed=0, out=out)
     (out / ANSWERS).unlink()
     (out / "config.yaml").write_text("policies: [a=x]\n")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    with pytest.raises(RunError, match=r"that --judgements did not write; choose another --out"):
+    with pytest.raises(RunError, match="holds an evaluation, and the result of a table"):
         evaluate_table(path, baseline=None, seed=0, out=out)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import transformers
 
 from foresighted.models import embedded
+from foresighted.store import files
 
 
 def stand_in(tiny_llama: str, set_attribute=setattr) -> None:
@@ -21,7 +22,7 @@ def stand_in(tiny_llama: str, set_attribute=setattr) -> None:
 def convert(tiny_llama: str, gguf: Path, cache: Path, kill: str | None) -> None:
     """Convert; with `kill`, die when that file has just been written, or at the rename."""
     stand_in(tiny_llama)
-    sha256, rename = embedded._sha256, Path.rename
+    sha256, rename = files.sha256, Path.rename
 
     def dying_hash(path: Path) -> str:
         if path.name == kill:
@@ -33,7 +34,7 @@ def convert(tiny_llama: str, gguf: Path, cache: Path, kill: str | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return rename(self, target)
 
-    embedded._sha256, Path.rename = dying_hash, dying_rename
+    files.sha256, Path.rename = dying_hash, dying_rename
     embedded.converted(gguf, cache)
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from foresighted.judging.rows import AnswerRow, JudgementRow
 from foresighted.store import records
+from foresighted.store.directory import arm_directory, start_directory
+from foresighted.store.rows import append
 
 HOSTILE = (
     "</p></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\x00\u202e\u2028"
@@ -30,15 +32,15 @@ def write_candidates(directory: Path, *, seed: int, rounds: int, text: str = "A 
         number = (3 * done + place) % 50
         return f"t{number}", f"Training question {number}?"
 
-    start = records.start_directory(directory.parent.parent.parent, seed)
+    start = start_directory(directory.parent.parent.parent, seed)
     references = start / records.REFERENCES
     if start.exists() and not references.exists():
-        records.append(references, [
+        append(references, [
             records.ReferenceRow(done, *prompt(done, place), f"Reference {done} {place}", 4, 3.0)
             for done in range(1, rounds + 1)
             for place in range(3)
         ])  # fmt: skip
-    records.append(directory / records.CANDIDATES, [
+    append(directory / records.CANDIDATES, [
         records.CandidateRow(
             done, *prompt(done, place), number, f"{text} {done} {place} {number}", 5,
             reward := chance.gauss(0.1 * done, 1), 0.0, 1.0, chance.gauss(3, 1),
@@ -62,9 +64,9 @@ def comparison(synthetic: SimpleNamespace, tmp_path_factory: pytest.TempPathFact
     out: Path = synthetic.write_comparison(tmp_path_factory.mktemp("page") / "out", arms, seeds=[0, 1], rounds=ROUNDS)
     for arm in arms:
         for seed in (0, 1):
-            directory = records.arm_directory(out, arm, seed)
+            directory = arm_directory(out, arm, seed)
             write_candidates(directory, seed=seed, rounds=ROUNDS, text=HOSTILE if arm == "rlhf" else "A candidate")
-    heldout = records.arm_directory(out, "rlhf", 0) / records.HELDOUT
+    heldout = arm_directory(out, "rlhf", 0) / records.HELDOUT
     # Valid JSON that UTF-8 cannot hold: another program may have written it.
     heldout.write_text(heldout.read_text().replace("LONE-SURROGATE", r"\ud800"))
     return out
@@ -107,8 +109,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table.write_text("\n".join(lines) + "\n")
     evaluate_table(table, baseline="base", seed=0, out=out / "judged")
     (out / "judged" / "judgements.jsonl").unlink()
-    records.append(out / "judged" / "judgements.jsonl", judged)
-    records.append(out / "judged" / "answers.jsonl", answers)
+    append(out / "judged" / "judgements.jsonl", judged)
+    append(out / "judged" / "answers.jsonl", answers)
     return out / "judged"
 
 

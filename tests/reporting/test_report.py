@@ -16,9 +16,10 @@ import pytest
 
 from foresighted.alignment.comparison import summarise
 from foresighted.errors import DataError
-from foresighted.reporting import kind_of, write_picture, write_report
+from foresighted.reporting import write_picture, write_report
 from foresighted.reporting.samples import read_samples, shown_prompts, shown_rounds
 from foresighted.store import records
+from foresighted.store.directory import arm_directory, kind_of
 
 KINDS = ("comparison", "evaluation", "audited")
 
@@ -226,7 +227,7 @@ def test_before_the_first_round(synthetic: SimpleNamespace, tmp_path: Path) -> N
 def test_a_failure_leaves_the_old_page(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.STEADY}, seeds=[0], rounds=10)
     before = write_report(out).read_text()
-    (records.arm_directory(out, "rlhf", 0) / records.HELDOUT).unlink()
+    (arm_directory(out, "rlhf", 0) / records.HELDOUT).unlink()
     with pytest.raises(DataError):
         write_report(out)
     assert (out / "report.html").read_text() == before
@@ -262,10 +263,11 @@ def test_another_place_and_files_as_paths(audited: Path, evaluation: Path, tmp_p
 
 def test_paths_that_are_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing is there"):
-        kind_of(tmp_path / "absent")
+        write_report(tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="not a file that report reads"):
-        kind_of(tmp_path / "notes.txt")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(DataError, match="holds something else; give a directory of train"):
+            write_report(path)
 
 
 def test_picture(comparison: Path, tmp_path: Path) -> None:

@@ -5,40 +5,46 @@ Weights and optimiser states are safetensors, the rest is JSON; nothing is pickl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from foresighted.alignment.round import Loop
 from foresighted.errors import RunError
 from foresighted.labels.buffer import Counts
-from foresighted.store import records
+from foresighted.store.files import byte_counts, cut_back, damaged, hashes, new_folder
+from foresighted.store.records import RECORD_FILES
+from foresighted.store.rows import read_json, write_json
+from foresighted.store.tensors import read_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 _OPTIMIZERS = ("policy_optimizer", "reward_model_optimizer")
-_COUNTS = ("labels_total", "labels_trained", "labels_sum")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds besides tensors."""
+
+    round: int
+    labels_total: int
+    labels_trained: int
+    labels_sum: float
+    records: Mapping[str, int]
+    """Size in bytes of each record file."""
+    optimizers: dict[str, dict[str, float]]
+    sha256: Mapping[str, str]
+    """Hash of each file of tensors."""
 
 
 def _folder(out: Path) -> Path:
     return out / "checkpoints"
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tensors(loop: Loop) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, float]]]:
@@ -49,36 +55,18 @@ def _tensors(loop: Loop) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[s
     return files, {name: state[1] for name, state in zip(_OPTIMIZERS, states, strict=True)}
 
 
-def write_tensors(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
-    """Write `NAME.safetensors` for each name, flushed to the disk; return each file's SHA-256 by file name."""
-    hashes = {}
-    for name, tensors in files.items():
-        path = folder / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
-        fsync(path)
-        hashes[path.name] = sha256(path)
-    return hashes
-
-
 def save(out: Path, loop: Loop, number: int) -> None:
     """Write the state after round `number` under OUT/checkpoints, then drop all but the newest few."""
-    target = _folder(out) / f"round-{number:06d}"
-    temporary = target.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    files, numbers = _tensors(loop)
-    state = {
-        "round": number,
-        **{name: getattr(loop.follower.buffer.counts, name) for name in _COUNTS},
-        "records": records.byte_counts(out),
-        "optimizers": numbers,
-        "sha256": write_tensors(temporary, files),
-    }
-    (temporary / _STATE).write_text(json.dumps(state, indent=1))
-    fsync(temporary / _STATE)
-    shutil.rmtree(target, ignore_errors=True)  # only a damaged one can be there
-    temporary.rename(target)
-    fsync(target.parent)
+    tensors, numbers = _tensors(loop)
+    counts = loop.follower.buffer.counts
+    with new_folder(_folder(out) / f"round-{number:06d}") as folder:
+        for name, values in tensors.items():
+            save_tensors(folder / f"{name}.safetensors", values)
+        state = State(
+            number, counts.labels_total, counts.labels_trained, counts.labels_sum, byte_counts(out, RECORD_FILES),
+            numbers, hashes(folder),
+        )  # fmt: skip
+        write_json(folder / _STATE, state)
     for old in _all(out)[: -loop.config.keep_checkpoints]:
         shutil.rmtree(old)
 
@@ -91,12 +79,10 @@ def newest(out: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None; damaged ones are named in a warning and passed over."""
     for folder in reversed(_all(out)):
         try:
-            state = json.loads((folder / _STATE).read_text())
-            whole = all(sha256(folder / name) == value for name, value in state["sha256"].items())
+            if not damaged(folder, json.loads((folder / _STATE).read_bytes())["sha256"]):
+                return folder
         except (OSError, ValueError, KeyError):
-            whole = False
-        if whole:
-            return folder
+            pass
         _log.warning("%s is damaged; going back to the checkpoint before it", folder)
     return None
 
@@ -109,32 +95,26 @@ def restore(out: Path, loop: Loop) -> int:
     """
     folder = newest(out)
     if folder is None:
-        _report_dropped(records.cut_back(out, dict.fromkeys(records.RECORD_FILES, 0)), 0)
+        _report_dropped(cut_back(out, dict.fromkeys(RECORD_FILES, 0)), 0)
         return 0
-    state = json.loads((folder / _STATE).read_text())
-    if "labels_sum" not in state:
+    if "labels_sum" not in json.loads((folder / _STATE).read_bytes()):
         raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
+    state = read_json(folder / _STATE, State, what="state", again="remove this checkpoint to go on from the one before")
     learners = {"policy": loop.policy_learner, "reward_model": loop.follower.learner}
     for name, learner in learners.items():
-        saved = load_file(folder / f"{name}.safetensors")
-        if saved.keys() != learner.parameters.keys():
-            raise RunError(f"{folder}: its {name} has other parameters than this configuration's; use another --out")
-        with torch.no_grad():
-            for key, parameter in learner.parameters.items():
-                parameter.copy_(saved[key])
+        read_tensors(
+            folder / f"{name}.safetensors", learner.parameters,
+            f"{folder}: its {name} has other parameters than this configuration's; use another --out",
+        )  # fmt: skip
     for name, learner in zip(_OPTIMIZERS, learners.values(), strict=True):
-        learner.load_state((load_file(folder / f"{name}.safetensors"), state["optimizers"][name]))
-    loop.follower.buffer.counts = Counts(**{name: state[name] for name in _COUNTS})
-    _report_dropped(records.cut_back(out, state["records"]), state["round"])
-    return int(state["round"])
+        learner.load_state((load_file(folder / f"{name}.safetensors"), state.optimizers[name]))
+    loop.follower.buffer.counts = Counts(
+        labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum
+    )
+    _report_dropped(cut_back(out, state.records), state.round)
+    return state.round
 
 
 def _report_dropped(dropped: dict[str, int], number: int) -> None:
     for name, count in dropped.items():
         _log.warning("%s: %d bytes after round %d were not yet checkpointed and are made again", name, count, number)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foresighted.alignment.given import NAMES_ONLY, Given
-from foresighted.alignment.run import LOG, claim, find_device, finished, train
+from foresighted.alignment.run import find_device, finished, run_claim, train
 from foresighted.errors import RunError, Stopped
 from foresighted.models import embedded
 from foresighted.prompts import load_prompts
-from foresighted.settings import CompareConfig
+from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, to_yaml
 from foresighted.store import records
+from foresighted.store.directory import LOG, Claim, arm_directory, claimed, start_directory
 from foresighted.store.environment import write_environment
 from foresighted.store.records import RoundRow
 
@@ -61,20 +62,23 @@ def compare(
         Stopped: after an interrupt, with every running round finished and saved.
     """
     load_prompts(given.prompts or config.train.prompts, limit=config.train.prompt_limit)
-    claim(config, out, resume=resume)
     device = find_device(config.train)
-    write_environment(out, device)
-    if "embedded" in (config.train.policy, config.train.reward_model):
-        embedded.policy_source()  # converted here, once, before several processes want it
-    runs = [Run(a, s, records.arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
-    for run in runs:
-        claim(config.arm(run.arm, run.seed), run.directory, resume=True)
-    if given != NAMES_ONLY:
-        _play_here(config, runs, out, on_progress, given)
-        return
-    waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
-    jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
-    _schedule(runs, waiting, jobs, out, on_progress)
+    usual = run_claim(config.train).usual
+    claim = Claim("comparison", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds"), usual)
+    with claimed(claim, out, resume=resume):
+        write_environment(out, device)
+        if "embedded" in (config.train.policy, config.train.reward_model):
+            embedded.policy_source()  # converted here, once, before several processes want it
+        runs = [Run(a, s, arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
+        for run in runs:
+            with claimed(run_claim(config.arm(run.arm, run.seed)), run.directory, resume=True):
+                pass
+        if given != NAMES_ONLY:
+            _play_here(config, runs, out, on_progress, given)
+            return
+        waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
+        jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+        _schedule(runs, waiting, jobs, out, on_progress)
 
 
 def _play_here(
@@ -127,7 +131,7 @@ def _schedule(
 
 def _launch(run: Run, out: Path) -> Run:
     command = [sys.executable, "-m", "foresighted", "train", "--out", str(run.directory), "--resume", "--quiet"]
-    command += ["--start", str(records.start_directory(out, run.seed))]
+    command += ["--start", str(start_directory(out, run.seed))]
     with (run.directory / LOG).open("ab") as log:
         run.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     return run

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from foresighted.statistics.collapse import Fall
 from foresighted.statistics.intervals import Interval, Share
+from foresighted.store.rows import plain
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,5 @@ class Comparison:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as plain JSON values; a bound that is infinite becomes None."""
-        mapping: dict[str, Any] = _plain(asdict(self))
+        mapping: dict[str, Any] = plain(self)
         return mapping
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,17 +8,9 @@ from pathlib import Path
 
 from foresighted.errors import ConfigError, DataError
 from foresighted.settings import read_yaml
-from foresighted.store.records import (
-    HELDOUT,
-    INITIAL_PAIRS,
-    ROUNDS,
-    HeldoutRow,
-    PairRow,
-    RoundRow,
-    arm_directory,
-    read,
-    start_directory,
-)
+from foresighted.store.directory import arm_directory, start_directory
+from foresighted.store.records import HELDOUT, INITIAL_PAIRS, ROUNDS, HeldoutRow, PairRow, RoundRow
+from foresighted.store.rows import read
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import copy
-import errno
 import logging
 import math
-import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from filelock import FileLock, Timeout
 
 from foresighted.alignment import checkpoint, heldout
 from foresighted.alignment.follower import Follower
@@ -36,16 +31,17 @@ from foresighted.models.loading import load_policy, load_reward_model
 from foresighted.models.policy import Policy
 from foresighted.models.reward_model import RewardModel
 from foresighted.prompts import PromptSet, load_prompts
-from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, read_yaml, to_mapping, to_yaml
+from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, to_mapping, to_yaml
 from foresighted.store import records
+from foresighted.store.directory import Claim, check_claim, claimed, start_directory
 from foresighted.store.environment import write_environment
+from foresighted.store.files import hashes, new_folder
 from foresighted.store.records import RoundRow
+from foresighted.store.rows import append, write, write_json
 from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
-CONFIG = "config.yaml"
 POLICY = "policy"
-LOG = "log.txt"
 
 
 def train(
@@ -74,16 +70,16 @@ def train(
     config = config.resolved()
     given.check(config)
     prompts = load_prompts(given.prompts or config.prompts, limit=config.prompt_limit)
-    check_claim(config, out, resume=resume)
+    claim = run_claim(config)
+    check_claim(claim, out, resume=resume)
     _check_tracker(config)
     held = heldout.pick(prompts.heldout, config.heldout_prompts)
     players = _load(config, given)  # bad models are found before anything is written
-    with _explained(out), _alone(out):
-        claim(config, out, resume=resume)
+    with claimed(claim, out, resume=resume), _memory():
         if given.prompts is not None:
-            (out / PROMPTS).write_text("".join(map(records.to_line, given.prompts)), encoding="utf-8")
+            write(out / PROMPTS, given.prompts)
         write_environment(out, players.device)
-        loop = _loop(config, players, prompts, start or records.start_directory(out, config.seed))
+        loop = _loop(config, players, prompts, start or start_directory(out, config.seed))
         first = checkpoint.restore(out, loop) + 1
         with _tracker(config, out) as log, _interrupts() as stop:
             for number in range(first, config.rounds + 1):
@@ -97,6 +93,12 @@ def train(
         _export(loop, out)
 
 
+def run_claim(config: TrainConfig) -> Claim:
+    """Return what is to lie in the directory of a run."""
+    usual = {name: value for name, value in to_mapping(TrainConfig()).items() if value is not None}
+    return Claim("run", to_yaml(config), MAY_CHANGE_ON_RESUME, usual)
+
+
 def finished(out: Path, rounds: int) -> bool:
     """Return whether a run directory holds a run that did all its rounds and left its trained policy."""
     state = checkpoint.newest(out)
@@ -104,13 +106,11 @@ def finished(out: Path, rounds: int) -> bool:
 
 
 def _export(loop: Loop, out: Path) -> None:
-    temporary = out / f"{POLICY}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     adapter = {} if loop.config.policy_train == "all" else {"save_embedding_layers": False}  # asks no hub
-    loop.policy.model.save_pretrained(temporary, **adapter)
-    loop.policy.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(out / POLICY, ignore_errors=True)
-    temporary.rename(out / POLICY)
+    with new_folder(out / POLICY) as folder:
+        loop.policy.model.save_pretrained(folder, **adapter)
+        loop.policy.tokenizer.save_pretrained(folder)
+        write_json(folder / "manifest.json", {"sha256": hashes(folder)})
 
 
 class _Players(NamedTuple):
@@ -150,7 +150,7 @@ def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Pat
 def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRow:
     config = loop.config
     if number == 1:
-        records.append(out / records.HELDOUT, heldout.evaluate(loop, held, 0))
+        append(out / records.HELDOUT, heldout.evaluate(loop, held, 0))
     began = time.perf_counter()
     try:
         candidates, row = play_round(loop, number)
@@ -158,11 +158,11 @@ def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRo
         where = "" if str(error).startswith("round") else f"round {number}: "
         raise NumericalError(f"{where}{error}; the newest checkpoint in {out} is whole") from None
     seconds = time.perf_counter() - began
-    records.append(out / records.CANDIDATES, candidates)
-    records.append(out / records.ROUNDS, [row])
+    append(out / records.CANDIDATES, candidates)
+    append(out / records.ROUNDS, [row])
     if number % config.heldout_every == 0 or number == config.rounds:
-        records.append(out / records.HELDOUT, heldout.evaluate(loop, held, number))
-    records.append(out / records.TIMINGS, [{"round": number, "seconds": seconds, "candidates": len(candidates)}])
+        append(out / records.HELDOUT, heldout.evaluate(loop, held, number))
+    append(out / records.TIMINGS, [{"round": number, "seconds": seconds, "candidates": len(candidates)}])
     if number % config.checkpoint_every == 0 or number == config.rounds:
         checkpoint.save(out, loop, number)
     return row
@@ -183,49 +183,6 @@ def find_device(config: TrainConfig) -> torch.device:
         raise RunError(f"device: torch does not know {config.device!r}; use auto, cpu, cuda, cuda:1 or mps") from None
 
 
-def check_claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
-    """Check that a directory is free, or holds this run and `resume` is set. Writes nothing.
-
-    Raises:
-        RunError: the directory holds something else, another configuration, or a run without `resume`.
-    """
-    path = out / CONFIG
-    if path.exists():
-        if not any(out.rglob("*.jsonl")):
-            return  # an earlier call got no further than its configuration
-        if not resume:
-            raise RunError(f"out: {out} holds a run already; go on with --resume, or choose another --out")
-        _check_same(config, read_yaml(path), out)
-    elif out.exists() and (not out.is_dir() or any(p.name not in (".lock", LOG) for p in out.iterdir())):
-        raise RunError(f"out: {out} is not empty and holds no run (no {CONFIG}); choose another --out")
-
-
-def claim(config: TrainConfig | CompareConfig, out: Path, *, resume: bool) -> None:
-    """Make a directory this run's own by writing `config.yaml`, if `check_claim` allows it.
-
-    Raises:
-        RunError: as `check_claim`, or the directory cannot be written.
-    """
-    check_claim(config, out, resume=resume)
-    path = out / CONFIG
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f"{CONFIG}.tmp"
-        temporary.write_text(to_yaml(config))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"out: {out} cannot be written ({error.strerror}); choose another --out") from None
-
-
-def _check_same(config: TrainConfig | CompareConfig, saved: dict[str, Any], out: Path) -> None:
-    asked = yaml.safe_load(to_yaml(config))
-    may_change = (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds")
-    differ = [name for name, value in asked.items() if name not in may_change and saved.get(name, value) != value]
-    if differ:
-        changes = "; ".join(f"{name} was {saved[name]!r}, now {asked[name]!r}" for name in differ)
-        raise RunError(f"out: {out} belongs to another configuration ({changes}); choose another --out")
-
-
 def _check_tracker(config: TrainConfig) -> None:
     available = {str(name) for name in get_available_trackers()}
     if config.report_to != "none" and config.report_to not in available:
@@ -233,25 +190,9 @@ def _check_tracker(config: TrainConfig) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise RunError(f"out: another process is writing in {out}; wait for it or choose another --out") from None
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
+def _memory() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space, then go on with --resume" if full else "mend this, then go on with --resume"
-        raise RunError(
-            f"{error.filename or out}: {error.strerror or error}; {advice}: finished rounds are saved"
-        ) from None
     except torch.cuda.OutOfMemoryError:
         raise RunError(
             "out of accelerator memory; lower prompts_per_round or candidates, or raise accumulation_steps"

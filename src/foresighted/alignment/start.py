@@ -6,13 +6,11 @@ folder, and the first to arrive fills it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 
 from foresighted.alignment.follower import Follower
 from foresighted.labels.asking import Asker
@@ -24,7 +22,10 @@ from foresighted.models.reward_model import RewardModel
 from foresighted.prompts import order
 from foresighted.settings import TrainConfig
 from foresighted.store import records
+from foresighted.store.files import replacing
 from foresighted.store.records import PairRow, ReferenceRow
+from foresighted.store.rows import read, write
+from foresighted.store.tensors import read_tensors, save_tensors
 from foresighted.types import Prompt
 
 BLOCK_ROWS = 64
@@ -70,10 +71,10 @@ class Start:
         if len(self._rows) < number * size:
             with self._lock:
                 path = self._directory / records.REFERENCES
-                self._rows = records.read(path, ReferenceRow) if path.exists() else []
+                self._rows = read(path, ReferenceRow) if path.exists() else []
                 while len(self._rows) < number * size:
                     self._rows += self._block(len(self._rows) // size + 1)
-                    _write(path, self._rows)
+                    write(path, self._rows)
         return self._rows[(number - 1) * size : number * size]
 
     def _block(self, first: int) -> list[ReferenceRow]:
@@ -97,17 +98,13 @@ class Start:
         with self._lock:
             if not path.exists() and self._config.initial_pairs:
                 self._fit(reward_model)
-                temporary = path.with_suffix(".tmp")
-                save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, temporary)
-                os.replace(temporary, path)
+                with replacing(path) as temporary:
+                    save_tensors(temporary, parameters)
         if path.exists():
-            saved = load_file(path, device=str(reward_model.device))
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(saved[name])
+            read_tensors(path, parameters, f"{path}: of another reward model; use another --out")
         if not self._config.initial_pairs:
             return []
-        return [row.label for row in records.read(self._directory / records.INITIAL_PAIRS, PairRow)]
+        return [row.label for row in read(self._directory / records.INITIAL_PAIRS, PairRow)]
 
     def _fit(self, reward_model: RewardModel) -> None:
         pairs = self._pairs()
@@ -136,12 +133,5 @@ class Start:
         ]
         said = zip(chosen, first, second, self._labels.read(pairs), strict=True)
         rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said]
-        _write(self._directory / records.INITIAL_PAIRS, rows)
+        write(self._directory / records.INITIAL_PAIRS, rows)
         return pairs
-
-
-def _write(path: Path, rows: Sequence[ReferenceRow] | Sequence[PairRow]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    records.append(temporary, rows)
-    os.replace(temporary, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,8 @@ from foresighted.api.result import frame, joined
 from foresighted.api.train import Recorded
 from foresighted.errors import ConfigError
 from foresighted.settings import CompareConfig
-from foresighted.store.records import HELDOUT, ROUNDS, read_mappings
+from foresighted.store.records import HELDOUT, ROUNDS
+from foresighted.store.rows import read_mappings, write_json
 
 if TYPE_CHECKING:
     from foresighted.alignment.compare import Run
@@ -99,7 +98,5 @@ def compare(
 
         play(merged, place, resume=resume, on_progress=on_progress, given=given)
     found = Comparison(place)
-    part = place / f".{SUMMARY}.part"
-    part.write_text(json.dumps(found.data.to_mapping(), indent=1, allow_nan=False))
-    os.replace(part, place / SUMMARY)
+    write_json(place / SUMMARY, found.data.to_mapping())
     return found

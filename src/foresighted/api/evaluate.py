@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from foresighted.api.arguments import Place, configured, directory
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame, joined, plot_of
-from foresighted.errors import ConfigError
-from foresighted.judging.directory import refuse_table
+from foresighted.errors import ConfigError, RunError
 from foresighted.judging.result import Evaluation as Data
 from foresighted.judging.result import read_evaluation, write_evaluation
 from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import faults, from_text
+from foresighted.store.directory import NOUNS, kind_of
 
 if TYPE_CHECKING:
     from foresighted.judging.run import Estimate
@@ -127,7 +127,8 @@ def plan(
 
 def _configured(values: Mapping[str, Any], out: Place | None, resume: bool, config: Place | None) -> EvaluateConfig:
     def take_out(held: dict[str, Any]) -> None:
-        refuse_table(held, Path(out or "."))
+        if out is not None and config is None and kind_of(Path(out)) == "table":
+            raise RunError(f"out: {out} holds {NOUNS['table']}; choose another --out")
 
     if isinstance(named := values.get("policies"), Mapping):
         values = {**values, "policies": [f"{name}={source}" for name, source in named.items()]}

@@ -16,7 +16,7 @@ from typing import Any
 from foresighted.alignment.given import OBJECT, PROMPTS, Given
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.settings import read_yaml
-from foresighted.store.records import read_mappings
+from foresighted.store.rows import read_mappings
 
 _DIGITS = 16
 

@@ -10,6 +10,7 @@ from foresighted.api.compare import Comparison
 from foresighted.api.evaluate import Evaluation
 from foresighted.api.result import Result
 from foresighted.errors import ConfigError
+from foresighted.store.directory import records_of, what_to_read
 
 
 def report(what: Result | Place, out: Place | None = None) -> Path:
@@ -30,7 +31,7 @@ def report(what: Result | Place, out: Place | None = None) -> Path:
 
     if isinstance(what, Result) and what.directory is None:
         raise ConfigError("report: the result lies in no directory; call its write(DIRECTORY) first, and give that")
-    path = _records(what.directory if isinstance(what, Result) and what.directory else what)  # type: ignore[arg-type]
+    path = Path(what.directory if isinstance(what, Result) and what.directory else what)  # type: ignore[arg-type]
     page = None if out is None else Path(out)
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise ConfigError(f"out: got {page}, expected a file name in a directory that exists, for example page.html")
@@ -43,15 +44,7 @@ def read(path: Place) -> Evaluation | Audit | Comparison:
     Raises:
         DataError: nothing lies there.
     """
-    from foresighted.reporting import kind_of
-
-    records = _records(path)
+    records = records_of(Path(path))
     kinds: dict[str, type[Evaluation | Audit | Comparison]]
     kinds = {"evaluation": Evaluation, "audit": Audit, "comparison": Comparison}
-    return kinds[kind_of(records)].read(records)
-
-
-def _records(path: Place) -> Path:
-    from foresighted.reporting import records_of
-
-    return records_of(Path(path))
+    return kinds[what_to_read(records)].read(records)

@@ -15,6 +15,7 @@ from foresighted.api.result import Plot, Result, frame
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.settings import read_yaml
 from foresighted.statistics.wording import number
+from foresighted.store.rows import write_json
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
@@ -190,7 +191,7 @@ def _game(game: Any) -> Game:
     if ".py:" not in str(game):
         expected = "linear, network, FILE.py:NAME or a Game"
         raise ConfigError(f"game: got {game!r}{nearest(str(game), known)}, expected {expected}")
-    from foresighted.games.custom import load_game
+    from foresighted.games.game import load_game
 
     return load_game(str(game))
 
@@ -226,7 +227,7 @@ def _summarise(request: Request, out: Path, good_utility: float) -> None:
         "level": 0.95,
         "cells": cells,
     }
-    (out / SUMMARY).write_text(json.dumps(written, indent=1, allow_nan=False))
+    write_json(out / SUMMARY, written)
 
 
 def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame, plot_of
 from foresighted.errors import DataError
 from foresighted.settings import TrainConfig
-from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, RoundRow, read_mappings
+from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, RoundRow
+from foresighted.store.rows import read_mappings
 
 if TYPE_CHECKING:
     from foresighted.alignment.compared import Comparison

@@ -6,24 +6,17 @@ and prompts it rests on, and the method that made it.
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from foresighted.errors import DataError
 from foresighted.statistics.collapse import Fall
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.onset import Onset
-
-AUDIT = "audit.json"
-FORMAT = 2
-"""Version of the fields below."""
+from foresighted.store.directory import AUDIT
+from foresighted.store.rows import read_json, write_json
 
 Verdict = Literal["collapsed", "suspicious", "cannot tell", "no collapse seen"]
 VERDICTS: tuple[Verdict, ...] = ("collapsed", "suspicious", "cannot tell", "no collapse seen")
@@ -178,7 +171,8 @@ class ArmAudit:
 class Audit:
     """The whole result."""
 
-    format: int
+    format: Literal[2]
+    """Version of these fields."""
     verdict: Verdict
     headline: str
     """One sentence for somebody who reads nothing else."""
@@ -195,17 +189,6 @@ class Audit:
         return self.verdict == "collapsed"
 
 
-def to_mapping(value: Any) -> Any:
-    """Return an audit, or a part of it, as plain JSON values; a number that is not finite becomes None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_mapping(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_mapping(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_mapping(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write_audit(audit: Audit, directory: Path) -> Path:
     """Write `DIRECTORY/audit.json`, whole or not at all.
 
@@ -213,12 +196,9 @@ def write_audit(audit: Audit, directory: Path) -> Path:
         DataError: the directory cannot be made or written.
     """
     path = directory / AUDIT
-    part = path.with_name(f".{AUDIT}.part")
-    text = json.dumps(to_mapping(audit), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(text.encode("utf-8", "replace"))  # a record may hold a lone surrogate
-        os.replace(part, path)
+        write_json(path, audit)
     except OSError as error:
         raise DataError(f"out: {directory} cannot be written ({error.strerror}); give another --out") from None
     return path
@@ -231,40 +211,7 @@ def read_audit(path: Path) -> Audit:
         path: the file, or the directory that holds it.
 
     Raises:
-        DataError: it cannot be read, is not JSON, or is no audit of this format.
+        DataError: it cannot be read, is not JSON, or is no audit of this format, with the place of the fault.
     """
-    file = path / AUDIT if path.is_dir() else path
-    try:
-        mapping = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); write it with foresighted audit --out") from None
-    except ValueError:
-        raise DataError(f"{file}: not JSON; write it again with foresighted audit --out") from None
-    if not isinstance(mapping, dict) or mapping.get("format") != FORMAT:
-        raise DataError(f"{file}: no audit of format {FORMAT}; write it again with foresighted audit --out")
-    try:
-        made: Audit = _made(Audit, mapping)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file}: damaged ({error}); write it again with foresighted audit --out") from None
-    return made
-
-
-def _made(hint: Any, value: Any) -> Any:
-    """Return JSON as the type that a field's annotation names."""
-    if get_origin(hint) is types.UnionType:
-        inner = [part for part in get_args(hint) if part is not type(None)]
-        return None if value is None else _made(inner[0], value)
-    if get_origin(hint) is tuple:
-        return tuple(_made(get_args(hint)[0], item) for item in value)
-    if hint is Interval:
-        low, high = value["low"], value["high"]
-        value = {**value, "low": -math.inf if low is None else low, "high": math.inf if high is None else high}
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
-    if isinstance(hint, type) and is_dataclass(hint):
-        hints = get_type_hints(hint)
-        needed = [field.name for field in fields(hint) if field.default is MISSING]
-        return hint(**{name: _made(hints[name], value[name]) for name in needed})
-    if hint is float:
-        return -math.inf if value is None else float(value)
-    return value
+    again = "write it again with foresighted audit --out"
+    return read_json(path / AUDIT if path.is_dir() else path, Audit, what="audit", again=again)

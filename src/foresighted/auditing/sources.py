@@ -14,10 +14,9 @@ from foresighted.auditing.result import Source
 from foresighted.auditing.rollouts import Collector, Rollouts
 from foresighted.errors import DataError
 from foresighted.settings import read_yaml
+from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
 from foresighted.store.records import CANDIDATES, HELDOUT
 
-OURS = "foresighted"
-"""Where our callback for TRL leaves its records, inside the trainer's output directory."""
 OUR_FORMATS = ("comparison", "run")
 TRL_LOGS = "completions"
 TRAJECTORIES = "trajectories.parquet"
@@ -93,7 +92,7 @@ def _find(path: Path) -> _Found:
         raise DataError(f"{path}: no such file or directory")
     if (path / TRAJECTORIES).is_file():
         return _Found("simulated games", (), (Part(path / TRAJECTORIES, path.resolve().name),))
-    for folder in (path, path / OURS):
+    for folder in (path, path / TRAINER_FOLDER):
         if found := _our_directory(folder):
             return found
     for folder in (path / TRL_LOGS, path):
@@ -103,16 +102,14 @@ def _find(path: Path) -> _Found:
 
 
 def _our_directory(path: Path) -> _Found | None:
-    if not path.is_dir():
-        return None
     present = [name for name in (HELDOUT, CANDIDATES) if (path / name).exists()]
-    config = path / "config.yaml"
-    if config.exists() and "arms" in read_yaml(config):
+    config = path / CONFIG
+    if kind_of(path) == "comparison":
         return _comparison(path)
     if not present:
         return None
     label = str(read_yaml(config).get("steering") or "") if config.exists() else ""
-    label = label or (path.resolve().parent.name if path.name == OURS else path.resolve().name)
+    label = label or (path.resolve().parent.name if path.name == TRAINER_FOLDER else path.resolve().name)
     held, training = ([Part(path / name, label)] if name in present else [] for name in (HELDOUT, CANDIDATES))
     return _Found("run", tuple(held), tuple(training))
 

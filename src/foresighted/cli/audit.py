@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foresighted.api.audit import audit
-from foresighted.auditing.result import AUDIT, to_mapping
+from foresighted.auditing.result import AUDIT
 from foresighted.errors import ConfigError
 from foresighted.statistics.wording import interval_text, number
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand; return 1 for a collapse."""
     found = audit(args.path, columns=_columns(args.column), power=args.power, out=args.out, progress=not args.quiet)
     if args.json:
-        print(json.dumps(to_mapping(found.data), indent=1, allow_nan=False))
+        print(json.dumps(plain(found.data), indent=1, allow_nan=False))
     else:
         print_audit(found.data)
     if args.out and not args.json:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from foresighted.games.settings import GameSettings
+from foresighted.store.python_files import load_from_file
 
 Array = Any
 """A JAX array, or a number under a JAX trace."""
@@ -176,3 +177,16 @@ def mean_loss(s: GameSettings, reward: Callable[[Array], Array], follower: Follo
     else:
         terms = (r - follower.labels) ** 2
     return jnp.sum(follower.present * terms) / jnp.maximum(jnp.sum(follower.present), 1.0)
+
+
+def load_game(text: str) -> Game:
+    """Return the game FILE.py:NAME.
+
+    Args:
+        text: a Python file, which is run, and the name of a `Game` in it.
+
+    Raises:
+        ConfigError: as `load_from_file`.
+    """
+    game: Game = load_from_file("game", text, "Game", lambda value: isinstance(value, Game))
+    return game

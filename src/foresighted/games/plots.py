@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from foresighted.games.run import Request
 from foresighted.steering import FORMS
+from foresighted.store.files import write
 
 FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#d55e00", "#0077bb", "#009e73", "#cc6fa8", "#b8860b", "#56a5d8", "#8a63c9", "#7f7f7f")
@@ -107,9 +107,7 @@ def drawn_bytes(draw: Callable[[], Figure], kind: str) -> bytes:
 
 def _saved(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
     for kind in FORMATS:
-        part = folder / f".{name}.{kind}.part"
-        part.write_bytes(drawn_bytes(draw, kind))
-        os.replace(part, folder / f"{name}.{kind}")
+        write(folder / f"{name}.{kind}", drawn_bytes(draw, kind))
     return folder / f"{name}.png"
 
 

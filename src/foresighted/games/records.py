@@ -10,7 +10,6 @@ A part is a folder `parts/NAME` with the runs (cell and seed) of one call of the
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from foresighted.errors import RunError
 from foresighted.games.loop import Trajectories
 from foresighted.games.plan import Cell, labels_read
 from foresighted.games.summary import run_statistics
+from foresighted.store.files import new_folder, replacing
 
 PARTS = "parts"
 TRAJECTORIES, ACTIONS, RUNS = "trajectories", "actions", "runs"
@@ -73,15 +73,10 @@ def write_part(
         ACTIONS: _actions(game.name, played, [run for run in runs if played.seeds[run[1]] in kept], coarse),
         RUNS: _runs(game, played, runs, drop_threshold),
     }
-    folder, temporary = out / PARTS / name, out / PARTS / f".{name}.{os.getpid()}"
-    temporary.mkdir(parents=True)
-    for table, content in tables.items():
-        pq.write_table(content, temporary / f"{table}.parquet", **WRITING)
-    (temporary / "runs.json").write_text(json.dumps(sorted(wanted)))
-    if folder.exists():  # another process was quicker; its runs are ours
-        shutil.rmtree(temporary)
-    else:
-        os.rename(temporary, folder)
+    with new_folder(out / PARTS / name) as folder:
+        for table, content in tables.items():
+            pq.write_table(content, folder / f"{table}.parquet", **WRITING)
+        (folder / "runs.json").write_text(json.dumps(sorted(wanted)))
 
 
 def _iterations(last: int, every: int) -> Any:
@@ -143,7 +138,7 @@ def finished_runs(out: Path) -> dict[Run, str]:
     """Return which runs are on disk, and in which part. Remains of a part that was not finished are removed."""
     found: dict[Run, str] = {}
     for folder in sorted((out / PARTS).glob("*")):
-        if folder.name.startswith("."):
+        if folder.name.startswith(".") or folder.suffix == ".tmp":
             shutil.rmtree(folder, ignore_errors=True)
             continue
         try:
@@ -163,12 +158,12 @@ def put_together(out: Path) -> None:
     """
     parts = sorted(set(finished_runs(out).values()))
     for table in TABLES:
-        path, temporary = out / f"{table}.parquet", out / f".{table}.part"
-        writer = None
-        for part in parts:
-            content = pq.read_table(out / PARTS / part / f"{table}.parquet")
-            writer = writer or pq.ParquetWriter(temporary, content.schema, **WRITING)
-            writer.write_table(content)
-        if writer is not None:
-            writer.close()
-            os.replace(temporary, path)
+        files = [out / PARTS / part / f"{table}.parquet" for part in parts]
+        if not files:
+            continue
+        with (
+            replacing(out / f"{table}.parquet") as temporary,
+            pq.ParquetWriter(temporary, pq.read_schema(files[0]), **WRITING) as writer,
+        ):
+            for file in files:
+                writer.write_table(pq.read_table(file))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,9 @@ from foresighted.games.loop import play
 from foresighted.games.plan import Cell, Sweep, arm_cells, program_key, sweep_from_text
 from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
 from foresighted.games.settings import GameSettings, SweepSettings
-from foresighted.settings import renamed, settings, to_mapping
+from foresighted.settings import settings, to_mapping
+from foresighted.store.directory import Claim, check_claim, claimed
+from foresighted.store.environment import write_environment
 
 ROWS_A_PART = 2**17
 """Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
@@ -86,7 +85,16 @@ def sweep(
     Raises:
         RunError: a directory that is taken, damaged, or belongs to another sweep.
     """
-    _claim(request, out, resume)
+    usual = {name: item.default for name, item in settings(type(request.base)).items()}
+    claim = Claim("sweep", yaml.safe_dump(request.mapping(), sort_keys=False), MAY_GROW, usual)
+    _check_sweeps(request, check_claim(claim, out, resume=resume), out)
+    with claimed(claim, out, resume=resume):
+        write_environment(out, libraries=("jax", "jaxlib", "pyarrow"))
+        _play(request, out, jobs, on_progress)
+    return out
+
+
+def _play(request: Request, out: Path, jobs: int | None, on_progress: Callable[[int, int], None]) -> None:
     present = set(finished_runs(out))
     calls = {number: call for number, call in enumerate(_calls(request)) if not call.runs <= present}
     rounds = request.base.iterations
@@ -116,7 +124,6 @@ def sweep(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     put_together(out)
-    return out
 
 
 @dataclass(frozen=True)
@@ -155,47 +162,7 @@ def _blocks(items: Sequence[Any], most: int) -> list[list[Any]]:
 MAY_GROW = ("arms", "seeds", "sweep")
 
 
-def _claim(request: Request, out: Path, resume: bool) -> None:
-    """Check that the directory may be written, then write what is asked for into it."""
-    path, asked = out / "config.yaml", request.mapping()
-    if out.exists() and not out.is_dir():
-        raise RunError(f"out: {out} is a file; give a directory")
-    if path.exists():
-        _check_same(path, asked, request, resume)
-    elif out.exists() and any(out.iterdir()):
-        raise RunError(f"out: {out} is not empty and holds no sweep; give a new directory")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(path, yaml.safe_dump(asked, sort_keys=False))
-    libraries = ("foresighted", "jax", "jaxlib", "numpy", "pyarrow")
-    machine = {"python": platform.python_version(), "system": platform.platform(), "processor": platform.machine()}
-    environment = {name: version(name) for name in libraries} | machine | {"cores": os.cpu_count()}
-    _write(out / "environment.json", json.dumps(environment, indent=1))
-
-
-def _check_same(path: Path, asked: dict[str, Any], request: Request, resume: bool) -> None:
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise RunError(f"out: {path} cannot be read ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict) or "game" not in found:
-        raise RunError(f"out: {path.parent} holds another kind of run; give a new directory")
-    later = {name: item.default for name, item in settings(type(request.base)).items()}  # settings of later versions
-    found = later | renamed(found, asked)
-    fixed = [name for name in (*asked, *found) if name not in MAY_GROW]
-    other = [name for name in dict.fromkeys(fixed) if found.get(name) != asked.get(name)]
-    if other:
-        told = ", ".join(f"{name} was {found.get(name)}, now {asked.get(name)}" for name in other)
-        raise RunError(f"out: {path.parent} holds another sweep: {told}; give a new directory")
-    names = [text.partition("=")[0] for text in found.get("sweep") or []]
-    if names != [one.name for one in request.sweeps]:
-        raise RunError(
-            f"out: {path.parent} holds another sweep, over {', '.join(names) or 'nothing'}; give a new directory"
-        )
-    if not resume:
-        raise RunError(f"out: {path.parent} holds this sweep already; go on with --resume, or give a new directory")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def _check_sweeps(request: Request, saved: Mapping[str, Any], out: Path) -> None:
+    names = [text.partition("=")[0] for text in saved.get("sweep") or []]
+    if saved and names != [one.name for one in request.sweeps]:
+        raise RunError(f"out: {out} holds another sweep, over {', '.join(names) or 'nothing'}; choose another --out")

@@ -14,7 +14,7 @@ from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.judging.result import Capability
 from foresighted.judging.settings import EvaluateConfig
 from foresighted.statistics.intervals import Interval, mean_interval, paired_interval
-from foresighted.store.records import append, read_mappings
+from foresighted.store.rows import append, numbered
 
 if TYPE_CHECKING:
     from foresighted.models.policy import Policy
@@ -87,7 +87,7 @@ def read_scores(path: Path, place: tuple[str, int], config: EvaluateConfig) -> l
         DataError: a line that is not what `append_scores` writes, with its number.
     """
     found = {}
-    for number, row in enumerate(read_mappings(path) if path.exists() else [], start=1):
+    for number, row in numbered(path) if path.exists() else []:
         try:
             own = (row["policy"], row["seed"]) == place and row["limit"] == config.capability_limit
             scores = {str(item): float(score) for item, score in row["scores"].items()}

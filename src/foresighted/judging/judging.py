@@ -11,7 +11,7 @@ from foresighted.errors import ConfigError
 from foresighted.judging.judges import Judge, Question, Reply
 from foresighted.judging.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, digest_of, key
 from foresighted.judging.texts import word_count
-from foresighted.store.records import append
+from foresighted.store.rows import append
 
 _BLOCK = 16  # rows written at a time
 _LONGEST = 2000

@@ -13,7 +13,8 @@ from foresighted.errors import ConfigError, DataError, RunError, nearest
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
-from foresighted.store.records import CANDIDATES, read_mappings
+from foresighted.store.records import CANDIDATES
+from foresighted.store.rows import numbered
 from foresighted.types import Prompt
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def file_answers(source: Source) -> list[dict[str, Any]]:
         DataError: unreadable, or a line without an answer, or without `prompt_id` and `prompt`, with its number.
     """
     lines = []
-    for number, mapping in enumerate(read_mappings(Path(source.place), ours=False), start=1):
+    for number, mapping in numbered(Path(source.place), ours=False):
         where = f"policies: {source.place}, line {number}"
         under = next((name for name in _TEXT if name in mapping), None)
         if under is None:

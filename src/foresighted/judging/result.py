@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from foresighted.errors import DataError
-from foresighted.judging.rows import EVALUATION
 from foresighted.statistics.intervals import Interval, Share
 from foresighted.statistics.ratings import Rating
+from foresighted.store.directory import EVALUATION
+from foresighted.store.rows import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -182,11 +175,8 @@ class Evaluation:
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Write `OUT/evaluation.json` by one rename."""
-    temporary = out / f"{EVALUATION}.tmp"
-    text = json.dumps(_plain(asdict(evaluation)), indent=1, allow_nan=False, ensure_ascii=False)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out / EVALUATION)
+    """Write `OUT/evaluation.json`, whole or not at all."""
+    write_json(out / EVALUATION, evaluation)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -195,64 +185,5 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         DataError: unreadable, or not what `write_evaluation` writes, with the place of the fault.
     """
-    path = path / EVALUATION if path.is_dir() else path
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); is this a directory of evaluate?") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); run foresighted evaluate --resume to write it again") from None
-    try:
-        evaluation: Evaluation = _decode(mapping, Evaluation, "evaluation")
-    except _Fault as fault:
-        raise DataError(f"{path}: {fault}; run foresighted evaluate --resume to write it again") from None
-    return evaluation
-
-
-class _Fault(Exception):  # noqa: N818  # turned into a DataError with the file's name
-    pass
-
-
-def _decode(value: Any, hint: Any, where: str) -> Any:
-    """Return a JSON value as the type `hint`; infinite bounds of intervals, written as null, come back."""
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _decode_class(value, hint, where)
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in parts:
-            return None
-        return _decode(value, next(part for part in parts if part is not NoneType), where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_decode(item, parts[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {str(name): _decode(item, parts[1], f"{where}.{name}") for name, item in value.items()}
-    if isinstance(hint, type) and issubclass(hint, Enum) and value in list(hint):
-        return hint(value)
-    number = hint is float and isinstance(value, int | float) and not isinstance(value, bool)
-    if number or (isinstance(hint, type) and type(value) is hint):
-        return float(value) if number else value
-    raise _Fault(f"{where} is {str(value)[:60]!r}, which does not belong there")
-
-
-def _decode_class(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _Fault(f"{where} is {str(value)[:60]!r}, expected an object")
-    hints, values = get_type_hints(kind), {}
-    for field in fields(kind):
-        if field.name not in value:
-            if field.default is MISSING:
-                raise _Fault(f"{where} lacks {field.name}")
-            continue
-        item = value[field.name]
-        if kind is Interval and item is None and field.name in ("low", "high"):
-            item = -math.inf if field.name == "low" else math.inf
-        values[field.name] = _decode(item, hints[field.name], f"{where}.{field.name}")
-    return kind(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    again = "run foresighted evaluate --resume to write it again"
+    return read_json(path / EVALUATION if path.is_dir() else path, Evaluation, what="evaluation", again=again)

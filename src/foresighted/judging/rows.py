@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from foresighted.store.records import read
+from foresighted.store.rows import read
 
-CONFIG = "config.yaml"
-ANSWERS = "answers.jsonl"
-JUDGEMENTS = "judgements.jsonl"
 CAPABILITIES = "capabilities.jsonl"
-EVALUATION = "evaluation.json"
 
 TIE = "tie"
 Result = Literal["win", "tie", "loss", "position_bias", "failure"]
@@ -116,15 +111,6 @@ def digest_of(*texts: str) -> str:
         False
     """
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut a file back to its last whole line, so that what is appended starts a line of its own."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data):
-            os.truncate(path, whole)
 
 
 def counted(kinds: Iterable[str | None]) -> dict[str, int]:

@@ -14,28 +14,26 @@ from foresighted.judging import capabilities as harness
 from foresighted.judging import judging, policies, rubric
 from foresighted.judging.asked import prompts_for
 from foresighted.judging.cache import Cache
-from foresighted.judging.directory import alone, claim, claim_for_table
+from foresighted.judging.directory import claim, claim_for_table
 from foresighted.judging.endpoint import Endpoint
 from foresighted.judging.judges import Judge, LocalJudge, check_local, local_judge
 from foresighted.judging.judging import Pair
 from foresighted.judging.policies import Source
 from foresighted.judging.result import Evaluation, JudgeResult, read_evaluation, write_evaluation
 from foresighted.judging.rows import (
-    ANSWERS,
     CAPABILITIES,
-    EVALUATION,
-    JUDGEMENTS,
     TRANSIENT,
     AnswerRow,
     JudgementRow,
-    drop_torn_line,
     key,
     read_rows,
 )
 from foresighted.judging.settings import EvaluateConfig, cache_file
 from foresighted.judging.summary import LEVEL, summarise
 from foresighted.judging.table import UNCATEGORISED, read_table
-from foresighted.store.records import append
+from foresighted.store.directory import ANSWERS, EVALUATION, JUDGEMENTS
+from foresighted.store.files import drop_torn_line
+from foresighted.store.rows import append, write
 from foresighted.types import Prompt
 
 if TYPE_CHECKING:
@@ -65,8 +63,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, resume: bool = False, on_prog
         ForesightedError: bad input; nothing that was in `out` before is changed.
     """
     plan = _plan(config)
-    claim(config, out, resume=resume)
-    with alone(out):
+    with claim(config, out, resume=resume):
         return _evaluate(config, plan, out, on_progress)
 
 
@@ -112,10 +109,9 @@ def evaluate_table(path: Path, *, baseline: str | None, seed: int, out: Path | N
         seed=seed,
     )  # fmt: skip
     if out is not None:
-        claim_for_table({"judgements": str(path), "baseline": baseline, "seed": seed}, out)
-        (out / JUDGEMENTS).unlink(missing_ok=True)
-        append(out / JUDGEMENTS, table.rows)
-        write_evaluation(out, result)
+        with claim_for_table({"judgements": str(path), "baseline": baseline, "seed": seed}, out):
+            write(out / JUDGEMENTS, table.rows)
+            write_evaluation(out, result)
     return result
 
 

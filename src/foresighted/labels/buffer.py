@@ -97,10 +97,10 @@ class Buffer:
         features = {str(i): pair.features for i, pair in enumerate(pairs) if pair.features is not None}
         return {"counts": asdict(self.counts), "ready": plain[:ready], "pending": plain[ready:]}, features
 
-    def load_state(self, state: Mapping[str, Any], features: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned."""
-        rows = [*state["ready"], *state["pending"]]
-        pairs = [Pair(**row, asked=True, features=features.get(str(i))) for i, row in enumerate(rows)]
-        ready = len(state["ready"])
-        self.ready, self.pending = pairs[:ready], {pair.id: pair for pair in pairs[ready:]}
-        self.counts = Counts(**state["counts"])
+    def load_state(
+        self, counts: Counts, ready: Sequence[Pair], pending: Sequence[Pair], features: Mapping[str, Tensor]
+    ) -> None:
+        """Put back what `state` returned, read as what it was."""
+        for i, pair in enumerate((*ready, *pending)):
+            pair.asked, pair.features = True, features.get(str(i))
+        self.ready, self.pending, self.counts = list(ready), {pair.id: pair for pair in pending}, counts

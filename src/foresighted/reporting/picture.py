@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import vl_convert
 from foresighted.alignment.comparison import summarise
 from foresighted.reporting.charts import COLOURS, Chart, specification
 from foresighted.reporting.comparison import curves
+from foresighted.store.files import write
 
 WIDTH = 400
 SCALE = 1.6
@@ -33,9 +33,7 @@ def write_picture(out: Path, path: Path) -> Path:
     Raises:
         DataError: the records cannot be summarised.
     """
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(png(curves(summarise(out))))
-    os.replace(part, path)
+    write(path, png(curves(summarise(out))))
     return path
 
 

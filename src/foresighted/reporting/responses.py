@@ -21,7 +21,9 @@ from foresighted.alignment.compared import Comparison
 from foresighted.alignment.played import read_plan, run_directory
 from foresighted.errors import DataError
 from foresighted.statistics.numbers import sigmoid
-from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES, read_mappings, start_directory
+from foresighted.store.directory import start_directory
+from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES
+from foresighted.store.rows import numbered
 
 NEEDED = ("round", "prompt_id", "prompt", "text")
 LIMIT = 50_000
@@ -131,7 +133,7 @@ def _candidates(path: Path, references: Path, arm: str, seed: int) -> Iterable[R
 def _rows(path: Path) -> Iterable[dict[str, Any]]:
     """Return the lines of a record file, none where it is not there. A response can be shown once its round, prompt and
     text are known, whatever else an earlier version or another program left out."""
-    for number, row in enumerate(read_mappings(path) if path.exists() else (), start=1):
+    for number, row in numbered(path) if path.exists() else ():
         missing = [name for name in NEEDED if name not in row]
         if missing or type(row["round"]) is not int:
             what = f"lacks {', '.join(missing)}" if missing else f"round is {str(row['round'])[:40]!r}, no whole number"

@@ -10,7 +10,8 @@ from pathlib import Path
 from foresighted.alignment.compared import Comparison
 from foresighted.alignment.played import read_plan, run_directory, whole_rounds
 from foresighted.statistics.wording import number
-from foresighted.store.records import HELDOUT, HeldoutRow, read
+from foresighted.store.records import HELDOUT, HeldoutRow
+from foresighted.store.rows import read
 
 SHOWN = 8
 SHOWN_ROUNDS = 10

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from foresighted.auditing.result import AUDIT, read_audit
-from foresighted.errors import DataError
+from foresighted.auditing.result import read_audit
 from foresighted.judging.result import read_evaluation
-from foresighted.judging.rows import EVALUATION
 from foresighted.reporting.audit import audit_page
 from foresighted.reporting.comparison import comparison_page
 from foresighted.reporting.evaluation import evaluation_page
 from foresighted.reporting.page import Page, write
-from foresighted.store.records import HELDOUT, ROUNDS
+from foresighted.store.directory import records_of, what_to_read
 
 REPORT = "report.html"
-CONFIG = "config.yaml"
-TRAINER_FOLDER = "foresighted"
-"""Where FPOReward keeps its records inside a trainer's output directory."""
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
@@ -41,12 +35,6 @@ def write_report(path: Path, out: Path | None = None) -> Path:
     return write(read_page(path), out or directory / REPORT)
 
 
-def records_of(path: Path) -> Path:
-    """Return the path itself, or the folder of records inside a trainer's output directory."""
-    inside = path / TRAINER_FOLDER
-    return inside if (inside / ROUNDS).exists() and not (path / ROUNDS).exists() else path
-
-
 def read_page(path: Path) -> Page:
     """Return the page of what lies at a path.
 
@@ -54,31 +42,7 @@ def read_page(path: Path) -> Page:
         DataError: the records cannot be read.
         ConfigError: `config.yaml` cannot be read.
     """
-    kind = kind_of(path)
+    kind = what_to_read(path)
     if kind == "evaluation":
         return evaluation_page(read_evaluation(path), path.parent if path.is_file() else path)
     return audit_page(read_audit(path)) if kind == "audit" else comparison_page(path)
-
-
-def kind_of(path: Path) -> Literal["evaluation", "audit", "comparison"]:
-    """Return what lies at a path; a run is a comparison of one arm, and its own records go before an audit of them.
-
-    Raises:
-        DataError: nothing lies there, or a file that is neither an evaluation nor an audit.
-    """
-    if path.is_file() and path.name not in (EVALUATION, AUDIT):
-        raise DataError(f"{path}: not a file that report reads; give its directory, or {EVALUATION} or {AUDIT}")
-    if not path.exists():
-        raise DataError(
-            f"{path}: cannot be read, nothing is there; give a directory of train, compare, evaluate or audit --out"
-        )
-    if path.is_dir() and not any((path / name).exists() for name in (EVALUATION, AUDIT, CONFIG, ROUNDS, HELDOUT)):
-        raise DataError(
-            f"{path}: holds no run, comparison, evaluation or audit; give a directory of train, compare, evaluate or"
-            " audit --out, or the output_dir of a trainer with FPOReward"
-        )
-    if path.name == EVALUATION or (path / EVALUATION).exists():
-        return "evaluation"
-    if path.name == AUDIT or ((path / AUDIT).exists() and not (path / "config.yaml").exists()):
-        return "audit"
-    return "comparison"

@@ -13,8 +13,9 @@ of a trainer in blocks, a game without noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from foresighted.statistics.intervals import Interval, Method
 from foresighted.statistics.layout import Layout, Responses
 from foresighted.statistics.numbers import Floats, Mask
 from foresighted.statistics.profile import gather, profile
+from foresighted.store.rows import NULL
 
 FALL_SHARE = 0.5
 """A fall counts from this share of the prompt-to-prompt standard deviation of the first row on."""
@@ -68,7 +70,7 @@ class Fall:
     last: int
     fall: Interval
     threshold: float
-    low_corrected: float
+    low_corrected: float = field(metadata={NULL: -math.inf})
     """Lower end that also allows for the best row having been picked after the fact, and for `family` runs."""
     rounds: int
     """Rows among which the best one was picked."""

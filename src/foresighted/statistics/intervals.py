@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from statistics import NormalDist
@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike
 
 from foresighted.errors import ConfigError, DataError
 from foresighted.statistics.numbers import Floats
+from foresighted.store.rows import NULL
 
 Grid = Floats
 """Values of one quantity, (seeds, prompts)."""
@@ -57,8 +58,8 @@ class Interval:
     """A mean over seeds and prompts and its interval; infinite bounds where nothing tells the spread."""
 
     mean: float
-    low: float
-    high: float
+    low: float = field(metadata={NULL: -math.inf})
+    high: float = field(metadata={NULL: math.inf})
     level: float
     seeds: int
     prompts: int

@@ -9,21 +9,24 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from foresighted.store.rows import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
 _LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
-def write_environment(out: Path, device: torch.device | None, libraries: Sequence[str] = ()) -> None:
+def write_environment(out: Path, device: torch.device | None = None, libraries: Sequence[str] = ()) -> None:
     """Write versions and hardware to `environment.json`; warn where a resumed run finds other ones.
 
     Args:
         out: run directory.
-        device: of the models.
+        device: of the models; None where there are none.
         libraries: named besides those that every run uses.
     """
     found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
@@ -34,6 +37,8 @@ def write_environment(out: Path, device: torch.device | None, libraries: Sequenc
             found[name] = None
     found |= {"processor": processor(), "cores": os.cpu_count()}
     if device is not None:
+        import torch
+
         accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         found |= {"device": accelerator, "threads": torch.get_num_threads()}
     path = out / ENVIRONMENT
@@ -41,9 +46,7 @@ def write_environment(out: Path, device: torch.device | None, libraries: Sequenc
         before = json.loads(path.read_text())
         if changed := [name for name in found if before.get(name, found[name]) != found[name]]:
             _log.warning("resumed under another %s: the last bits may differ", ", ".join(changed))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1))
-    os.replace(temporary, path)
+    write_json(path, found)
 
 
 def processor() -> str:

@@ -7,19 +7,23 @@ by one rename. A checkpoint without it cannot be gone on from: a fresh reward mo
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
-from foresighted.alignment.checkpoint import fsync, sha256, write_tensors
-from foresighted.errors import RunError
+from foresighted.errors import DataError, RunError
 from foresighted.integrations.trl.follower import Probe, Replica
+from foresighted.labels.buffer import Counts
+from foresighted.labels.pair import Pair
 from foresighted.settings import renamed, to_mapping
-from foresighted.store import records
+from foresighted.store.directory import differences
+from foresighted.store.files import byte_counts, damaged, hashes, new_folder
+from foresighted.store.records import RECORD_FILES
+from foresighted.store.rows import plain, read_json, write_json
+from foresighted.store.tensors import read_tensors, save_tensors
 
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features"
@@ -27,28 +31,41 @@ MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "r
 """Settings that a resumed run may change: they leave what is computed as it is, but for the last bits."""
 
 
+@dataclass(frozen=True)
+class State:
+    """What is saved besides tensors."""
+
+    config: Mapping[str, Any]
+    counts: Counts
+    frozen: str
+    """Fingerprint of the weights that are not trained."""
+    optimizer: dict[str, float]
+    probe: Probe
+    ready: list[Pair]
+    pending: list[Pair]
+    records: dict[str, int] | None
+    """Size in bytes of each record file."""
+    sha256: Mapping[str, str]
+    """Hash of each file of tensors."""
+
+
 def save(folder: Path, follower: Replica, journal: Path | None) -> None:
     """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
-    temporary = folder.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tensors, numbers = follower.learner.state()
-    plain, features = follower.buffer.state()
-    files = {_WEIGHTS: follower.learner.parameters, _OPTIMIZER: tensors, _FEATURES: features}
-    state = {
-        "config": to_mapping(follower.config),
-        **plain,
-        "frozen": follower.frozen_fingerprint,
-        "optimizer": numbers,
-        "probe": asdict(follower.probe),
-        "records": None if journal is None else records.byte_counts(journal),
-        "sha256": write_tensors(temporary, files),
-    }
-    (temporary / _STATE).write_text(json.dumps(state))
-    fsync(temporary / _STATE)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    fsync(folder.parent)
+    pairs, features = follower.buffer.state()
+    with new_folder(folder) as temporary:
+        for name, values in ((_WEIGHTS, follower.learner.parameters), (_OPTIMIZER, tensors), (_FEATURES, features)):
+            save_tensors(temporary / f"{name}.safetensors", values)
+        state = {
+            "config": to_mapping(follower.config),
+            **pairs,
+            "frozen": follower.frozen_fingerprint,
+            "optimizer": numbers,
+            "probe": follower.probe,
+            "records": None if journal is None else byte_counts(journal, RECORD_FILES),
+            "sha256": hashes(temporary),
+        }
+        write_json(temporary / _STATE, state)
 
 
 def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
@@ -58,40 +75,32 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
         RunError: the state is absent, damaged, or of another configuration or reward model.
     """
     state = _read(folder)
-    asked = to_mapping(follower.config)
-    was = renamed(state["config"], asked)
-    differ = [name for name in asked if name not in MAY_CHANGE and was.get(name) != asked[name]]
-    if differ:
-        changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked[name]!r}" for name in differ)
+    asked = plain(to_mapping(follower.config))
+    if changes := differences(renamed(plain(state.config), asked), asked, MAY_CHANGE):
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
-    saved = load_file(folder / f"{_WEIGHTS}.safetensors")
-    parameters = follower.learner.parameters
-    if saved.keys() != parameters.keys() or any(saved[key].shape != parameters[key].shape for key in saved):
-        raise RunError(f"{folder}: its reward model has other parameters than the one given; give the same one")
-    if state["frozen"] != follower.frozen_fingerprint:
+    if state.frozen != follower.frozen_fingerprint:
         raise RunError(f"{folder}: its reward model has another body than the one given; give the same one")
-    with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(saved[key])
-    follower.learner.load_state((load_file(folder / f"{_OPTIMIZER}.safetensors"), state["optimizer"]))
+    read_tensors(
+        folder / f"{_WEIGHTS}.safetensors", follower.learner.parameters,
+        f"{folder}: its reward model has other parameters than the one given; give the same one",
+    )  # fmt: skip
+    follower.learner.load_state((load_file(folder / f"{_OPTIMIZER}.safetensors"), state.optimizer))
     device = str(follower.reward_model.device)
-    follower.buffer.load_state(state, load_file(folder / f"{_FEATURES}.safetensors", device=device))
-    follower.probe = Probe(**state["probe"])
-    counts: dict[str, int] | None = state["records"]
-    return counts
+    features = load_file(folder / f"{_FEATURES}.safetensors", device=device)
+    follower.buffer.load_state(state.counts, state.ready, state.pending, features)
+    follower.probe = state.probe
+    return state.records
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> State:
+    if not (folder / _STATE).exists():
+        raise RunError(f"{folder}: absent, so the run's reward model is lost here; {_instead(folder)}")
     try:
-        state: dict[str, Any] = json.loads((folder / _STATE).read_text())
-    except FileNotFoundError:
-        raise RunError(f"{folder}: absent, so the run's reward model is lost here; {_instead(folder)}") from None
-    except (OSError, ValueError):
-        raise RunError(f"{folder / _STATE}: cannot be read; {_instead(folder)}") from None
-    for name, value in state["sha256"].items():
-        path = folder / name
-        if not path.exists() or sha256(path) != value:
-            raise RunError(f"{path}: damaged; {_instead(folder)}")
+        state = read_json(folder / _STATE, State, what="state", again=_instead(folder))
+    except DataError as error:
+        raise RunError(str(error)) from None
+    if (path := damaged(folder, state.sha256)) is not None:
+        raise RunError(f"{path}: damaged; {_instead(folder)}")
     return state
 
 

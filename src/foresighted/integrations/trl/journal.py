@@ -19,8 +19,11 @@ from foresighted.settings import to_yaml
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean
 from foresighted.store import records
+from foresighted.store.directory import CONFIG
 from foresighted.store.environment import write_environment
+from foresighted.store.files import write
 from foresighted.store.records import HeldoutRow
+from foresighted.store.rows import append, read
 from foresighted.texts import distinct, text_of
 from foresighted.types import Text
 
@@ -54,7 +57,7 @@ class Journal:
             self.folder.rename(self._aside(number))
             _log.warning("%s: records of an earlier run moved to %s", self.folder, self._aside(number).name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(to_yaml(config))
+        write(self.folder / CONFIG, to_yaml(config))
         write_environment(self.folder, device, ("trl", "datasets"))
 
     def _aside(self, number: int) -> Path:
@@ -63,20 +66,20 @@ class Journal:
     def add_round(self, played: Round) -> None:
         """Append the candidates of a round, then the round."""
         candidates = candidate_rows(played)
-        records.append(self.folder / records.CANDIDATES, candidates)
-        records.append(self.folder / records.ROUNDS, [round_row(played, candidates)])
+        append(self.folder / records.CANDIDATES, candidates)
+        append(self.folder / records.ROUNDS, [round_row(played, candidates)])
 
     def evaluated(self) -> set[int]:
         """Return the rounds whose evaluation is recorded."""
         path = self.folder / records.HELDOUT
-        return {row.round for row in records.read(path, HeldoutRow)} if path.exists() else set()
+        return {row.round for row in read(path, HeldoutRow)} if path.exists() else set()
 
     def add_evaluation(self, number: int, answers: Sequence[Answer]) -> None:
         """Append an evaluation: one row a prompt, the first answer's text, means over its answers."""
         by_prompt: dict[str, list[Answer]] = {}
         for answer in answers:
             by_prompt.setdefault(prompt_id(answer.prompt), []).append(answer)
-        records.append(self.folder / records.HELDOUT, [_heldout(number, *item) for item in by_prompt.items()])
+        append(self.folder / records.HELDOUT, [_heldout(number, *item) for item in by_prompt.items()])
 
 
 def _heldout(number: int, name: str, answers: list[Answer]) -> HeldoutRow:

@@ -16,7 +16,7 @@ from foresighted.errors import ConfigError, nearest
 from foresighted.integrations.trl.series import check_fall
 from foresighted.models.pretrained import load_weights
 from foresighted.statistics.collapse import FALL_SHARE, Fall
-from foresighted.store.records import append
+from foresighted.store.rows import append
 
 _log = logging.getLogger(__name__)
 VERDICTS = "collapse.jsonl"

@@ -33,7 +33,7 @@ from foresighted.models.loading import reward_model as load_reward_model
 from foresighted.models.pretrained import Lora
 from foresighted.models.reward_model import RewardModel
 from foresighted.steering import Reference
-from foresighted.store import records
+from foresighted.store.files import cut_back
 from foresighted.texts import text_of
 from foresighted.types import Text
 
@@ -328,7 +328,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         if self._journal is not None and counts is None:
             self._journal.start(self.config, args.device)  # the run kept no records so far
         elif self._journal is not None and counts is not None:
-            records.cut_back(self._journal.folder, counts)
+            cut_back(self._journal.folder, counts)
             self._evaluated = self._journal.evaluated()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

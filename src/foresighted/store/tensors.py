@@ -1,0 +1,36 @@
+"""Tensors in safetensors files: nothing is pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foresighted.errors import RunError
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def read_tensors(path: Path, parameters: Mapping[str, Tensor], told: str) -> None:
+    """Put what a file holds into parameters.
+
+    Args:
+        path: the safetensors file.
+        parameters: name -> tensor, changed in place.
+        told: the message where the file holds other names or shapes.
+
+    Raises:
+        RunError: that message.
+    """
+    saved = load_file(path)
+    if saved.keys() != parameters.keys() or any(saved[name].shape != parameters[name].shape for name in saved):
+        raise RunError(told)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])

@@ -1,0 +1,77 @@
+"""What is written is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from foresighted.errors import RunError
+from foresighted.store import files, records
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    files.write(path, "one \ud800")
+    assert path.read_text() == "one ?"
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as part:
+        part.write_text(str(1 / part.write_text("")))
+    assert path.read_text() == "one ?"
+    assert [inside.name for inside in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    with pytest.raises(ZeroDivisionError), files.new_folder(folder) as part:
+        (part / "a").write_text(str(1 / (part / "b").write_text("")))
+    assert not list(folder.parent.iterdir())
+    for text in ("one", "two"):  # the second takes the place of the first
+        with files.new_folder(folder) as part:
+            (part / "inner").mkdir()
+            (part / "inner" / "a").write_text(text)
+            known = files.hashes(part)
+    assert list(known) == ["inner/a"]
+    assert (folder / "inner" / "a").read_text() == "two"
+    assert files.damaged(folder, known) is None
+    (folder / "inner" / "a").write_text("twO")
+    assert files.damaged(folder, known) == folder / "inner" / "a"
+    (folder / "inner" / "a").unlink()
+    assert files.damaged(folder, known) == folder / "inner" / "a"
+
+
+def test_killed_while_it_fills_a_folder_the_next_one_starts_anew(tmp_path):
+    if (child := os.fork()) == 0:
+        with files.new_folder(tmp_path / "x") as part:
+            (part / "stale").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (tmp_path / "x").exists()
+    with files.new_folder(tmp_path / "x") as part:
+        (part / "fresh").write_text("whole")
+    assert [inside.name for inside in (tmp_path / "x").iterdir()] == ["fresh"]
+    assert not (tmp_path / "x.tmp").exists()
+
+
+def test_a_torn_line_is_dropped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    files.drop_torn_line(path)
+    files.append(path, "")
+    assert not path.exists()
+    files.append(path, "one\n")
+    with path.open("a") as file:
+        file.write("tw")
+    files.drop_torn_line(path)
+    files.append(path, "two\n")
+    assert path.read_text() == "one\ntwo\n"
+
+
+def test_cut_back(tmp_path):
+    files.append(tmp_path / records.ROUNDS, "one\n")
+    counts = files.byte_counts(tmp_path, records.RECORD_FILES)
+    assert counts == {records.CANDIDATES: 0, records.ROUNDS: 4, records.HELDOUT: 0}
+    files.append(tmp_path / records.ROUNDS, "three\n")
+    assert files.cut_back(tmp_path, counts) == {records.ROUNDS: 6}
+    assert (tmp_path / records.ROUNDS).read_text() == "one\n"
+    with pytest.raises(RunError, match="restore the file"):
+        files.cut_back(tmp_path, counts | {records.HELDOUT: 5})
