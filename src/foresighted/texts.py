@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from typing import Any
 
 from foresighted.types import Text
+
+
+def printable(text: str) -> str:
+    r"""Return a text that can be printed: what a file, a model or an endpoint says must not steer a terminal.
+
+    Control and direction characters become spaces, line ends aside; what the encoding of standard output does not have
+    becomes a question mark.
+
+    Example:
+        >>> printable("a\x1b[31m\u202eb\n")
+        'a [31m b\n'
+    """
+    plain = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return plain.encode(encoding, "replace").decode(encoding)
 
 
 def words(text: str) -> list[str]:

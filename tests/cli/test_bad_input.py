@@ -55,7 +55,7 @@ def test_compare_refuses_unknown_arms_and_seeds(foresighted, config_file, tmp_pa
 def test_prompt_files(foresighted, config_file, tmp_path):
     path = tmp_path / "p.jsonl"
     base = ["train", "--out", tmp_path / "run", "--config", config_file, "--prompts", path]
-    for text, words in [("", "has no prompt"), ('{"prompt": "a"}\n{"prom', "line 2: not JSON")]:
+    for text, words in [("", "has no prompt"), ('{"prompt": "a"}\n{"prom', "line 2: not a JSON object")]:
         path.write_text(text)
         _refused(foresighted(*base), words)
     assert not (tmp_path / "run").exists()

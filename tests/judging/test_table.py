@@ -94,9 +94,7 @@ def test_a_table_does_not_take_the_place_of_an_evaluation(tmp_path):
     evaluate_table(path, baseline=None, seed=0, out=out)
     assert evaluate_table(path, baseline="new", seed=0, out=out).baseline == "new"  # its own result may go
     (out / ANSWERS).write_text("{}\n")
-    with pytest.raises(
-        RunError, match="holds an evaluation, and the result of a table"
-    ):
+    with pytest.raises(RunError, match="holds an evaluation, and the result of a table"):
         evaluate_table(path, baseline=None, seed=0, out=out)
     (out / ANSWERS).unlink()
     (out / "config.yaml").write_text("policies: [a=x]\n")

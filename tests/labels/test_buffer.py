@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from foresighted.labels.buffer import Buffer
+from foresighted.labels.buffer import Buffer, Counts
 from foresighted.labels.pair import Pair
+from foresighted.store.rows import decode
 
 
 def test_counts_add_up_and_the_baseline_is_the_mean_of_what_was_learnt():
@@ -28,7 +29,9 @@ def test_state_is_plain_json_and_comes_back():
     buffer.wait_for([Pair("2-b", "p", "a", "c")])
     plain, features = buffer.state()
     again = Buffer()
-    again.load_state(json.loads(json.dumps(plain)), features)
+    read = json.loads(json.dumps(plain))
+    ready, pending = ([decode(row, Pair, "state") for row in read[name]] for name in ("ready", "pending"))
+    again.load_state(decode(read["counts"], Counts, "state"), ready, pending, features)
     assert again.state()[0] == plain
     assert torch.equal(again.ready[0].features, torch.eye(2))
     assert list(again.pending) == ["2-b"]

@@ -37,8 +37,8 @@ def test_adding_prompts_never_moves_one_across(tmp_path):
     [
         ("", "has no prompt"),
         ("\n\n", "has no prompt"),
-        ('{"prompt": "a"}\n{"prompt": }\n', "line 2: not JSON"),
-        ('{"prompt": "a"}\n["a"]\n', 'line 2: no text under "prompt"'),
+        ('{"prompt": "a"}\n{"prompt": }\n', "line 2: not a JSON object"),
+        ('{"prompt": "a"}\n["a"]\n', "line 2: not a JSON object"),
         ('{"prompt": "a"}\n{"prompt": " "}\n', 'line 2: no text under "prompt"'),
         ('{"prompt": "a", "id": "1"}\n\n{"prompt": "b", "id": 1}\n', "line 3: id '1' stands twice"),
         ('{"prompt": "a", "split": "test"}\n', "line 1: split 'test'"),
@@ -51,6 +51,14 @@ def test_bad_files(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(DataError, match=words):
         load_prompts(str(path))
+
+
+def test_lines_end_in_newlines_alone_and_other_names_of_a_prompt_are_read(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes('\ufeff{"prompt": "one\u2028line"}\r\n{"Question": "two"}\n{"instruction": "three\x85"}'.encode())
+    assert [prompt.text for prompt, _ in read_prompts(str(path))] == ["one\u2028line", "two", "three\x85"]
+    (tmp_path / "p.txt").write_bytes("\ufeffone\u2028line\r\n\ntwo\x0b\n".encode())
+    assert [prompt.text for prompt, _ in read_prompts(str(tmp_path / "p.txt"))] == ["one\u2028line", "two\x0b"]
 
 
 def test_unreadable_and_binary_files(tmp_path):

@@ -98,7 +98,7 @@ def judge_log(log: Log, *, power: float = 0.8) -> Audit:
     said = [text for arm in made for text in left_out(arm.label, arm.table, arm.layout, arm.measure)]
     source = replace(log.source, remarks=(*log.source.remarks, *said))
     needed = _labels_needed(first, power) if verdict in ("cannot tell", "suspicious") else None
-    bare = Audit(1, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed)
+    bare = Audit(2, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed)
     bare = replace(bare, headline=headline(bare))
     return replace(bare, sentences=sentences(bare))
 

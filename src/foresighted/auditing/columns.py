@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from foresighted.errors import ConfigError, DataError, nearest
+from foresighted.store.aliases import ALIASES
 
 NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens")
 TEXTS = ("prompt", "prompt_id", "response", "kind", "run", "seed")
@@ -24,32 +25,6 @@ MISSING = ("", "nan", "null", "none", "na", "n/a")
 """Words that stand for an absent number; upper and lower case count alike."""
 RECORDS: Mapping[str, str] = {name: name for name in CANONICAL} | {"response": "text"}
 """What our columns are called in records of ours."""
-
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "round": ("round", "step", "global_step", "training_step", "train_step", "iteration", "iter", "update"),
-    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "prompts"),
-    "prompt_id": ("prompt_id", "question_id", "query_id"),
-    "response": ("response", "completion", "output", "answer", "text", "generation", "generated_text"),
-    "reward": (
-        "reward",
-        "score",
-        "rm_score",
-        "reward_score",
-        "proxy_reward",
-        "reward_model_score",
-        "rewards",
-        "scores",
-    ),
-    "utility": ("utility", "true_utility", "gold", "gold_reward", "gold_score", "true_reward", "human_score", "rating"),
-    "label": ("label", "preference", "human_label", "human_preference"),
-    "reference_reward": ("reference_reward", "baseline_reward"),
-    "kl": ("kl", "kl_divergence", "kl_to_ref"),
-    "tokens": ("tokens", "num_tokens", "completion_length", "response_length", "output_tokens"),
-    "kind": ("kind", "category", "data_source", "domain", "topic"),
-    "run": ("run", "arm", "run_name", "run_id", "experiment"),
-    "seed": ("seed",),
-}
-"""Names under which a column is looked for, best first; upper and lower case count alike."""
 
 FROM_FILE_NAME = "file name"
 TRL_OWN = ("step", "prompt", "completion", "advantage")

@@ -12,6 +12,7 @@ from foresighted.api.audit import audit
 from foresighted.auditing.result import AUDIT
 from foresighted.errors import ConfigError
 from foresighted.statistics.wording import interval_text, number
+from foresighted.texts import printable
 
 if TYPE_CHECKING:
     from foresighted.auditing.result import ArmAudit, Audit, Response
@@ -90,7 +91,7 @@ def print_audit(result: Audit) -> None:
         console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
 
     def say(text: str) -> None:
-        console.print(plain(text), highlight=False, markup=False)
+        console.print(printable(text), highlight=False, markup=False)
 
     say(result.headline)
     say("")
@@ -106,11 +107,6 @@ def print_audit(result: Audit) -> None:
         say(f"Look at these first. {result.look_rule}")
         for place, response in enumerate(result.look_at, start=1):
             say(_line(place, response, several=len(result.arms) > 1))
-
-
-def plain(text: str) -> str:
-    """Return text without control characters: what a log holds must not steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def _source(result: Audit) -> Iterable[str]:
@@ -148,7 +144,7 @@ def _new_table(title: str, names: Sequence[str]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(plain(title), style="bold"), box=box.SIMPLE, title_justify="left")
+    table = Table(title=Text(printable(title), style="bold"), box=box.SIMPLE, title_justify="left")
     for place, name in enumerate(names):
         table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place > 0)
     return table

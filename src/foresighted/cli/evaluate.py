@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import to_yaml
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text, p_text, share_text
+from foresighted.texts import printable
 
 _WIDTH = 160
 
@@ -82,25 +81,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
         if table.row_count:
             console.print(table)
     for sentence in evaluation.sentences:
-        console.print(f"- {_safe(sentence)}", highlight=False, markup=False)
-
-
-def _safe(text: str) -> str:
-    """Return a text without control and direction characters: names and messages come from files and endpoints.
-
-    What the output's encoding does not have becomes a question mark.
-    """
-    plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return plain.encode(encoding, "replace").decode(encoding)
+        console.print(f"- {printable(sentence)}", highlight=False, markup=False)
 
 
 def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(_safe(cell)) for cell in cells))
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _titled(title: str, *columns: str) -> Table:
-    table = Table(title=Text(_safe(title)), box=box.SIMPLE, title_justify="left")
+    table = Table(title=Text(printable(title)), box=box.SIMPLE, title_justify="left")
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     return table

@@ -11,6 +11,7 @@ from foresighted import __version__
 from foresighted.cli import audit, compare, evaluate, report, simulate, train
 from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped
+from foresighted.texts import printable
 
 BAD_INPUT = 2
 FAULT = 70
@@ -61,13 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str, code: int) -> int:
     """Print one line; what a file holds must not steer a terminal."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    print(f"foresighted: {line}", file=sys.stderr)
+    print(f"foresighted: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _quieten() -> None:
-    logging.basicConfig(format="foresighted: %(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Printable("foresighted: %(message)s"))
     for name in ("transformers", "peft", "accelerate", "torch", "filelock", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -19,6 +19,7 @@ from foresighted.cli.audit import print_audit
 from foresighted.cli.evaluate import print_evaluation
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text
+from foresighted.texts import printable
 
 _WIDTH = 160
 
@@ -62,15 +63,10 @@ def print_summary(comparison: Comparison) -> None:
     for name in ("arm", "labels a seed", "true utility", "against baseline", "proxy reward", "KL (nats)", "collapsed"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     for arm in comparison.arms:
-        table.add_row(*(Text(_safe(cell)) for cell in _cells(arm)))
+        table.add_row(*(Text(printable(cell)) for cell in _cells(arm)))
     console.print(table)
     for sentence in comparison.sentences:
-        console.print(f"- {_safe(sentence)}", highlight=False, markup=False)
-
-
-def _safe(text: str) -> str:
-    """Return text without control characters: an arm's label must not steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+        console.print(f"- {printable(sentence)}", highlight=False, markup=False)
 
 
 def _cells(arm: Arm) -> list[str]:

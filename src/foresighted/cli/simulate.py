@@ -16,6 +16,7 @@ from foresighted.cli.options import Parser, add_run_flags, add_settings, given, 
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings, SweepSettings
 from foresighted.statistics.wording import number
+from foresighted.texts import printable
 
 _WIDTH = 160
 
@@ -114,7 +115,7 @@ def print_cells(cells: Sequence[dict[str, Any]], swept: Sequence[str]) -> None:
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     for cell in cells:
         table.add_row(
-            *(str(cell[name]) if isinstance(cell[name], str) else f"{cell[name]:g}" for name in keys),
+            *(printable(cell[name]) if isinstance(cell[name], str) else f"{cell[name]:g}" for name in keys),
             str(cell["seeds"]),
             *(_mean(cell[name]) for name in ("final_utility", "peak_utility", "drop")),
             *(_share(cell[name]) for name in ("collapsed", "dropped", "good")),
@@ -125,10 +126,8 @@ def print_cells(cells: Sequence[dict[str, Any]], swept: Sequence[str]) -> None:
     for cell in cells:
         if cell["diverged"]["count"]:
             seeds = ", ".join(map(str, cell["diverged"]["seeds"][:10]))
-            console.print(
-                f"- {cell['arm']}: {cell['diverged']['count']} of {cell['seeds']} seeds diverged ({seeds}); no mean",
-                markup=False,
-            )
+            told = f"{cell['arm']}: {cell['diverged']['count']} of {cell['seeds']} seeds diverged ({seeds}); no mean"
+            console.print(f"- {printable(told)}", markup=False)
 
 
 def _mean(value: dict[str, float | None] | None) -> str:

@@ -13,6 +13,7 @@ from foresighted.errors import ConfigError, DataError, RunError, nearest
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
+from foresighted.store.aliases import ALIASES, key_of
 from foresighted.store.records import CANDIDATES
 from foresighted.store.rows import numbered
 from foresighted.types import Prompt
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from foresighted.models.policy import Decoding, Policy
 
 _log = logging.getLogger(__name__)
-_TEXT = ("text", "answer", "response", "completion", "output")
 _RUN = "config.yaml"
 
 
@@ -96,11 +96,9 @@ def file_answers(source: Source) -> list[dict[str, Any]]:
     lines = []
     for number, mapping in numbered(Path(source.place), ours=False):
         where = f"policies: {source.place}, line {number}"
-        under = next((name for name in _TEXT if name in mapping), None)
+        under = key_of("response", mapping)
         if under is None:
-            raise DataError(
-                f"{where}: no text under {_TEXT[0]!r}{nearest('text', mapping)}; also read: {', '.join(_TEXT[1:])}"
-            )
+            raise DataError(f"{where}: no text{nearest('text', mapping)}; read are {', '.join(ALIASES['response'])}")
         text = mapping[under]
         if not isinstance(text, str):
             raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foresighted.errors import DataError
+from foresighted.store.aliases import ALIASES, key_of
+from foresighted.store.rows import numbered, read_lines
 from foresighted.types import Prompt
 
 HELDOUT_SHARE = 5
@@ -100,22 +101,11 @@ def held_out(prompt_id: str) -> bool:
 def _file(source: str) -> list[tuple[str, Any]]:
     path = Path(str(files("foresighted.prompts") / "bundled.jsonl")) if source == "bundled" else Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"prompts: {path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"prompts: {path} is not UTF-8 text ({error})") from None
-    numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip()]
-    if path.suffix != ".jsonl":
-        return [(where, {"prompt": line}) for where, line in numbered]
-    return [(where, _json(where, line)) for where, line in numbered]
-
-
-def _json(where: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f'prompts: {where}: not JSON ({error}); expected {{"prompt": "..."}}') from None
+        if path.suffix == ".jsonl":
+            return [(f"{path}, line {n}", row) for n, row in numbered(path, ours=False)]
+        return [(f"{path}, line {n}", {"prompt": line}) for n, line in read_lines(path)]
+    except DataError as error:
+        raise DataError(f"prompts: {error}") from None
 
 
 def _hub(source: str) -> list[tuple[str, Any]]:
@@ -138,9 +128,10 @@ def _hub(source: str) -> list[tuple[str, Any]]:
 
 
 def _prompt(where: str, row: Any) -> tuple[Prompt, str | None]:
-    text = row.get("prompt") if isinstance(row, dict) else None
+    text = row.get(key_of("prompt", row))
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f'prompts: {where}: no text under "prompt"; expected {{"prompt": "..."}}')
+        names = ", ".join(ALIASES["prompt"][1:])
+        raise DataError(f'prompts: {where}: no text under "prompt" (or {names}); expected {{"prompt": "..."}}')
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise DataError(f"prompts: {where}: holds half of a surrogate pair, which is no text; mend the escape")
     split = row.get("split")

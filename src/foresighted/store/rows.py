@@ -22,7 +22,6 @@ from foresighted.store import files
 NULL = "null"
 """Key in the metadata of a dataclass's field of floats: the number that `null` stands for there, an infinite one that
 JSON has no word for."""
-_BOM = b"\xef\xbb\xbf"
 _SHOWN = 60  # characters of a value in a message
 
 Row = TypeVar("Row")
@@ -75,7 +74,7 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {again}") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}); {again}") from None
     except (ValueError, RecursionError):
         raise DataError(f"{path}: not JSON; {again}") from None
     try:
@@ -84,16 +83,10 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
         raise DataError(f"{path}: damaged ({error}); {again}") from None
 
 
-def read_mappings(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
-    """Read a JSONL file as `numbered` does, without numbers."""
-    return [row for _, row in numbered(path, ours=ours)]
+def read_lines(path: Path, *, ours: bool = False) -> list[tuple[int, str]]:
+    """Read the lines of a text file that hold something, each with its number.
 
-
-def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]]]:
-    """Read a JSONL file: JSON objects, each with the number of its line.
-
-    Lines end in a newline and in nothing else that Unicode calls a line's end. Empty lines and a byte-order mark are
-    passed over.
+    Lines end in a newline and in nothing else that Unicode calls a line's end; a byte-order mark is passed over.
 
     Args:
         path: the file.
@@ -101,34 +94,44 @@ def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]
             writing) and is left out. In the files of others it is a line like any other.
 
     Raises:
-        DataError: the file is not there, or a line is not a JSON object.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        data = path.read_bytes()
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
-    lines = data.removeprefix(_BOM).split(b"\n")
+        raise DataError(f"{path} cannot be read ({error.strerror}); is the path right?") from None
     if ours:
         lines.pop()
-    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    return [(number, json_object(line, f"{path}, line {number}")) for number, line in numbered]
+    numbered = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            numbered.append((number, line.decode().removesuffix("\r")))
+        except UnicodeDecodeError:
+            raise DataError(f"{path}, line {number}: not UTF-8 text; save the file as UTF-8") from None
+    return [(number, line) for number, line in numbered if line.strip()]
 
 
-def json_object(line: bytes, where: str) -> dict[str, Any]:
-    """Return the object that a line of JSON holds.
+def read_mappings(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
+    """Read a JSONL file as `numbered` does, without the numbers."""
+    return [row for _, row in numbered(path, ours=ours)]
+
+
+def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]]]:
+    """Read a JSONL file, as `read_lines` reads lines: JSON objects, each with the number of its line.
 
     Raises:
-        DataError: it is not UTF-8, no JSON or no object.
+        DataError: the file cannot be read, or a line is not a JSON object.
     """
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: not a JSON object; restore the file, or mend or remove this line")
-    return row
+    rows = []
+    for number, line in read_lines(path, ours=ours):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object; restore the file, or mend or remove this line")
+        rows.append((number, row))
+    return rows
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
