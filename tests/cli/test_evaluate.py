@@ -162,7 +162,9 @@ def test_a_directory_is_not_read_as_what_it_is_not(foresighted, files, tmp_path)
     judged = tmp_path / "judged"
     assert foresighted("evaluate", "--policies", files[0], "--judge", files[1], "--out", judged)[0] == 0
     before = {file.name: file.read_bytes() for file in judged.iterdir()}
-    _refused(foresighted("evaluate", "--judgements", path, "--out", judged), "--judgements did not write")
+    _refused(
+        foresighted("evaluate", "--judgements", path, "--out", judged), "holds an evaluation, and the result of a table"
+    )
     assert {file.name: file.read_bytes() for file in judged.iterdir()} == before
 
 

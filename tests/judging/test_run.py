@@ -356,7 +356,7 @@ def test_held_out_prompts_are_the_default_where_training_has_seen_the_rest(confi
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"prompt": "a"}', "line 1: no text under 'text'"),
+        ('{"prompt": "a"}', "line 1: no text under 'response'"),
         ('{"prompt": "a", "txet": "x"}', "did you mean 'txet'"),
         ('{"prompt": "a", "text": 5}', "line 1: text is '5'; expected text"),
         ('{"text": "a"}', "line 1: neither prompt_id nor prompt"),

@@ -11,8 +11,8 @@ import yaml
 
 from foresighted.errors import ConfigError, RunError
 from foresighted.judging.settings import DIGESTS, MAY_CHANGE_ON_RESUME, EvaluateConfig
-from foresighted.settings import to_yaml
-from foresighted.store.directory import JUDGEMENTS, Claim, check_claim, claimed
+from foresighted.settings import read_yaml, to_yaml
+from foresighted.store.directory import CONFIG, JUDGEMENTS, Claim, check_claim, claimed, kind_of
 from foresighted.store.files import sha256
 
 
@@ -27,7 +27,9 @@ def claim(config: EvaluateConfig, out: Path, *, resume: bool) -> Iterator[None]:
     digests = _digests(config)
     text = to_yaml(config) + (yaml.safe_dump({DIGESTS: digests}) if digests else "")
     own = Claim("evaluation", text, (*MAY_CHANGE_ON_RESUME, DIGESTS))
-    _check_same(config, digests, check_claim(own, out, resume=resume), out)
+    if kind_of(out) == "evaluation":
+        _check_policies(config, out)
+    _check_files(config, digests, check_claim(own, out, resume=resume), out)
     with claimed(own, out, resume=resume):
         yield
 
@@ -55,10 +57,14 @@ def _digests(config: EvaluateConfig) -> dict[str, str]:
         raise ConfigError(f"config: {error.filename} cannot be read ({error.strerror})") from None
 
 
-def _check_same(config: EvaluateConfig, digests: Mapping[str, str], saved: Mapping[str, Any], out: Path) -> None:
+def _check_policies(config: EvaluateConfig, out: Path) -> None:
+    saved = read_yaml(out / CONFIG) if (out / CONFIG).exists() else {}
     gone = [policy for policy in saved.get("policies", []) if policy not in config.policies]
     if gone:
         raise RunError(f"out: {out} has answers of {gone[0]}, which --policies does not name; choose another --out")
+
+
+def _check_files(config: EvaluateConfig, digests: Mapping[str, str], saved: Mapping[str, Any], out: Path) -> None:
     before = saved.get(DIGESTS)
     changed = [name for name in digests if isinstance(before, dict) and before.get(name) != digests[name]]
     if changed and (out / JUDGEMENTS).exists():
