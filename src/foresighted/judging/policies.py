@@ -99,7 +99,7 @@ def file_answers(source: Source) -> list[dict[str, Any]]:
         under = key_of("response", mapping)
         if under is None:
             known, others = ALIASES["response"][0], ", ".join(ALIASES["response"][1:])
-            raise DataError(f"{where}: no text under {known!r}{nearest(known, mapping)}; also read: {others}")
+            raise DataError(f"{where}: no text under {known!r}{nearest('text', mapping)}; also read: {others}")
         text = mapping[under]
         if not isinstance(text, str):
             raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")
