@@ -92,7 +92,7 @@ def _play_here(
 
         if finished(run.directory, config.train.rounds):
             continue
-        start = records.start_directory(out, run.seed)
+        start = start_directory(out, run.seed)
         train(config.arm(run.arm, run.seed), run.directory, resume=True, start=start, on_round=on_round, given=given)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foresighted.api.audit import audit
-from foresighted.auditing.result import AUDIT
 from foresighted.errors import ConfigError
 from foresighted.statistics.wording import interval_text, number
+from foresighted.store.directory import AUDIT
+from foresighted.store.rows import plain
 from foresighted.texts import printable
 
 if TYPE_CHECKING:
