@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from foresighted.judging.rows import (
 from foresighted.judging.settings import EvaluateConfig, cache_file
 from foresighted.judging.summary import LEVEL, summarise
 from foresighted.judging.table import UNCATEGORISED, read_table
-from foresighted.store.directory import ANSWERS, EVALUATION, JUDGEMENTS
+from foresighted.store.directory import ANSWERS, JUDGEMENTS
 from foresighted.store.files import drop_torn_line
 from foresighted.store.rows import append, write
 from foresighted.types import Prompt
@@ -288,7 +288,9 @@ def _judged(
         )
         have |= {key(row): row for row in fresh}
         rows = [have[pair.key] for pair in every]
-        before = read_evaluation(out).judge if (out / EVALUATION).exists() else None
+        before = None
+        with suppress(DataError):  # none yet, or one of an earlier version, which is written again
+            before = read_evaluation(out).judge
         return _judge_result(config, todo, judge, rows, fresh, every, before), rows
 
 
