@@ -10,7 +10,18 @@ import pytest
 
 from foresighted.errors import DataError
 from foresighted.store.records import HeldoutRow, PairRow, RoundRow
-from foresighted.store.rows import NULL, append, decode, plain, read, read_json, read_mappings, to_line, write_json
+from foresighted.store.rows import (
+    NULL,
+    append,
+    decode,
+    numbered,
+    plain,
+    read,
+    read_json,
+    read_mappings,
+    to_line,
+    write_json,
+)
 
 ROWS = [PairRow("p", "Why?", "é\n", '"b"', 0.25), PairRow("q", "Wo?", "", "x", 1.0)]
 
@@ -72,10 +83,10 @@ def test_a_value_of_the_wrong_type_is_named_with_its_line(tmp_path, column, valu
 def test_the_files_of_others_may_end_without_a_newline(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}')
-    assert read_mappings(path) == [(1, {"a": 1})]
-    assert read_mappings(path, ours=False) == [(1, {"a": 1}), (2, {"a": 2})]
+    assert numbered(path) == [(1, {"a": 1})]
+    assert numbered(path, ours=False) == [(1, {"a": 1}), (2, {"a": 2})]
     path.write_text('{"a": 1}\n{"a": ')
-    assert read_mappings(path) == [(1, {"a": 1})]
+    assert numbered(path) == [(1, {"a": 1})]
     for text, number in (('{"a": 1}\n{"a": ', 2), (100_000 * "[", 1)):
         path.write_text(text)
         with pytest.raises(DataError, match=f"line {number}: not a JSON object"):
@@ -107,7 +118,7 @@ def test_lines_end_in_a_newline_alone_and_a_byte_order_mark_is_no_text(tmp_path)
     path.write_bytes(b'\xef\xbb\xbf{"a": "one\xe2\x80\xa8line\x0b"}\r\n\n{"a": "\xc2\x85"}\n')
     found = [(1, {"a": "one\u2028line\x0b"}), (3, {"a": "\x85"})]
     path.write_bytes(path.read_bytes().replace(b"\x0b", b"\\u000b"))
-    assert read_mappings(path, ours=False) == read_mappings(path) == found
+    assert numbered(path, ours=False) == numbered(path) == found
     path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
     with pytest.raises(DataError, match="line 2: not UTF-8"):
         read_mappings(path)
