@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,3 +145,43 @@ def fake() -> Any:
         honest = staticmethod(honest)
 
     return Fake
+
+
+JUDGE = """
+def longer(prompt, first, second):
+    return 0.9 if len(first) > len(second) else 0.1 if len(first) < len(second) else 0.5
+
+def always_first(prompt, first, second):
+    return 1.0
+
+def broken(prompt, first, second):
+    if "good" in first:
+        raise RuntimeError("boom")
+    return 2.0
+
+class Known:
+    def __call__(self, prompts, first, second):
+        return [0.5] * len(first)
+
+    def utility(self, prompts, responses):
+        return [float("good" in r) for r in responses]
+
+known = Known()
+"""
+
+
+@pytest.fixture
+def judge_file(tmp_path):
+    path = tmp_path / "judge.py"
+    path.write_text(JUDGE)
+    return path
+
+
+@pytest.fixture
+def files(answer_files):
+    """Return a configuration with answers from files in place of its policies: name=texts."""
+
+    def files(config, **texts):
+        return replace(config, prompts=None, split="auto", policies=tuple(answer_files(**texts).split(",")))
+
+    return files

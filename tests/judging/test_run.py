@@ -10,40 +10,11 @@ import yaml
 
 from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.judging.policies import load, sources
-from foresighted.judging.result import Counts, read_evaluation
+from foresighted.judging.result import read_evaluation
 from foresighted.judging.rows import AnswerRow, JudgementRow, read_rows
-from foresighted.judging.run import evaluate, evaluate_table, plan
+from foresighted.judging.run import evaluate, plan
 from foresighted.judging.settings import DIGESTS, EvaluateConfig
 from foresighted.store.directory import ANSWERS, JUDGEMENTS
-
-JUDGE = """
-def longer(prompt, first, second):
-    return 0.9 if len(first) > len(second) else 0.1 if len(first) < len(second) else 0.5
-
-def always_first(prompt, first, second):
-    return 1.0
-
-def broken(prompt, first, second):
-    if "good" in first:
-        raise RuntimeError("boom")
-    return 2.0
-
-class Known:
-    def __call__(self, prompts, first, second):
-        return [0.5] * len(first)
-
-    def utility(self, prompts, responses):
-        return [float("good" in r) for r in responses]
-
-known = Known()
-"""
-
-
-@pytest.fixture
-def judge_file(tmp_path):
-    path = tmp_path / "judge.py"
-    path.write_text(JUDGE)
-    return path
 
 
 @pytest.fixture
@@ -121,13 +92,8 @@ def test_an_arm_with_several_seeds_meets_a_base_without(config, trained, tiny_ll
         sources(replace(config, policies=(f"arm@1={arm}",)).named())
 
 
-def _files(config, answer_files, **settings):
-    named = answer_files(**settings)
-    return replace(config, prompts=None, split="auto", policies=tuple(named.split(",")))
-
-
-def test_judges_in_this_process(config, answer_files, judge_file, tiny_llama, tiny_deberta, tmp_path):
-    config = _files(config, answer_files, a=["bad", "bad", "same", "good one"], b=["good one", "good", "same", "bad"])
+def test_judges_in_this_process(config, files, judge_file, tiny_llama, tiny_deberta, tmp_path):
+    config = files(config, a=["bad", "bad", "same", "good one"], b=["good one", "good", "same", "bad"])
     counts = {}
     for name in ("longer", "known", "always_first"):
         pair = evaluate(replace(config, judge=f"{judge_file}:{name}"), tmp_path / name).pairs[0]
@@ -141,10 +107,10 @@ def test_judges_in_this_process(config, answer_files, judge_file, tiny_llama, ti
         assert pair.counts.wins + pair.counts.losses == 3
 
 
-def test_a_likelihood_judge_prefers_what_the_model_says(config, tiny_llama, answer_files, tmp_path):
+def test_a_likelihood_judge_prefers_what_the_model_says(config, tiny_llama, files, tmp_path):
     from foresighted.judging.policies import find_device, plain_policy
 
-    config = _files(config, answer_files, a=["one two", "a"], b=["three", "b"])
+    config = files(config, a=["one two", "a"], b=["three", "b"])
     policy = plain_policy(config, str(tiny_llama), find_device(config))
     evaluate(replace(config, judge=f"likelihood:{tiny_llama}"), tmp_path / "out")
     for row in read_rows(tmp_path / "out" / JUDGEMENTS, JudgementRow):
@@ -157,8 +123,8 @@ def test_a_likelihood_judge_prefers_what_the_model_says(config, tiny_llama, answ
         assert row.forward == row.backward == expected
 
 
-def test_a_judge_that_raises_is_a_failure_by_kind(config, answer_files, judge_file, tmp_path):
-    config = _files(config, answer_files, a=["bad", "bad"], b=["good", "worse"])
+def test_a_judge_that_raises_is_a_failure_by_kind(config, files, judge_file, tmp_path):
+    config = files(config, a=["bad", "bad"], b=["good", "worse"])
     with pytest.raises(RunError, match=r"every pair that was asked about failed \(malformed 1, error 1\)"):
         evaluate(replace(config, judge=f"{judge_file}:broken"), tmp_path / "out")
     rows = read_rows(tmp_path / "out" / JUDGEMENTS, JudgementRow)
@@ -166,14 +132,14 @@ def test_a_judge_that_raises_is_a_failure_by_kind(config, answer_files, judge_fi
     assert any("boom" in (row.failure_detail or "") for row in rows)
 
 
-def test_a_tie_margin_makes_ties(config, answer_files, judge_file, tmp_path):
-    config = _files(config, answer_files, a=["bad", "b"], b=["good one", "a"])
+def test_a_tie_margin_makes_ties(config, files, judge_file, tmp_path):
+    config = files(config, a=["bad", "b"], b=["good one", "a"])
     pair = evaluate(replace(config, judge=f"{judge_file}:longer", tie_margin=0.4), tmp_path / "out").pairs[0]
     assert pair.counts.ties == 2
 
 
-def test_three_policies_are_rated_and_corrected_for(config, answer_files, judge_file, tmp_path):
-    config = _files(config, answer_files, a=["x"] * 8, b=["xx"] * 8, c=["xxx"] * 8)
+def test_three_policies_are_rated_and_corrected_for(config, files, judge_file, tmp_path):
+    config = files(config, a=["x"] * 8, b=["xx"] * 8, c=["xxx"] * 8)
     result = evaluate(replace(config, judge=f"{judge_file}:longer"), tmp_path / "out")
     assert [(p.first, p.second) for p in result.pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
     assert all(p.holm == pytest.approx(3 * p.p) for p in result.pairs)
@@ -183,136 +149,8 @@ def test_three_policies_are_rated_and_corrected_for(config, answer_files, judge_
     assert read_evaluation(tmp_path / "out") == result
 
 
-def test_it_goes_on_where_it_was_killed(config, tiny_llama, judge_file, tmp_path, monkeypatch):
-    config = replace(config, policies=(f"a={tiny_llama}", f"b={tiny_llama}"), system_prompt="x", temperature=1.0)
-    whole = tmp_path / "whole"
-    expected = evaluate(replace(config, judge=f"{judge_file}:longer"), whole)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "config.yaml").write_text((whole / "config.yaml").read_text())
-    answers = (whole / ANSWERS).read_text()
-    (out / ANSWERS).write_text(answers[: len(answers) * 2 // 3])  # torn within a line
-    (out / JUDGEMENTS).write_text((whole / JUDGEMENTS).read_text()[:300])
-    with pytest.raises(RunError, match="holds an evaluation already; go on with --resume"):
-        evaluate(replace(config, judge=f"{judge_file}:longer"), out)
-    assert evaluate(replace(config, judge=f"{judge_file}:longer"), out, resume=True) == expected
-    assert (out / ANSWERS).read_text() == answers
-    import foresighted.judging.policies as policies
-
-    monkeypatch.setattr(policies, "load", lambda *_: pytest.fail("nothing is generated twice"))
-    assert evaluate(replace(config, judge=f"{judge_file}:longer"), out, resume=True) == expected
-    with pytest.raises(RunError, match=r"temperature was 1.0, now 0.5"):
-        evaluate(replace(config, judge=f"{judge_file}:longer", temperature=0.5), out, resume=True)
-    with pytest.raises(RunError, match="has answers of b="):
-        evaluate(replace(config, policies=config.policies[:1]), out, resume=True)
-
-
-def _written(path, **texts):
-    path.write_text(
-        "".join(json.dumps({"prompt_id": k, "prompt": f"Q {k}?", "text": v}) + "\n" for k, v in texts.items())
-    )
-
-
-def test_answers_that_changed_are_judged_anew_and_no_others(config, judge_file, tmp_path):
-    a, b, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "out"
-    _written(a, p="long answer", q="x", r="same")
-    _written(b, p="short", q="xx", r="same")
-    config = replace(config, prompts=None, split="auto", policies=(f"a={a}", f"b={b}"), judge=f"{judge_file}:longer")
-    assert evaluate(config, out).pairs[0].counts == Counts(1, 1, 1, 0, 0)
-    _written(b, p="a much longer answer", q="xx", r="same")
-    assert evaluate(config, out, resume=True).pairs[0].counts == Counts(2, 1, 0, 0, 0)
-    lines = [json.loads(line)["prompt_id"] for line in (out / JUDGEMENTS).read_text().splitlines()]
-    assert lines == ["p", "q", "r", "p"]
-    _written(b, p="short", q="xx")  # back again, and one answer less
-    again = evaluate(config, out, resume=True)
-    assert again.pairs[0].counts == Counts(1, 0, 1, 0, 0)
-    assert again.missing == 1
-    answers = {(row.policy, row.prompt_id): row.text for row in read_rows(out / ANSWERS, AnswerRow)}
-    assert answers["b", "p"] == "short"
-
-
-def test_a_prompt_that_reads_otherwise_is_answered_anew(config, tiny_llama, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"id": "p", "prompt": "One?"}\n{"id": "q", "prompt": "Two?"}\n')
-    config = replace(config, policies=(f"a={tiny_llama}",), prompts=str(prompts), split="all")
-    evaluate(config, tmp_path / "out")
-    prompts.write_text('{"id": "p", "prompt": "Another?"}\n{"id": "q", "prompt": "Two?"}\n')
-    evaluate(config, tmp_path / "out", resume=True)
-    lines = [json.loads(line)["prompt"] for line in (tmp_path / "out" / ANSWERS).read_text().splitlines()]
-    assert lines == ["One?", "Two?", "Another?"]
-
-
-def test_a_judge_whose_file_changed_does_not_go_on(config, answer_files, judge_file, tmp_path):
-    config = replace(_files(config, answer_files, a=["x"], b=["yy"]), judge=f"{judge_file}:longer")
-    out = tmp_path / "out"
-    assert evaluate(config, out).pairs[0].counts.wins == 1
-    judge_file.write_text(JUDGE.replace("0.9", "0.3").replace("0.1", "0.7"))  # the other way round
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
-    with pytest.raises(RunError, match=r"^judge: .*judge.py is not as it was when .*judgements.jsonl was written"):
-        evaluate(config, out, resume=True)
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
-    (out / JUDGEMENTS).unlink()  # as the message says
-    assert evaluate(config, out, resume=True).pairs[0].counts.losses == 1
-    rubric = tmp_path / "rubric.txt"
-    rubric.write_text("Be kind.")
-    config = replace(config, rubric=str(rubric))
-    evaluate(config, tmp_path / "ruled")
-    rubric.write_text("Be stern.")
-    with pytest.raises(RunError, match=r"^rubric: "):
-        evaluate(config, tmp_path / "ruled", resume=True)
-
-
-def test_a_judge_that_cannot_be_loaded_shows_before_anything_is_written(config, tmp_path, monkeypatch):
-    import foresighted.judging.policies as policies
-
-    monkeypatch.setattr(policies, "load", lambda *_: pytest.fail("nothing is generated"))
-    path = tmp_path / "bad.py"
-    path.write_text("import nosuchmodule\n")
-    config = replace(config, policies=("a=embedded", "b=embedded"), judge=f"{path}:f")
-    for begin in (evaluate, plan):
-        with pytest.raises(ConfigError, match=r"^judge: .*bad.py fails with ModuleNotFoundError"):
-            begin(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_judge_that_exits_is_a_failure(config, answer_files, tmp_path):
-    path = tmp_path / "exits.py"
-    path.write_text("def f(prompt, first, second):\n    raise SystemExit(3)\n")
-    config = replace(_files(config, answer_files, a=["x"], b=["yy"]), judge=f"{path}:f")
-    with pytest.raises(RunError, match=r"failed \(error 1\)"):
-        evaluate(config, tmp_path / "out")
-
-
-def test_a_table_is_no_evaluation_to_go_on_with(config, answer_files, judge_file, tmp_path):
-    (tmp_path / "t.csv").write_text("a_vs_b\na\nb\n")
-    evaluate_table(tmp_path / "t.csv", baseline=None, seed=0, out=tmp_path / "out")
-    config = replace(_files(config, answer_files, a=["x"], b=["yy"]), judge=f"{judge_file}:longer")
-    with pytest.raises(RunError, match="holds the result of a table of judgements"):
-        evaluate(config, tmp_path / "out", resume=True)
-
-
-def test_the_last_line_of_a_file_of_answers_needs_no_newline(config, tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"prompt": "q", "text": "one"}\n{"prompt": "r", "text": "two"}')
-    config = replace(config, prompts=None, split="auto", policies=(f"a={path}",))
-    assert evaluate(config, tmp_path / "out").policies[0].answers == 2
-    path.write_text('{"prompt": "q", "text": "one"}\n{"prompt": "r", "te')
-    with pytest.raises(DataError, match="line 2: not a JSON object"):
-        evaluate(config, tmp_path / "out2")
-
-
-def test_a_policy_can_be_added(config, answer_files, judge_file, tmp_path):
-    config = _files(config, answer_files, a=["x"] * 3, b=["xx"] * 3, c=["xxx"] * 3)
-    config = replace(config, judge=f"{judge_file}:longer")
-    evaluate(replace(config, policies=config.policies[:2]), tmp_path / "out")
-    before = (tmp_path / "out" / JUDGEMENTS).read_text()
-    result = evaluate(config, tmp_path / "out", resume=True)
-    assert len(result.pairs) == 3
-    assert (tmp_path / "out" / JUDGEMENTS).read_text().startswith(before)
-
-
-def test_prompts_that_some_policy_did_not_answer_are_left_out_and_said(config, answer_files, judge_file, tmp_path):
-    config = _files(config, answer_files, a=["x", "y", "z"], b=["xx", "yy"])
+def test_prompts_that_some_policy_did_not_answer_are_left_out_and_said(config, files, judge_file, tmp_path):
+    config = files(config, a=["x", "y", "z"], b=["xx", "yy"])
     result = evaluate(replace(config, judge=f"{judge_file}:longer"), tmp_path / "out")
     assert (result.prompts, result.missing) == (2, 1)
     assert "1 prompt left out: some policy has no answer to them." in result.sentences
@@ -402,10 +240,10 @@ def test_what_is_no_policy(config, tmp_path, tiny_deberta, trained):
         evaluate(replace(config, policies=(f"a={pickled}",)), tmp_path / "out4")
 
 
-def test_the_configuration_can_be_run_again(config, answer_files, judge_file, tmp_path):
+def test_the_configuration_can_be_run_again(config, files, judge_file, tmp_path):
     from foresighted.settings import from_mapping
 
-    config = replace(_files(config, answer_files, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
+    config = replace(files(config, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
     evaluate(config, tmp_path / "out")
     saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
     assert set(saved.pop(DIGESTS)) == {"judge"}
@@ -427,24 +265,24 @@ def test_a_base_is_asked_as_its_run_was_trained(config, trained, tiny_llama, cap
         path.write_text(before)
 
 
-def test_half_a_surrogate_pair_is_one_line_in_answers_and_replaced_in_reasons(config, answer_files, tmp_path):
+def test_half_a_surrogate_pair_is_one_line_in_answers_and_replaced_in_reasons(config, files, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"prompt": "a", "text": "\\ud800"}\n')
     with pytest.raises(DataError, match="line 1: holds half of a surrogate pair"):
         evaluate(replace(config, prompts=None, policies=(f"s={path}",)), tmp_path / "out")
     judge = tmp_path / "odd.py"
     judge.write_text("def odd(prompt, first, second):\n    raise ValueError('\\ud800' * 9999)\n")
-    config = _files(config, answer_files, a=["x"], b=["y"])
+    config = files(config, a=["x"], b=["y"])
     with pytest.raises(RunError, match="error 1"):
         evaluate(replace(config, judge=f"{judge}:odd"), tmp_path / "odd")
     (row,) = read_rows(tmp_path / "odd" / JUDGEMENTS, JudgementRow)
     assert "\ud800" not in row.failure_detail
 
 
-def test_two_at_once_do_not_mix(config, answer_files, judge_file, tmp_path):
+def test_two_at_once_do_not_mix(config, files, judge_file, tmp_path):
     from filelock import FileLock
 
-    config = replace(_files(config, answer_files, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
+    config = replace(files(config, a=["x"], b=["y"]), judge=f"{judge_file}:longer")
     evaluate(config, tmp_path / "out")
     with FileLock(tmp_path / "out" / ".lock"), pytest.raises(RunError, match="another process is writing"):
         evaluate(config, tmp_path / "out", resume=True)
