@@ -144,10 +144,9 @@ def find_columns(
     guessed = []
     names = _known_names(shapes, set(told)) if ours_alone else _guesses(shapes, found, set(told))
     for ours, name in names.items():
-        made = column(name)
-        assert made is not None
-        found[ours] = made
-        guessed.append(ours)
+        if made := column(name):
+            found[ours] = made
+            guessed.append(ours)
     _check_objects(found, flat, where)
     _check_needed(found, flat, where, file_name)
     return found, tuple(guessed)

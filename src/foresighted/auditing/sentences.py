@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from foresighted.auditing.result import ArmAudit, Audit
-from foresighted.statistics.collapse import Reason
+from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import fall_text, interval_text, methods_text, number
 
@@ -63,7 +63,7 @@ def _until(arms: Sequence[ArmAudit]) -> str:
 def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
     name = f"{arm.label}: " if len(audit.arms) > 1 else ""
     if arm.fall:
-        yield from _fall(name, arm)
+        yield from _fall(name, arm, arm.fall)
     if arm.onset:
         of = "the mean over seeds" if len(arm.seeds) > 1 else "utility"
         yield (
@@ -93,9 +93,7 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
         yield f"{name}Seen without labels, last row against first: {'; '.join(texts)}."
 
 
-def _fall(name: str, arm: ArmAudit) -> Iterable[str]:
-    fall = arm.fall
-    assert fall is not None
+def _fall(name: str, arm: ArmAudit, fall: Fall) -> Iterable[str]:
     measure = "True utility" if arm.measured_by == "utility" else "The mean label"
     if fall.reason == Reason.BEST_AT_THE_END:
         yield f"{name}{measure} is highest in the last row."

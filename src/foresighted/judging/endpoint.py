@@ -68,11 +68,10 @@ class Endpoint:
     def __init__(self, config: EvaluateConfig, rubric: Rubric, cache: Cache) -> None:
         from openai import OpenAI
 
-        assert config.judge is not None
         self._config = config
         self._rubric = rubric
         self._cache = cache
-        self.model = config.judge.partition(":")[2]
+        self.model = (config.judge or "").partition(":")[2]
         if not self.model:
             raise ConfigError("judge: got 'openai:' without a model; give openai:MODEL")
         self._key = os.environ.get(config.api_key_env, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
+from foresighted.statistics.intervals import Interval
 from foresighted.statistics.ratings import Rating
 from foresighted.statistics.wording import count, interval_text, methods_text, p_equals, p_text, share_text
 
@@ -45,12 +46,12 @@ def _pair_sentences(pair: PairResult, pairs: int, level: float) -> Iterable[str]
         return
     extra = f", {counts.position_bias} with orders that disagree" if counts.position_bias else ""
     head = f"{name}: {counts.wins}:{counts.losses} ({count(counts.ties, 'tie')}{extra})"
-    if pair.p is None:
+    if pair.p is None or pair.net is None:
         yield f"{head}. No pair was decided, so no difference can be seen."
         yield from _bias_sentences(pair, name)
         return
     corrected = f", {p_text(pair.holm)} after Holm's correction for {pairs} comparisons" if pairs > 1 else ""
-    yield f"{head}, {p_equals(pair.p)}{corrected}. {_verdict(pair, 1 - level)}"
+    yield f"{head}, {p_equals(pair.p)}{corrected}. {_verdict(pair, pair.net, pair.p, 1 - level)}"
     decided = counts.wins + counts.losses
     if 2 * 0.5**decided > _BY_CHANCE:
         yield f"{name}: with {count(decided, 'decided pair')} no outcome whatever could have shown a difference."
@@ -65,10 +66,9 @@ def _pair_sentences(pair: PairResult, pairs: int, level: float) -> Iterable[str]
     yield from _bias_sentences(pair, name)
 
 
-def _verdict(pair: PairResult, alpha: float) -> str:
+def _verdict(pair: PairResult, net: Interval, p: float, alpha: float) -> str:
     """Return what may be concluded: a difference needs the corrected test, and with several seeds the interval too."""
-    net, p, corrected = pair.net, pair.p, pair.holm if pair.holm is not None else pair.p
-    assert net is not None and p is not None and corrected is not None  # noqa: PT018  # the caller saw a decided pair
+    corrected = pair.holm if pair.holm is not None else p
     size = f"win rate {interval_text(pair.win_rate)}" if pair.win_rate else ""
     direction = "more" if net.mean > 0 else "less"
     across = len(pair.seeds) > 1
