@@ -12,6 +12,8 @@ from foresighted.influence import naive_gradients
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.loading import load_reward_model
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["Why is the sky blue?", "What is rain?"]
 TEXTS = ["Light scatters.", "Because of air", "It just is blue, blue, blue.", "Water falls", "Clouds cool down", "rain"]
 REFERENCES = ["The air scatters blue light most.", "Rain is water that falls from clouds."]

@@ -24,6 +24,8 @@ from foresighted.store import files, records
 from foresighted.store.directory import start_directory
 from foresighted.store.rows import read
 
+pytestmark = pytest.mark.slow
+
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",
                               "transformers.models.deberta_v2.modeling_deberta_v2"])  # fmt: skip

@@ -12,6 +12,8 @@ from foresighted.influence.curvature import adamw_metric, conjugate_gradients, s
 from foresighted.influence.unrolled import AdamW, Descent, adamw_state, unrolled_penalties
 from foresighted.steering import kernels, pairwise
 
+pytestmark = pytest.mark.slow
+
 B, N = 2, 3
 LABELS = torch.tensor([[0.9, 0.1, 0.4], [0.2, 1.0, 0.7]], dtype=torch.float64)
 

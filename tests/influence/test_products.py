@@ -15,6 +15,8 @@ from foresighted.errors import ConfigError, DataError, ModelError, NumericalErro
 from foresighted.influence import GradientProducts, naive_gradients, select
 from foresighted.influence.layers import Dense, Lookup, Outer
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 

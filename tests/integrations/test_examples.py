@@ -15,6 +15,8 @@ from foresighted.models.embedded import ENCODER_HUB_ID, encoder_source
 from foresighted.store.records import HeldoutRow, RoundRow
 from foresighted.store.rows import read
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMON = [
     "--per_device_train_batch_size", "8", "--num_generations", "4", "--max_completion_length", "6", "--report_to",

@@ -16,6 +16,8 @@ from foresighted.integrations.trl import FPOConfig, FPOReward
 from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.store.rows import read
 
+pytestmark = pytest.mark.slow
+
 COMMON = {
     "per_device_train_batch_size": 8, "max_completion_length": 6, "logging_steps": 1, "report_to": "none",
     "use_cpu": True, "bf16": False, "learning_rate": 1e-3, "disable_tqdm": True, "save_strategy": "no",

@@ -15,7 +15,7 @@ from foresighted.judging.run import evaluate
 from foresighted.judging.settings import EvaluateConfig
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: make test-capabilities")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the harness
 
 TASK = """
 task: {name}

@@ -13,6 +13,8 @@ import pytest
 from foresighted.cli.main import main
 from foresighted.judging.result import read_evaluation
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "evaluate.md"
 
 
