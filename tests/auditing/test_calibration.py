@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foresighted.auditing.calibration import calibrate, prompt_pairs, reference_pairs
-from foresighted.statistics.calibration import overconfidence
+from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.layout import Layout
 
 ONE = Layout((0,), (0,), True)
@@ -48,13 +48,21 @@ def test_an_overconfident_model(logs):
     assert found.ece.mean == pytest.approx(expected, abs=0.03)
 
 
-def test_overconfidence_is_that_of_rounds_jsonl(logs):
+def test_overconfidence_and_accuracy_are_those_of_rounds_jsonl(logs):
     random = np.random.default_rng(2)
     margin, label = random.uniform(-2, 2, 60) * (np.arange(60) % 5 > 0), random.random(60)
+    label[::7] = 0.5
     (found,) = calibrate(_referenced(logs, margin, label), ONE)
     assert found.overconfidence.mean == pytest.approx(overconfidence(zip(margin, label, strict=True)))
+    assert found.accuracy.mean == pytest.approx(accuracy(zip(margin, label, strict=True)))
     sure = np.where(margin > 0, label, np.where(margin < 0, 1 - label, 0.5))
     assert found.brier.mean == pytest.approx(float(((_sigma(np.abs(margin)) - sure) ** 2).mean()))
+
+
+def test_labels_without_an_order_tell_no_accuracy(logs):
+    (found,) = calibrate(_referenced(logs, np.linspace(-1, 1, 40), np.full(40, 0.5)), ONE)
+    assert found.accuracy is None
+    assert found.overconfidence.low > 0
 
 
 def test_pairs_of_a_prompt_equal_the_naive_ones(logs):
@@ -80,5 +88,5 @@ def test_too_few_or_no_pairs(logs):
     alone = logs.rollouts([0, 0], [0, 1], reward=[1.0, 2.0])
     assert calibrate(alone, ONE) == ()
     unlabelled = _referenced(logs, np.ones(30), np.full(30, np.nan))
-    assert len(reference_pairs(unlabelled, ONE).row) == 0
+    assert reference_pairs(unlabelled, ONE) is None
     assert calibrate(unlabelled, ONE) == ()

@@ -12,7 +12,7 @@ import vl_convert
 
 from foresighted.reporting import responses as responses_module
 from foresighted.reporting.charts import Chart, Guide, Mark, Point, Series, drawn, of_interval, specification
-from foresighted.reporting.library import script
+from foresighted.reporting.page import library
 from foresighted.reporting.reliability import reliability_points
 from foresighted.reporting.responses import Response, compact, fill_gaps, limited, pack
 from foresighted.statistics.intervals import Interval, Method, mean_interval
@@ -70,10 +70,10 @@ def test_infinite_bounds_are_left_out() -> None:
 
 
 def test_the_library_is_one_script_without_a_closing_tag() -> None:
-    text = script()
+    text = library()
     assert "</script" not in text
     assert text.startswith("(() => {")
-    assert text == script()
+    assert text == library()
 
 
 def response(number: int, **numbers: float | None) -> Response:

@@ -171,9 +171,9 @@ def test_samples_follow_a_rule_blind_to_outcomes(comparison: Path) -> None:
     chosen = shown_prompts(f"p{i}" for i in range(12))
     assert len(chosen) == 8
     assert chosen == shown_prompts(f"p{i}" for i in reversed(range(12)))
-    for shown in samples.rounds:
-        assert [question.prompt for question in shown.questions] == [f"Question {prompt[1:]}?" for prompt in chosen]
-        assert [answer.index for answer in shown.questions[0].answers] == [None, 0, 1, 2]
+    for questions in samples.rounds.values():
+        assert [question.prompt for question in questions] == [f"Question {prompt[1:]}?" for prompt in chosen]
+        assert [answer.index for answer in questions[0].answers] == [None, 0, 1, 2]
 
 
 def test_many_rounds_are_sampled_evenly() -> None:

@@ -2,7 +2,8 @@
 
     p = sigma(m),   m = r(y) - r(y'),   y the response that the reward model prefers, so p >= 1/2
     q = the label's preference of y over y'
-    Brier = mean (p - q)^2,   overconfidence = mean (p - q),   accuracy = mean q
+    Brier = mean (p - q)^2,   overconfidence = mean (p - q)
+    accuracy = share of pairs with q > 1/2 among those whose label is not 1/2; m = 0 counts one half
     ECE = sum over ten bins of p of (share of the bin) |mean p - mean q|
 
 Pairs are (response, its reference) where the log holds both rewards and a label, otherwise two responses to one prompt
@@ -18,9 +19,10 @@ import numpy as np
 
 from foresighted.auditing.result import Calibration
 from foresighted.auditing.rollouts import Rollouts
+from foresighted.statistics.calibration import right_order
 from foresighted.statistics.intervals import Interval, Method, student_interval
 from foresighted.statistics.layout import Layout
-from foresighted.statistics.numbers import Floats, Ints
+from foresighted.statistics.numbers import Floats, Ints, Mask
 from foresighted.statistics.profile import LEVEL
 
 BINS = 10
@@ -38,43 +40,43 @@ class Pairs:
     prompt: Ints
     predicted: Floats
     label: Floats
+    right: Floats
+    """Whether the label has them in the same order; nan where it has them in none."""
+
+    def only(self, rows: Mask) -> Pairs:
+        """Return some of the pairs."""
+        return Pairs(self.row[rows], self.prompt[rows], self.predicted[rows], self.label[rows], self.right[rows])
 
 
 def calibrate(rollouts: Rollouts, layout: Layout) -> tuple[Calibration, ...]:
     """Return the calibration of the reward model in each row that has enough pairs."""
-    pairs = reference_pairs(rollouts, layout) if "reference_reward" in rollouts.numbers else None
-    if pairs is None or not len(pairs.row):
-        pairs = prompt_pairs(rollouts, layout)
-    made = []
-    for row in np.unique(pairs.row).tolist():
-        here = pairs.row == row
-        if here.sum() >= FEWEST_PAIRS:
-            made.append(_of_row(layout.span(row), pairs.prompt[here], pairs.predicted[here], pairs.label[here]))
-    return tuple(made)
+    pairs = reference_pairs(rollouts, layout) or prompt_pairs(rollouts, layout)
+    of_rows = [(row, pairs.only(pairs.row == row)) for row in np.unique(pairs.row).tolist()] if pairs else []
+    return tuple(_of_row(layout.span(row), own) for row, own in of_rows if len(own.row) >= FEWEST_PAIRS)
 
 
-def reference_pairs(rollouts: Rollouts, layout: Layout) -> Pairs:
-    """Return (response, reference) pairs with a label."""
+def reference_pairs(rollouts: Rollouts, layout: Layout) -> Pairs | None:
+    """Return (response, reference) pairs with a label, or None where there is none."""
     rows = layout.rows_of(rollouts.round)
     use = rollouts.known("reference_reward") & rollouts.known("reward") & rollouts.known("label") & (rows >= 0)
     if not use.any():
-        return Pairs(rows[use], rollouts.prompt[use], np.zeros(0), np.zeros(0))
+        return None
     margin = rollouts.numbers["reward"][use] - rollouts.numbers["reference_reward"][use]
     return _oriented(rows[use], rollouts.prompt[use], margin, rollouts.numbers["label"][use])
 
 
-def prompt_pairs(rollouts: Rollouts, layout: Layout) -> Pairs:
-    """Return disjoint pairs of responses to one prompt in one round of one run."""
+def prompt_pairs(rollouts: Rollouts, layout: Layout) -> Pairs | None:
+    """Return disjoint pairs of responses to one prompt in one round of one run, or None where nothing is known."""
     measure = "utility" if "utility" in rollouts.numbers else "label"
     rows = layout.rows_of(rollouts.round)
     use = np.flatnonzero(rollouts.known("reward") & rollouts.known(measure) & (rows >= 0))
     if not len(use):
-        return Pairs(rows[use], rollouts.prompt[use], np.zeros(0), np.zeros(0))
+        return None
     order = use[np.lexsort((rollouts.prompt[use], rollouts.round[use], rollouts.run[use]))]
     keys = np.stack([rollouts.run[order], rollouts.round[order], rollouts.prompt[order]])
-    starts = np.flatnonzero(np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(axis=0)])
-    group = np.cumsum(np.r_[False, (keys[:, 1:] != keys[:, :-1]).any(axis=0)])
-    rank = np.arange(len(order)) - starts[group]
+    new = np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(axis=0)]
+    group = np.cumsum(new) - 1
+    rank = np.arange(len(order)) - np.flatnonzero(new)[group]
     first = np.flatnonzero((rank[:-1] % 2 == 0) & (group[:-1] == group[1:]))
     one, other = order[first], order[first + 1]
     margin = rollouts.numbers["reward"][one] - rollouts.numbers["reward"][other]
@@ -83,14 +85,17 @@ def prompt_pairs(rollouts: Rollouts, layout: Layout) -> Pairs:
 
 
 def _oriented(row: Ints, prompt: Ints, margin: Floats, label: Floats) -> Pairs:
+    right = right_order(margin, label)
     label = np.where(margin < 0, 1 - label, np.where(margin == 0, 0.5, label))
-    return Pairs(row, prompt, 1 / (1 + np.exp(-np.abs(margin))), label)
+    return Pairs(row, prompt, 1 / (1 + np.exp(-np.abs(margin))), label, right)
 
 
-def _of_row(span: tuple[int, int], prompt: Ints, predicted: Floats, label: Floats) -> Calibration:
+def _of_row(span: tuple[int, int], pairs: Pairs) -> Calibration:
+    off, ordered = pairs.predicted - pairs.label, ~np.isnan(pairs.right)
     return Calibration(
-        *span, len(predicted), _over_prompts((predicted - label) ** 2, prompt), _ece(prompt, predicted, label),
-        _over_prompts(predicted - label, prompt), _over_prompts(label, prompt),
+        *span, len(off), _over_prompts(off**2, pairs.prompt), _ece(pairs.prompt, pairs.predicted, pairs.label),
+        _over_prompts(off, pairs.prompt),
+        _over_prompts(pairs.right[ordered], pairs.prompt[ordered]) if ordered.any() else None,
     )  # fmt: skip
 
 

@@ -80,8 +80,9 @@ class Calibration:
     """Expected calibration error, ten bins of equal count; positive by chance alone where pairs are few."""
     overconfidence: Interval
     """Mean predicted preference for the response that the reward model prefers, less the label's for that one."""
-    accuracy: Interval
-    """Mean label of the response that the reward model prefers: right order counts 1, a tie 0.5."""
+    accuracy: Interval | None
+    """Share of pairs in the order of their label: a margin of 0 counts one half, a label of one half not at all. None
+    without a pair that has an order."""
 
 
 @dataclass(frozen=True)

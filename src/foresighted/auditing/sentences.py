@@ -82,10 +82,13 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
         yield f"{name}Prompt kinds in the order in which they fell: {'; '.join(texts)}."
     if arm.calibration:
         first, end = arm.calibration[0], arm.calibration[-1]
+        ordered = (
+            f"; it ordered {interval_text(end.accuracy)} of the last pairs as the labels do" if end.accuracy else ""
+        )
         yield (
             f"{name}The reward model's preference exceeded the label's by {interval_text(end.overconfidence)} in rounds"
             f" {end.first} to {end.last} ({interval_text(first.overconfidence)} in rounds {first.first} to"
-            f" {first.last}); it ordered {interval_text(end.accuracy)} of the last pairs as the labels do."
+            f" {first.last}){ordered}."
         )
     alarming = [symptom for symptom in arm.symptoms if symptom.alarming]
     if alarming:

@@ -126,7 +126,7 @@ def _print_arm(console: Any, arm: ArmAudit) -> None:
         table.add_row(_span(row.first, row.last), str(row.responses), *cells)
     console.print(table)
     if arm.calibration:
-        names = ["rounds", "pairs", "overconfidence", "right order", "Brier", "ECE"]
+        names = ["rounds", "pairs", "overconfidence", "accuracy", "Brier", "ECE"]
         table = _new_table("the reward model's preferences against the labels'", names)
         for one in arm.calibration:
             cells = [_cell(value) for value in (one.overconfidence, one.accuracy, one.brier, one.ece)]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from foresighted.auditing.result import ArmAudit, Audit, Calibration, Round
-from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval
+from foresighted.auditing.result import ArmAudit, Audit, Round
+from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
 from foresighted.reporting.page import Legend, Page, Section
 from foresighted.reporting.reliability import RELIABILITY_NOTE
 from foresighted.reporting.responses import Response, Responses, pack
-from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text, methods_text, number
 
 MAX_KIND_ROWS = 24
 """More rows than this are a table only."""
 ROUND = "round"
+MARKED = ("utility", "reward", "gap")
+"""Columns whose charts show onsets."""
 ONSET_NOTE = (
     " A dotted line marks the onset of a collapse, the last round at which less than a tenth of the fall had happened;"
     " the bar above the chart is the interval of that round."
@@ -70,7 +71,7 @@ def onset_marks(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[Mark,
         Mark(
             f"{arm.label}: onset of the fall after round {arm.onset.round}"
             f" [{arm.onset.low}, {arm.onset.high}, {arm.onset.level:.0%} interval]",
-            list(planned).index(arm.label),
+            planned.index(arm.label),
             arm.onset.round,
             arm.onset.low,
             arm.onset.high,
@@ -80,13 +81,6 @@ def onset_marks(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[Mark,
     )
 
 
-def _series(
-    arms: Sequence[ArmAudit], planned: Sequence[str], line: Callable[[ArmAudit], Sequence[Point]]
-) -> tuple[Series, ...]:
-    drawn_arms = ((arm, tuple(line(arm))) for arm in arms)
-    return tuple(Series(arm.label, list(planned).index(arm.label), points) for arm, points in drawn_arms if points)
-
-
 def _level(arms: Sequence[ArmAudit]) -> str:
     known = [one.reward or one.utility for arm in arms for one in arm.rounds]
     levels = {f"{one.level:.0%} interval" for one in known if one}
@@ -94,23 +88,26 @@ def _level(arms: Sequence[ArmAudit]) -> str:
 
 
 def _by_round(
-    arms: Sequence[ArmAudit], planned: Sequence[str], column: str, title: str, y: str, *, marks: bool = False
+    arms: Sequence[ArmAudit], planned: Sequence[str], column: str, title: str, y: str, *, of: str = ""
 ) -> tuple[Chart, ...]:
-    def line(arm: ArmAudit) -> list[Point]:
-        known: list[tuple[int, Interval | None]] = [(one.last, getattr(one, column)) for one in arm.rounds]
-        return [of_interval(last, value) for last, value in known if value]
+    """Return a column of the rows of the table, or of what else `of` names, by round."""
+
+    def line(arm: ArmAudit) -> Iterable[Point]:
+        return (of_interval(one.last, value) for one in getattr(arm, of or "rounds") if (value := getattr(one, column)))
 
     return drawn(
         Chart(
-            f"audit-{column.replace('_', '-')}", title, ROUND, y, _series(arms, planned, line), band=_level(arms),
-            guide="zero" if column == "gap" else "none", marks=onset_marks(arms, planned) if marks else (),
+            "-".join(filter(None, ("audit", of, column.replace("_", "-")))), title, ROUND, y,
+            series_of({arm.label: line(arm) for arm in arms}, planned), band=_level(arms),
+            guide="zero" if column in ("gap", "overconfidence") else "none",
+            marks=onset_marks(arms, planned) if column in MARKED else (),
         )
     )  # fmt: skip
 
 
-def _made(arms: Sequence[ArmAudit], *columns: str) -> str:
+def _made(arms: Sequence[ArmAudit], *columns: str, of: str = "rounds") -> str:
     """Return how the intervals of these columns were made."""
-    return methods_text(getattr(row, column) for arm in arms for row in arm.rounds for column in columns)
+    return methods_text(getattr(row, column) for arm in arms for row in getattr(arm, of) for column in columns)
 
 
 def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
@@ -127,9 +124,9 @@ def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section
         "What was meant and what was measured",
         note,
         (
-            *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)", marks=True),
-            *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)", marks=True),
-            *_by_round(arms, planned, "gap", "Where the two part", "gap (standard deviations)", marks=True),
+            *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)"),
+            *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)"),
+            *_by_round(arms, planned, "gap", "Where the two part", "gap (standard deviations)"),
             *_by_round(arms, planned, "kl", "Distance from the frozen policy", "KL (nats an answer)"),
         ),
     )  # fmt: skip
@@ -150,39 +147,26 @@ def _texts_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
 
 
 def _calibration_section(arms: Sequence[ArmAudit], planned: Sequence[str], reliability: tuple[Chart, ...]) -> Section:
-    measures: tuple[tuple[str, str, str], ...] = (
-        ("overconfidence", "Overconfidence over all labelled pairs", "predicted - labelled preference"),
-        ("ece", "Expected calibration error", "calibration error (share)"),
-        ("brier", "Brier score", "mean squared error of the preference"),
-        ("accuracy", "Accuracy of the reward model", "right order of pairs (share)"),
-    )
-    charts = [*reliability]
-    made = methods_text(_value(one, column) for arm in arms for one in arm.calibration for column, _, _ in measures)
-    for column, title, y in measures:
-
-        def line(arm: ArmAudit, column: str = column) -> list[Point]:
-            return [of_interval(one.last, _value(one, column)) for one in arm.calibration]
-
-        charts += drawn(
-            Chart(
-                f"audit-calibration-{column}", title, ROUND, y, _series(arms, planned, line), band=_level(arms),
-                guide="zero" if column == "overconfidence" else "none",
-            )
-        )  # fmt: skip
+    measures = {
+        "overconfidence": ("Overconfidence over all labelled pairs", "predicted - labelled preference"),
+        "ece": ("Expected calibration error", "calibration error (share)"),
+        "brier": ("Brier score", "mean squared error of the preference"),
+        "accuracy": ("Accuracy of the reward model", "pairs in the order of their label (share)"),
+    }
+    charts = [
+        chart
+        for column, words in measures.items()
+        for chart in _by_round(arms, planned, column, *words, of="calibration")
+    ]
     return Section(
         "calibration",
         "Calibration of the reward model",
         "The preference that the reward model predicts, against the label, on the pairs that were labelled; rounds with"
         " few pairs are pooled. Calibration error is positive by chance alone where pairs are few. A Brier score of"
-        f" 0.25 is what a coin gets against labels of 0 and 1. Bands are {made} over prompts."
-        + (RELIABILITY_NOTE if reliability else ""),
-        tuple(charts),
+        " 0.25 is what a coin gets against labels of 0 and 1."
+        f" Bands are {_made(arms, *measures, of='calibration')} over prompts.{RELIABILITY_NOTE if reliability else ''}",
+        (*reliability, *charts),
     )
-
-
-def _value(calibration: Calibration, column: str) -> Interval:
-    value: Interval = getattr(calibration, column)
-    return value
 
 
 def _kinds_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
@@ -191,7 +175,7 @@ def _kinds_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
     series = tuple(
         Series(
             f"{kind.kind}, {arm.label}" if several else kind.kind,
-            list(planned).index(arm.label),
+            planned.index(arm.label),
             (of_interval(0, kind.fall),),
         )
         for arm, kind in rows
@@ -201,7 +185,14 @@ def _kinds_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
         "kind and arm" if several else "kind", series, "forest", band=_level(arms), guide="zero",
     )  # fmt: skip
     cells = tuple(
-        (arm.label, kind.kind, str(kind.prompts), interval_text(kind.fall), _maybe(kind.fell_by)) for arm, kind in rows
+        (
+            arm.label,
+            kind.kind,
+            str(kind.prompts),
+            interval_text(kind.fall),
+            "not seen" if kind.fell_by is None else str(kind.fell_by),
+        )
+        for arm, kind in rows
     )
     head = ("arm", "kind", "prompts", "fall", "falls by round")
     table = Table("Those that fell first come first within an arm", head, cells)
@@ -212,10 +203,6 @@ def _kinds_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
         drawn(chart) if 0 < len(rows) <= MAX_KIND_ROWS else (),
         (table,) if rows else (),
     )
-
-
-def _maybe(value: int | None, otherwise: str = "not seen") -> str:
-    return otherwise if value is None else str(value)
 
 
 def _symptoms_section(arms: Sequence[ArmAudit]) -> Section:

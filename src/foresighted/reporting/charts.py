@@ -8,11 +8,11 @@ outside of the page puts the light ones in their place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from foresighted.statistics.intervals import Interval
+from foresighted.statistics.intervals import Interval, Share
 from foresighted.statistics.wording import interval_text, number
 
 COLOURS = ("#c24a00", "#0069a8", "#00785a", "#a8437f", "#7a5c00", "#3b6fd4", "#6a45b0", "#5c6670")
@@ -50,8 +50,8 @@ class Point(NamedTuple):
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
 
-def of_interval(x: float, interval: Interval) -> Point:
-    """Return an interval as a point at `x`; bounds that are infinite are left out."""
+def of_interval(x: float, interval: Interval | Share) -> Point:
+    """Return an interval or a share as a point at `x`; bounds that are infinite are left out."""
     if not math.isfinite(interval.low):
         return Point(x, interval.mean, None, None)
     return Point(x, interval.mean, interval.low, interval.high)
@@ -153,9 +153,15 @@ class Chart:
         )
 
 
-def drawn(chart: Chart | None) -> tuple[Chart, ...]:
+def series_of(lines: Mapping[str, Iterable[Point]], planned: Sequence[str]) -> tuple[Series, ...]:
+    """Return the lines that have a point, by arm; the arm's place among the planned ones sets its look."""
+    made = (Series(label, planned.index(label), tuple(points)) for label, points in lines.items())
+    return tuple(one for one in made if one.points)
+
+
+def drawn(chart: Chart) -> tuple[Chart, ...]:
     """Return the chart if it has anything to draw."""
-    return (chart,) if chart and any(one.points for one in chart.series) else ()
+    return (chart,) if any(one.points for one in chart.series) else ()
 
 
 def _place(x: float) -> str:

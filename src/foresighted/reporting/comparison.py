@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from foresighted.alignment.played import read_plan
 from foresighted.auditing.result import ArmAudit, Audit
 from foresighted.errors import ForesightedError
 from foresighted.reporting.audit import ALARMING, ONSET_NOTE, audit_sections, onset_marks, verdict_text
-from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval
+from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
 from foresighted.reporting.page import Legend, Page, Section, kept_texts
 from foresighted.reporting.reliability import reliability_chart
 from foresighted.reporting.responses import pack, read_responses
@@ -41,8 +41,8 @@ def comparison_page(out: Path) -> Page:
         ConfigError: `config.yaml` cannot be read.
     """
     comparison = summarise(out)
-    planned = {label: index for index, label in enumerate(comparison.planned_arms)}
-    legend = tuple(Legend(arm.label, planned[arm.label]) for arm in comparison.arms)
+    planned = comparison.planned_arms
+    legend = tuple(Legend(arm.label, planned.index(arm.label)) for arm in comparison.arms)
     responses = read_responses(out, comparison)
     audited, remark = _audit(out)
     facts = Facts(
@@ -60,7 +60,7 @@ def comparison_page(out: Path) -> Page:
         legend=legend,
         sections=tuple(_sections(facts)),
         samples=read_samples(out, comparison),
-        responses=pack(responses, [one.label for one in legend], comparison.planned_arms),
+        responses=pack(responses, [one.label for one in legend], planned),
         texts=kept_texts(out),
     )
 
@@ -99,10 +99,7 @@ def _sections(facts: Facts) -> list[Section]:
             f"Means over {comparison.prompts} held-out prompts and all seeds. {band} They hold the spread between"
             " prompts, which all arms share: overlapping bands can still go with a clear paired difference."
             + _marks_note(marks),
-            (
-                *curves(comparison, marks),
-                *_differences(comparison),
-            ),
+            (*curves(comparison, marks), *_differences(comparison)),
         ),
         Section(
             "gap",
@@ -134,15 +131,8 @@ def _sections(facts: Facts) -> list[Section]:
 
 def _summary_table(comparison: Comparison, single: bool) -> Table:
     baseline = comparison.planned_arms[0]
-    head = (
-        "arm",
-        "labels a seed",
-        "true utility",
-        f"against {baseline}",
-        "proxy reward",
-        "KL (nats)",
-        "seeds collapsed",
-    )
+    against = f"against {baseline}"
+    head = ("arm", "labels a seed", "true utility", against, "proxy reward", "KL (nats)", "seeds collapsed")
     rows = []
     for arm in comparison.arms:
         totals = sorted({labels.total for labels in arm.labels})
@@ -156,14 +146,13 @@ def _summary_table(comparison: Comparison, single: bool) -> Table:
             interval_cell(arm.evaluated[-1].kl),
             "unknown" if share is None else f"{share.successes} of {share.total}",
         ))  # fmt: skip
-    kept = [i for i, _ in enumerate(head) if not (single and i == 3)]
+    kept = [i for i, name in enumerate(head) if not (single and name == against)]
     caption = f"Held-out answers at round {comparison.last_round}, mean [{comparison.level:.0%} interval]"
-    planned = list(comparison.planned_arms)
     return Table(
         caption,
         tuple(head[i] for i in kept),
         tuple(tuple(row[i] for i in kept) for row in rows),
-        tuple(planned.index(arm.label) for arm in comparison.arms),
+        tuple(comparison.planned_arms.index(arm.label) for arm in comparison.arms),
     )
 
 
@@ -176,10 +165,8 @@ def _summary_note(comparison: Comparison) -> str:
     )
 
 
-def _series(comparison: Comparison, line: Callable[[Arm], tuple[Point, ...]]) -> tuple[Series, ...]:
-    planned = {label: index for index, label in enumerate(comparison.planned_arms)}
-    drawn_arms = ((arm, line(arm)) for arm in comparison.arms)
-    return tuple(Series(arm.label, planned[arm.label], points) for arm, points in drawn_arms if points)
+def _series(comparison: Comparison, line: Callable[[Arm], Iterable[Point]]) -> tuple[Series, ...]:
+    return series_of({arm.label: line(arm) for arm in comparison.arms}, comparison.planned_arms)
 
 
 def _band(comparison: Comparison) -> str:
@@ -197,9 +184,9 @@ def curves(comparison: Comparison, marks: tuple[Mark, ...] = ()) -> tuple[Chart,
 def _heldout(
     comparison: Comparison, column: str, title: str, y: str, marks: tuple[Mark, ...] = ()
 ) -> tuple[Chart, ...]:
-    def line(arm: Arm) -> tuple[Point, ...]:
+    def line(arm: Arm) -> Iterable[Point]:
         known = ((one.round, getattr(one, column)) for one in arm.evaluated)
-        return tuple(of_interval(round_, interval) for round_, interval in known if interval is not None)
+        return (of_interval(round_, interval) for round_, interval in known if interval is not None)
 
     return drawn(
         Chart(
@@ -211,12 +198,11 @@ def _heldout(
 
 def _best_rounds(comparison: Comparison) -> tuple[Mark, ...]:
     """Return the round from which true utility falls, for each arm that collapsed."""
-    planned = {label: index for index, label in enumerate(comparison.planned_arms)}
     return tuple(
         Mark(
             f"{arm.label} is best at round {collapse.best} and falls by {interval_text(collapse.fall)} until"
             f" round {collapse.last}",
-            planned[arm.label],
+            comparison.planned_arms.index(arm.label),
             collapse.best,
         )
         for arm in comparison.arms
@@ -247,9 +233,9 @@ def _differences(comparison: Comparison) -> tuple[Chart, ...]:
 
 
 def _trained(comparison: Comparison, column: str, title: str, y: str, zero: bool = False) -> tuple[Chart, ...]:
-    def line(arm: Arm) -> tuple[Point, ...]:
+    def line(arm: Arm) -> Iterable[Point]:
         several = len(arm.seeds) > 1
-        return tuple(
+        return (
             Point(one.round, spread.mean, spread.lowest if several else None, spread.highest if several else None)
             for one in arm.trained
             if (spread := one.columns.get(column))
@@ -274,9 +260,9 @@ def _training_section(comparison: Comparison) -> Section:
     return Section(
         "training",
         "In training",
-        "Penalty: what foresight took off the winner's reward (0 for plain RLHF). Overconfidence: the reward"
-        " model's preference for the chosen answer over the reference, less the label, before it was retrained."
-        " Lines are means over seeds, bands the range of the seeds.",
+        "Penalty: what foresight took off the winner's reward (0 for plain RLHF). Overconfidence: how much"
+        " more than the labels the reward model preferred what it preferred, before it was retrained: the mean over the"
+        " pairs labelled in a round. Lines are means over seeds, bands the range of the seeds.",
         charts,
     )
 
@@ -301,10 +287,10 @@ def _labels_section(comparison: Comparison) -> Section:
 
 
 def _utility_by_labels(comparison: Comparison) -> tuple[Chart, ...]:
-    def line(arm: Arm) -> tuple[Point, ...]:
+    def line(arm: Arm) -> Iterable[Point]:
         totals = {one.round: spread.mean for one in arm.trained if (spread := one.columns.get("labels_total"))}
         first = sum(labels.initial for labels in arm.labels) / len(arm.labels)
-        return tuple(
+        return (
             of_interval(totals.get(one.round, first), one.utility)
             for one in arm.evaluated
             if one.utility and (one.round in totals or one.round == 0)

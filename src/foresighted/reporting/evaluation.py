@@ -60,7 +60,7 @@ def _title(policies: Sequence[str], evaluation: Evaluation) -> str:
 
 
 def _share(share: Share | None) -> str:
-    return "unknown" if share is None else f"{number(share.mean)} [{number(share.low)}, {number(share.high)}]"
+    return of_interval(0, share).text if share else "unknown"
 
 
 def _name(pair: PairResult) -> str:
@@ -101,7 +101,7 @@ def _forest(
 def _wins_section(evaluation: Evaluation, policies: Sequence[str]) -> Section:
     pairs = [(_name(pair), policies.index(pair.first), pair) for pair in evaluation.pairs]
     rates = [(name, index, _point(pair.win_rate)) for name, index, pair in pairs]
-    decided = [(name, index, _share_point(pair.decided)) for name, index, pair in pairs]
+    decided = [(name, index, _point(pair.decided)) for name, index, pair in pairs]
     ratings = [(one.name, policies.index(one.name), _rating(one)) for one in evaluation.policies]
     known = [one for one in evaluation.policies if one.rating]
     return Section(
@@ -126,12 +126,8 @@ def _wins_section(evaluation: Evaluation, policies: Sequence[str]) -> Section:
     )  # fmt: skip
 
 
-def _point(interval: Interval | None) -> Point | None:
-    return of_interval(0, interval) if interval else None
-
-
-def _share_point(share: Share | None) -> Point | None:
-    return Point(0, share.mean, share.low, share.high) if share else None
+def _point(value: Interval | Share | None) -> Point | None:
+    return of_interval(0, value) if value else None
 
 
 def _rating(policy: PolicyResult) -> Point | None:
@@ -142,7 +138,7 @@ def _categories_section(evaluation: Evaluation, policies: Sequence[str]) -> Sect
     charts: list[Chart] = []
     rows: list[tuple[str, ...]] = []
     for place, pair in enumerate(evaluation.pairs):
-        groups = [(group.name, policies.index(pair.first), _share_point(group.decided)) for group in pair.categories]
+        groups = [(group.name, policies.index(pair.first), _point(group.decided)) for group in pair.categories]
         title = f"{_name(pair)}, by category"
         if len(groups) > 1:
             charts += _forest(
@@ -170,11 +166,7 @@ def _group_row(pair: PairResult, by: str, group: GroupResult) -> tuple[str, ...]
 
 def _answers_section(evaluation: Evaluation, policies: Sequence[str]) -> Section:
     def rows(column: str) -> list[tuple[str, int, Point | None]]:
-        found = [(one.name, policies.index(one.name), getattr(one, column)) for one in evaluation.policies]
-        return [
-            (name, index, _share_point(value) if isinstance(value, Share) else _point(value))
-            for name, index, value in found
-        ]
+        return [(one.name, policies.index(one.name), _point(getattr(one, column))) for one in evaluation.policies]
 
     empty = tuple((one.name, str(one.answers), str(one.empty), one.source) for one in evaluation.policies)
     return Section(

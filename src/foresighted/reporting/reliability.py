@@ -27,7 +27,7 @@ def reliability_chart(
     """Return labelled against predicted preference over the reference, an arm a line, in bins of equal width.
 
     Args:
-        responses: with `label` and `overconfidence` (predicted less labelled) where they are known.
+        responses: with `label` and `overestimation` (predicted less labelled) where they are known.
         arms: label and look of each arm.
         level: of the intervals.
 
@@ -41,7 +41,7 @@ def reliability_chart(
             for one in responses
             if one.arm == label
             and (preference := one.numbers.get("label")) is not None
-            and (over := one.numbers.get("overconfidence")) is not None
+            and (over := one.numbers.get("overestimation")) is not None
         ]
         points = tuple(reliability_points(pairs, level))
         if points:

@@ -1,6 +1,6 @@
 const PAGE = 20;
 const SAID = { reward: "proxy reward", utility: "true utility", gap: "gap", label: "label", influence: "influence",
-  overconfidence: "overconfidence", penalty: "penalty", net: "net wins", words: "words", kl: "KL (nats)", tokens: "tokens" };
+  overestimation: "overestimation", penalty: "penalty", net: "net wins", words: "words", kl: "KL (nats)", tokens: "tokens" };
 const shownNumber = (value) => value === null ? "unknown" : Number.isInteger(value) ? String(value) : String(+value.toPrecision(3));
 
 function options(select, values, all) {

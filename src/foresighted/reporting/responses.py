@@ -32,12 +32,12 @@ MOST_BYTES = 3_000_000
 DIGITS = 4
 
 NUMBERS = (
-    "reward", "utility", "gap", "label", "overconfidence", "influence", "penalty", "kl", "net", "words", "tokens",
+    "reward", "utility", "gap", "label", "overestimation", "influence", "penalty", "kl", "net", "words", "tokens",
 )  # fmt: skip
 
 MEANINGS = {
     "gap": "Gap: proxy reward less true utility, each in standard deviations over the responses of its source.",
-    "overconfidence": "Overconfidence: the predicted preference over the reference response, less the label.",
+    "overestimation": "Overestimation: the predicted preference over the reference response, less the label.",
     "influence": "Influence: what training on the response would do to what the policy is paid.",
 }
 
@@ -93,7 +93,7 @@ def read_responses(out: Path, comparison: Comparison) -> list[Response]:
 
     Returns:
         The responses. `gap` is proxy reward less true utility, each in standard deviations over all responses of its
-        source; `overconfidence` is the preference that the reward model predicts less the label.
+        source; `overestimation` is the preference that the reward model predicts less the label.
     """
     plan = read_plan(out)
     found: list[Response] = []
@@ -122,7 +122,7 @@ def _candidates(path: Path, references: Path, arm: str, seed: int) -> Iterable[R
         numbers = {name: _number(row.get(name)) for name in names}
         reward, reference, label = numbers["reward"], _number(row.get("reference_reward")), numbers["label"]
         if reward is not None and reference is not None and label is not None:
-            numbers["overconfidence"] = sigmoid(reward - reference) - label
+            numbers["overestimation"] = sigmoid(reward - reference) - label
         prompt_id = str(row["prompt_id"])
         yield Response(
             "candidate", arm, str(seed), row["round"], prompt_id, str(row["prompt"]), "", str(row["text"]), numbers,

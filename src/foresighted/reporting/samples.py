@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,28 +39,16 @@ class Question:
 
 
 @dataclass(frozen=True)
-class SampleRound:
-    """The shown prompts after `round` rounds."""
-
-    round: int
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
 class Samples:
-    """Answers of one seed, by evaluated round."""
+    """Answers of one seed: evaluated round -> the shown prompts after it."""
 
     seed: int
-    rounds: tuple[SampleRound, ...]
+    rounds: Mapping[int, tuple[Question, ...]]
 
 
 def shown_prompts(prompt_ids: Iterable[str], count: int = SHOWN) -> list[str]:
     """Return the `count` prompt ids that come first by the SHA-256 of the id: a rule fixed before any outcome."""
-
-    def rank(prompt_id: str) -> bytes:
-        return hashlib.sha256(prompt_id.encode("utf-8", "replace")).digest()
-
-    return sorted(prompt_ids, key=rank)[:count]
+    return sorted(prompt_ids, key=lambda one: hashlib.sha256(one.encode("utf-8", "replace")).digest())[:count]
 
 
 def shown_rounds(rounds: Sequence[int], count: int = SHOWN_ROUNDS) -> list[int]:
@@ -94,13 +82,11 @@ def read_samples(out: Path, comparison: Comparison) -> Samples | None:
     first = next(by_round[first_round] for _, by_round in answers if first_round in by_round)
     prompts = shown_prompts(first)
     rounds = sorted({round_ for _, by_round in answers for round_ in by_round if round_ <= comparison.last_round})
-    shown = [
-        SampleRound(
-            round_, tuple(_question(first, first_round, prompt, round_, answers, plan.arms) for prompt in prompts)
-        )
+    shown = {
+        round_: tuple(_question(first, first_round, prompt, round_, answers, plan.arms) for prompt in prompts)
         for round_ in shown_rounds([one for one in rounds if one != first_round] or rounds)
-    ]
-    return Samples(seed, tuple(shown))
+    }
+    return Samples(seed, shown)
 
 
 def _question(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from foresighted.statistics.numbers import mean, sigmoid
+import numpy as np
+
+from foresighted.statistics.numbers import Floats, mean, sigmoid
 
 
 def overconfidence(pairs: Iterable[tuple[float, float]]) -> float | None:
@@ -41,4 +43,12 @@ def accuracy(pairs: Iterable[tuple[float, float]]) -> float | None:
         >>> accuracy([(1.0, 0.9), (0.0, 0.9), (-1.0, 0.5)])
         0.75
     """
-    return mean(0.5 if m == 0 else float((m > 0) == (p > 0.5)) for m, p in pairs if p != 0.5)
+    margins, labels = np.array(list(pairs), np.float64).reshape(-1, 2).T
+    right = right_order(margins, labels)
+    return mean(right[~np.isnan(right)].tolist())
+
+
+def right_order(margins: Floats, labels: Floats) -> Floats:
+    """Return 1 for each pair that is ordered as its label has it, else 0; 1/2 for a margin of 0, nan for a label of
+    1/2. `accuracy` is its mean."""
+    return np.where(labels == 0.5, np.nan, np.where(margins == 0, 0.5, (margins > 0) == (labels > 0.5)))
