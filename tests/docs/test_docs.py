@@ -143,3 +143,15 @@ def test_the_picture_of_the_rooms_is_drawn_from_the_code():
     rooms = house.imports(SOURCE)
     assert "alignment" in rooms["cli"] | rooms["judging"]
     assert all(f'<tspan class="name">{room}</tspan>' in drawn for room in rooms)
+
+
+def test_the_walks_name_what_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)(?::(\w+))?`", text[text.index("## Four walks") : text.index("## Style")])
+    assert len(named) > 30
+    for file, name in named:
+        tree = ast.parse((SOURCE / file).read_text())
+        has = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        has |= {ast.unparse(n.target) for n in tree.body if isinstance(n, ast.AnnAssign)}
+        has |= {ast.unparse(t) for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
+        assert not name or name in has, f"{file} has no {name}"

@@ -49,7 +49,7 @@ class Form:
     """Default weight in a loop on language models. Practical and relaxed: .3, as 0.2 had it, small enough that an
     explicit step does not overshoot at the products of the embedded reward model (G of 10 and more, slope at most a
     quarter). Proximal: 1, since its step never overshoots, and it was best at 5 to 10 times practical's weight in the
-    network game (DESIGN, section 3). Exact and unrolled: 1, the derivative itself."""
+    network game. Exact and unrolled: 1, the derivative itself."""
     unit: str
     """What gamma is in units of."""
     pairwise: Penalty
