@@ -13,6 +13,8 @@ from foresighted.integrations.trl.series import check_fall
 from foresighted.statistics.collapse import FALL_SHARE, Exact, Reason, fall_to, judge
 from foresighted.statistics.profile import of_grid
 from foresighted.store import records
+from foresighted.store.directory import arm_directory
+from foresighted.store.rows import append
 
 
 def of_trajectory(utility, reward, seeds=2, noise=0.05):
@@ -140,15 +142,15 @@ def directory(series, tmp_path_factory):
         (out / str(part)).mkdir()
         (out / str(part) / "config.yaml").write_text(yaml.safe_dump({"arms": list(own), "seeds": [0], "rounds": 5}))
         for arm, (_, utility, reward) in own.items():
-            folder = records.arm_directory(out / str(part), arm, 0)
+            folder = arm_directory(out / str(part), arm, 0)
             folder.mkdir(parents=True)
             rows = [
                 records.HeldoutRow(row, f"p{p:02}", "?", "kind", "An answer.", 2, float(reward[row, 0, p]),
                                    float(utility[row, 0, p]), 0.1, 1.0, 1.0)
                 for row in range(6) for p in range(12)
             ]  # fmt: skip
-            records.append(folder / records.HELDOUT, rows)
-            records.append(folder / records.ROUNDS, [_round(number) for number in range(1, 6)])
+            append(folder / records.HELDOUT, rows)
+            append(folder / records.ROUNDS, [_round(number) for number in range(1, 6)])
     return out
 
 
