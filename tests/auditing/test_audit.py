@@ -253,3 +253,12 @@ def test_trajectories_of_games_are_logs_too(logs, tmp_path):
 def test_power_is_a_share(tmp_path):
     with pytest.raises(ConfigError, match=r"power: got 1\.5"):
         audit(tmp_path, power=1.5)
+
+
+def test_an_arm_of_which_no_row_has_a_round_is_left_out(tmp_path):
+    rows = [{"run": "a", "round": r, "prompt": f"q{p}", "reward": r + p} for r in range(3) for p in range(4)]
+    rows += [{"run": "b", "round": None, "prompt": "q0", "reward": 1.0}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = audit(tmp_path / "log.jsonl")
+    assert [arm.label for arm in result.arms] == ["a"]
+    assert any("1 rows have no round" in remark for remark in result.source.remarks)

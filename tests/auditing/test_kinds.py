@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foresighted.auditing.kinds import fallen_kinds
+from foresighted.auditing.audit import fallen_kinds
 from foresighted.statistics.layout import choose_layout
 
 

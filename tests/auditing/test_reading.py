@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from foresighted.auditing import reading
-from foresighted.auditing.columns import find_columns
-from foresighted.auditing.reading import Part, peek, read_tables
 from foresighted.auditing.sources import read_log
 from foresighted.errors import ConfigError, DataError
+from foresighted.store import logs as reading
+from foresighted.store.columns import find_columns
+from foresighted.store.logs import Part, peek, read_tables
 
 ROWS = [
     {"step": step, "prompt": f"q{p}", "completion": f'say "{p}",\nover {step} ü', "reward": p / 4 - step, "gold": None}
@@ -86,13 +86,14 @@ MIXED = [
 ]  # fmt: skip
 
 
-def test_fast_blocks_equal_slow_ones(tmp_path):
+def test_fast_blocks_equal_slow_ones(tmp_path, monkeypatch):
     path = _jsonl(tmp_path / "log.jsonl", MIXED)
     part = Part(path, "log")
     told = {"reward": "scores.rm", "run": "arm+gamma"}
     columns, _ = find_columns(peek(part), told, "log", file_name="log")
     ((fast, rows),) = read_tables(part, columns)
-    slow, count = reading._slow_block(path.read_bytes(), part, 1, columns)
+    monkeypatch.setattr(reading, "LONGEST_LINE", 20)
+    ((slow, count),) = read_tables(part, columns)
     assert rows == count == 3
     assert fast.keys() == slow.keys()
     for name in fast:

@@ -8,22 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from foresighted.auditing.absent import left_out
 from foresighted.auditing.calibration import calibrate
-from foresighted.auditing.kinds import fallen_kinds
 from foresighted.auditing.power import LOOK_RULE, LOOK_RULE_KNOWN, labels_needed, look_at
-from foresighted.auditing.result import (
-    VERDICTS,
-    ArmAudit,
-    Audit,
-    Kind,
-    LabelsNeeded,
-    Round,
-    Symptom,
-    Verdict,
-)
+from foresighted.auditing.result import VERDICTS, ArmAudit, Audit, Kind, LabelsNeeded, Round, Symptom, Verdict
 from foresighted.auditing.rollouts import Rollouts, arms
-from foresighted.auditing.sentences import headline, sentences
+from foresighted.auditing.sentences import headline, left_out, sentences
 from foresighted.auditing.sources import Log, Progress, read_log
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
@@ -39,6 +28,8 @@ from foresighted.statistics.wording import reason_text
 
 FEWEST_MEASURED = 2
 """Rounds with known utility from which it is judged by."""
+MOST_KINDS = 50
+FEWEST_PROMPTS_OF_A_KIND = 3
 
 
 @dataclass(frozen=True)
@@ -83,11 +74,7 @@ def audit(
     """
     if not 0 < power < 1:
         raise ConfigError(f"power: got {power}, must be between 0 and 1, for example 0.8")
-    return judge_log(read_log(path, columns or {}, progress), power=power)
-
-
-def judge_log(log: Log, *, power: float = 0.8) -> Audit:
-    """Judge what was read; see `audit`."""
+    log = read_log(path, columns or {}, progress)
     made = _arms(log)
     family = family_size([len(np.unique(arm.table.run[arm.known])) for arm in made])
     judged = [_judge(arm, family) for arm in made]
@@ -114,15 +101,9 @@ def _labels_needed(arm: _Arm, power: float) -> LabelsNeeded | None:
 
 
 def _arms(log: Log) -> list[_Arm]:
-    held = dict(arms(log.heldout)) if log.heldout is not None else {}
-    training = dict(arms(log.training)) if log.training is not None else {}
-    made = []
-    for label in dict.fromkeys((*held, *training)):
-        both = [
-            rollouts for rollouts in (held.get(label), training.get(label)) if rollouts is not None and len(rollouts)
-        ]
-        made.append(_arm(label, both))
-    return made
+    parts = [dict(arms(rollouts)) for rollouts in (log.heldout, log.training) if rollouts is not None]
+    labels = dict.fromkeys(label for part in parts for label in part)
+    return [_arm(label, [part[label] for part in parts if label in part]) for label in labels]
 
 
 def _arm(label: str, both: list[Rollouts]) -> _Arm:
@@ -175,18 +156,45 @@ def _judge(arm: _Arm, family: int) -> ArmAudit:
         best = int(np.argmax(utility.means))
         values = arm.table.numbers[arm.measure]
         kinds = fallen_kinds(values, arm.table, arm.known, arm.layout, best=best, threshold=fall.threshold)
-    training_layout = _calibration_layout(arm)
     return ArmAudit(
-        label=arm.label, seeds=tuple(dict.fromkeys(seed for _, seed in _runs(arm.table))), verdict=verdict,
-        reason=reason, measured_by=arm.measure, paired=arm.layout.paired, rounds=_table(arm, utility, reward, measures),
+        label=arm.label, seeds=tuple(dict.fromkeys(arm.table.runs[code][1] for code in np.unique(arm.table.run))),
+        verdict=verdict, reason=reason, measured_by=arm.measure, paired=arm.layout.paired,
+        rounds=_table(arm, utility, reward, measures),
         fall=fall, to_last=falls.to_last if falls else None, seed_falls=seed_falls,
         onset=onset(utility, arm.layout) if fell and utility else None,
-        calibration=calibrate(arm.training, training_layout), kinds=kinds, symptoms=seen,
+        calibration=calibrate(arm.training, _calibration_layout(arm)), kinds=kinds, symptoms=seen,
     )  # fmt: skip
 
 
-def _runs(rollouts: Rollouts) -> list[tuple[str, str]]:
-    return [rollouts.runs[code] for code in np.unique(rollouts.run).tolist()]
+def fallen_kinds(
+    values: Floats, rollouts: Rollouts, known: Mask, layout: Layout, *, best: int, threshold: float
+) -> tuple[Kind, ...]:
+    """Return how far each kind of prompts fell from the arm's best row to the last, those that fell first in front.
+
+    Args:
+        values: (R,) utility.
+        rollouts: the arm's responses.
+        known: (R,), whose utility is known.
+        layout: rows of the table.
+        best: the arm's best row.
+        threshold: what counts as a fall, in units of utility.
+    """
+    kinds = []
+    for name in sorted({kind for kind in rollouts.kinds if kind})[:MOST_KINDS]:
+        of_kind = np.array([kind == name for kind in rollouts.kinds])
+        units = gather(rollouts, known & of_kind[rollouts.prompt], layout)
+        means = profile(values, units) if units else None
+        if means is None or (prompts := int(means.counts.min())) < FEWEST_PROMPTS_OF_A_KIND:
+            continue
+        fell_by = None
+        for row in reversed(range(best + 1, layout.rows)):
+            if not (means.means[best] - means.means[row] > threshold and means.difference(best, row).low > 0):
+                break
+            fell_by = layout.span(row)[0]
+        kinds.append(Kind(name, prompts, means.difference(best, layout.rows - 1), fell_by))
+    if len(kinds) < 2:
+        return ()
+    return tuple(sorted(kinds, key=lambda kind: (kind.fell_by is None, kind.fell_by or 0, -kind.fall.mean)))
 
 
 def _falls(arm: _Arm, family: int) -> ArmFalls | None:
@@ -244,30 +252,25 @@ def _repeats(arm: _Arm) -> bool:
 
 
 def _table(arm: _Arm, utility: Profile | None, reward: Profile | None, measures: Measures) -> tuple[Round, ...]:
-    everything = np.ones(len(arm.table), bool)
-    whole = {name: _column(arm, name, everything) for name in ("reward", "kl")}
-    length = measures.profile(lengths(arm.table)[0])
-    distinct, alike = (
-        measures.profile(measures.spread_out(v)) for v in (measures.read.distinct_2, measures.read.alike)
-    )
-    rows = arm.layout.rows_of(arm.table.round)
-    gaps = _gaps(utility, reward)
+    everything, read = np.ones(len(arm.table), bool), measures.read
+    profiles = {
+        "utility": utility,
+        "reward": _column(arm, "reward", everything),
+        "kl": _column(arm, "kl", everything),
+        "length": measures.profile(lengths(arm.table)[0]),
+        "distinct_2": measures.profile(measures.spread_out(read.distinct_2)),
+        "alike": measures.profile(measures.spread_out(read.alike)),
+    }
+    rows, gaps = arm.layout.rows_of(arm.table.round), _gaps(utility, reward)
     made = []
     for row in range(arm.layout.rows):
         here = rows == row
-        made.append(
-            Round(
-                *arm.layout.span(row), int(here.sum()), len(np.unique(arm.table.prompt[here])),
-                _at(utility, row), _at(whole["reward"], row), gaps[row] if gaps else None, _at(whole["kl"], row),
-                _at(length, row), _at(distinct, row), _at(alike, row),
-                int((rows[measures.read.places] == row).sum()) if arm.table.text is not None else 0,
-            )
-        )  # fmt: skip
+        known = {name: means.row(row) if means else None for name, means in profiles.items()}
+        texts = int((rows[read.places] == row).sum()) if arm.table.text is not None else 0
+        prompts = len(np.unique(arm.table.prompt[here]))
+        (first, last), gap = arm.layout.span(row), gaps[row] if gaps else None
+        made.append(Round(first, last, int(here.sum()), prompts, gap=gap, read=texts, **known))
     return tuple(made)
-
-
-def _at(means: Profile | None, row: int) -> Interval | None:
-    return means.row(row) if means else None
 
 
 def _gaps(utility: Profile | None, reward: Profile | None) -> list[Interval] | None:

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foresighted.auditing.columns import NUMBERS
 from foresighted.errors import DataError
 from foresighted.statistics.numbers import Floats, Ints, Mask
+from foresighted.store.columns import NUMBERS
 
 LARGEST_ROUND = 2**53
 LARGEST_NUMBER = 1e100
@@ -109,7 +109,7 @@ class Collector:
         self._add_prompts(table, rows)
         self._add_runs(table, rows, run, seed)
         if "response" in table:
-            self.text += [table["response"]]
+            self.text.append(table["response"])
         self.rows += rows
 
     def _add_prompts(self, table: Mapping[str, pa.Array], rows: int) -> None:
@@ -150,17 +150,16 @@ class Collector:
         self.run_codes.append(np.array(made, np.int64)[places])
 
     def made(self) -> tuple[Rollouts, int]:
-        """Return the rows that have a round, and how many had none.
+        """Return the rows that have a round, and how many had none; there is at least one row.
 
         Raises:
             DataError: a round that is not a whole number, or below 0.
         """
-        rounds = np.concatenate(self.rounds) if self.rounds else np.zeros(0)
-        prompt = np.concatenate(self.prompt_codes) if self.prompt_codes else np.zeros(0, np.int64)
-        run = np.concatenate(self.run_codes) if self.run_codes else np.zeros(0, np.int64)
+        rounds, prompt = np.concatenate(self.rounds), np.concatenate(self.prompt_codes)
+        run = np.concatenate(self.run_codes)
         numbers = {name: np.concatenate(parts) for name, parts in self.numbers.items()}
         numbers = {name: values for name, values in numbers.items() if np.isfinite(values).any()}
-        text = pa.chunked_array(self.text, pa.large_string()) if self.text and len(self.text) else None
+        text = pa.chunked_array(self.text, pa.large_string())
         shown, kinds = list(self.shown), list(self.kinds)
         if len(shown) <= SORTED_PROMPTS:
             order = [self.prompts[name] for name in sorted(self.prompts)]
@@ -173,7 +172,7 @@ class Collector:
         prompt = _own_prompts(prompt, rounds, run, shown, kinds)
         made = Rollouts(
             np.where(whole, rounds, 0).astype(np.int64), prompt, run, numbers,
-            text if text is not None and len(text) == len(rounds) else None,
+            text if len(text) == len(rounds) else None,
             tuple(shown), tuple(kinds), tuple(self.runs),
         )  # fmt: skip
         return (made if whole.all() else made.only(whole)), int((~whole).sum())
@@ -218,8 +217,9 @@ def _at(array: pa.Array | None, places: Ints) -> list[Any]:
 
 
 def arms(rollouts: Rollouts) -> Iterable[tuple[str, Rollouts]]:
-    """Return each arm with its rows, in order of appearance."""
+    """Return each arm that has rows with them, in order of appearance."""
     names = list(dict.fromkeys(run for run, _ in rollouts.runs))
-    of_run = np.array([names.index(run) for run, _ in rollouts.runs], np.int64)
+    of_row = np.array([names.index(run) for run, _ in rollouts.runs], np.int64)[rollouts.run]
     for i, name in enumerate(names):
-        yield name, rollouts if len(names) == 1 else rollouts.only(of_run[rollouts.run] == i)
+        if (own := of_row == i).any():
+            yield name, rollouts if len(names) == 1 else rollouts.only(own)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foresighted.alignment.played import read_plan, run_directory
-from foresighted.auditing.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
-from foresighted.auditing.reading import SUFFIXES, Part, peek, read_tables
 from foresighted.auditing.result import Source
 from foresighted.auditing.rollouts import Collector, Rollouts
 from foresighted.errors import DataError
 from foresighted.settings import read_yaml
+from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
+from foresighted.store.logs import SUFFIXES, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
 
 OUR_FORMATS = ("comparison", "run")
+SHOWN_AS = {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}
 TRL_LOGS = "completions"
 TRAJECTORIES = "trajectories.parquet"
 Progress = Callable[[int, int], None]
@@ -42,26 +44,10 @@ class _Found:
 
 
 def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda done, total: None) -> Log:
-    """Read a directory or a file.
-
-    Args:
-        path: a comparison, a run, the output directory of a TRL trainer, a directory of rollout dumps, or a log.
-        columns: our name of a column -> what it is called there; those not named are guessed.
-        progress: told after each file.
-
-    Raises:
-        DataError: nothing to read, files of different kinds, a bad line, a column that is missing.
-        ConfigError: `columns` names a column that we do not know.
-    """
+    """Read a directory or a file; see `audit.audit`."""
     found = _find(path)
     parts = (*found.heldout, *found.training)
-    done = 0
-
-    def after() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(parts))
-
+    done = itertools.count(1)
     remarks = list(found.remarks)
     tables: list[Rollouts | None] = []
     used: dict[str, str] = {}
@@ -71,7 +57,9 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
         if not group:
             tables.append(None)
             continue
-        rollouts, columns_found, guesses, said = _read(group, columns, after, ours=found.format in OUR_FORMATS)
+        rollouts, columns_found, guesses, said = _read(
+            group, columns, lambda: progress(next(done), len(parts)), ours=found.format in OUR_FORMATS
+        )
         used |= {ours: column.name for ours, column in columns_found.items()}
         if "round" not in columns_found:
             used["round"] = FROM_FILE_NAME
@@ -87,7 +75,7 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
 def _find(path: Path) -> _Found:
     if path.is_file():
         part = Part(path, path.name.split(".")[0], round=_round_of(path.name))
-        return _Found({"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}[part.format], (), (part,))
+        return _Found(SHOWN_AS[part.format], (), (part,))
     if not path.is_dir():
         raise DataError(f"{path}: no such file or directory")
     if (path / TRAJECTORIES).is_file():
@@ -102,12 +90,12 @@ def _find(path: Path) -> _Found:
 
 
 def _our_directory(path: Path) -> _Found | None:
-    present = [name for name in (HELDOUT, CANDIDATES) if (path / name).exists()]
-    config = path / CONFIG
     if kind_of(path) == "comparison":
         return _comparison(path)
+    present = [name for name in (HELDOUT, CANDIDATES) if (path / name).exists()]
     if not present:
         return None
+    config = path / CONFIG
     label = str(read_yaml(config).get("steering") or "") if config.exists() else ""
     label = label or (path.resolve().parent.name if path.name == TRAINER_FOLDER else path.resolve().name)
     held, training = ([Part(path / name, label)] if name in present else [] for name in (HELDOUT, CANDIDATES))
@@ -116,20 +104,19 @@ def _our_directory(path: Path) -> _Found | None:
 
 def _comparison(path: Path) -> _Found:
     plan = read_plan(path)
-    held, training, absent = [], [], []
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            directory = run_directory(path, plan, arm, seed)
-            if (directory / HELDOUT).exists():
-                held.append(Part(directory / HELDOUT, arm, str(seed)))
-            if (directory / CANDIDATES).exists():
-                training.append(Part(directory / CANDIDATES, arm, str(seed)))
-            if not (directory / HELDOUT).exists() and not (directory / CANDIDATES).exists():
-                absent.append(f"{arm}, seed {seed}")
-    if not held and not training:
+    found: dict[str, list[Part]] = {HELDOUT: [], CANDIDATES: []}
+    absent = []
+    for arm, seed in itertools.product(plan.arms, plan.seeds):
+        directory = run_directory(path, plan, arm, seed)
+        present = [name for name in found if (directory / name).exists()]
+        for name in present:
+            found[name].append(Part(directory / name, arm, str(seed)))
+        if not present:
+            absent.append(f"{arm}, seed {seed}")
+    if not any(found.values()):
         raise DataError(f"{path}: a comparison without any records yet; wait for its first round")
     remarks = (f"No records yet of {'; '.join(absent)}.",) if absent else ()
-    return _Found("comparison", tuple(held), tuple(training), remarks)
+    return _Found("comparison", tuple(found[HELDOUT]), tuple(found[CANDIDATES]), remarks)
 
 
 def _trl(folder: Path) -> _Found | None:
@@ -162,7 +149,7 @@ def _directory(path: Path) -> _Found:
     parts = tuple(Part(file, label, round=_round_of(file.name)) for file in files)
     rows = peek(parts[0])
     verl = bool(rows) and {"input", "output", "score", "step"} <= set(rows[0])
-    name = "verl rollout dump" if verl else {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}[next(iter(kinds))]
+    name = "verl rollout dump" if verl else SHOWN_AS[next(iter(kinds))]
     return _Found(name if len(parts) == 1 or verl else f"{name} in parts", (), parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foresighted.auditing.absent import left_out
+from foresighted.auditing.sentences import left_out
 from foresighted.statistics.layout import Layout
 
 NAN = np.nan

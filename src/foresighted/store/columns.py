@@ -1,4 +1,4 @@
-"""Which column of a log means what: ours, told by flags, or guessed from its name; a guess is always shown.
+"""Which column of anybody's log means what (ours, told by flags, or guessed from its name), and its values as ours.
 
 A name may be nested: `scores.rm` is the key `rm` inside the key `scores`. Several columns may make one:
 `helpful+polite` is their sum, and `arm+gamma` puts two names side by side.
@@ -7,11 +7,17 @@ A name may be nested: `scores.rm` is the key `rm` inside the key `scores`. Sever
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.store.aliases import ALIASES
@@ -141,19 +147,15 @@ def find_columns(
         if (made := column(theirs)) is None:
             raise DataError(f"{where}: has no column {theirs!r}{nearest(theirs, flat)}; it has {_listed(flat)}")
         found[ours] = made
-    guessed = []
-    names = _known_names(shapes, set(told)) if ours_alone else _guesses(shapes, found, set(told))
-    for ours, name in names.items():
-        if made := column(name):
-            found[ours] = made
-            guessed.append(ours)
-    _check_objects(found, flat, where)
-    _check_needed(found, flat, where, file_name)
+    if ours_alone:
+        names = {ours: name for ours, name in RECORDS.items() if ours not in told and name in flat}
+    else:
+        names = _guesses(shapes, found, set(told))
+    guessed = {ours: made for ours, name in names.items() if (made := column(name))}
+    found |= guessed
+    _check_objects(found, list(flat), where)
+    _check_needed(found, list(flat), where, file_name)
     return found, tuple(guessed)
-
-
-def _known_names(shapes: Mapping[str, Shape], told: set[str]) -> dict[str, str]:
-    return {ours: name for ours, name in RECORDS.items() if ours not in told and name in shapes}
 
 
 def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, str]:
@@ -170,10 +172,8 @@ def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set
         if fitting:
             made[ours] = fitting[0]
             used.add(fitting[0])
-    if "reward" not in made and "reward" not in told:
-        functions = _trl_rewards(shapes)
-        if functions:
-            made["reward"] = functions
+    if "reward" not in made and "reward" not in told and (functions := _trl_rewards(shapes)):
+        made["reward"] = functions
     return made
 
 
@@ -195,8 +195,7 @@ def _trl_rewards(shapes: Mapping[str, Shape]) -> str | None:
     return "+".join(numbers) or None
 
 
-def _check_objects(found: Mapping[str, Column], names: Iterable[str], where: str) -> None:
-    names = list(names)
+def _check_objects(found: Mapping[str, Column], names: Sequence[str], where: str) -> None:
     for ours, column in found.items():
         if ours in NUMBERS and "object" in column.shapes:
             inner = next((name for name in names if name.startswith(f"{column.name}.")), f"{column.name}.KEY")
@@ -206,8 +205,7 @@ def _check_objects(found: Mapping[str, Column], names: Iterable[str], where: str
             )
 
 
-def _check_needed(found: Mapping[str, Column], names: Iterable[str], where: str, file_name: str) -> None:
-    names = list(names)
+def _check_needed(found: Mapping[str, Column], names: Sequence[str], where: str, file_name: str) -> None:
     missing = []
     if "round" not in found and not NUMBER_OF_FILE.search(file_name):
         missing.append("round")
@@ -229,3 +227,91 @@ def _nearest_alias(ours: str, names: Sequence[str]) -> str:
 def _listed(names: Iterable[str]) -> str:
     shown = [repr(name) for name in names]
     return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+
+
+Table = Mapping[str, pa.Array]
+"""Canonical name -> array, all of one length."""
+
+
+def canonical(table: pa.Table, columns: Mapping[str, Column]) -> Table:
+    """Return the columns that are wanted under our names: numbers as doubles, texts as strings; several
+    columns for one name are added up or put side by side.
+
+    Raises:
+        ArrowException: what is no number, in a column of numbers.
+    """
+    made = {}
+    for ours, column in columns.items():
+        arrays = [_at(table, path) for path in column.paths]
+        made[ours] = reduce(pc.add, map(_numbers, arrays)) if ours in NUMBERS else _in_words(list(map(_texts, arrays)))
+    return made
+
+
+def _in_words(texts: list[pa.Array]) -> pa.Array:
+    """Return several texts as one, with blanks between."""
+    if len(texts) == 1:
+        return texts[0]
+    parts = [pc.fill_null(text, "") for text in texts]
+    return pc.binary_join_element_wise(*parts, pa.scalar(" ", pa.large_string()))
+
+
+def _at(table: pa.Table, path: tuple[str, ...]) -> pa.Array:
+    array = table.column(path[0]).combine_chunks()
+    for key in path[1:]:
+        array = pc.struct_field(array, key)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _numbers(array: pa.Array) -> pa.Array:
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        lower = pc.utf8_trim_whitespace(pc.utf8_lower(array))
+        lower = pc.if_else(pc.is_in(lower, pa.array(MISSING, lower.type)), pa.scalar(None, lower.type), lower)
+        truth = pc.case_when(
+            pc.make_struct(pc.equal(lower, "true"), pc.equal(lower, "false")), pa.scalar("1"), pa.scalar("0"), lower
+        )
+        return pc.cast(truth, pa.float64())
+    return pc.cast(array, pa.float64(), safe=False)
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("content") >= 0:
+            inner = pc.struct_field(array.values, "content")
+            if pa.types.is_string(inner.type) or pa.types.is_large_string(inner.type):
+                return pc.cast(_joined(array, inner), pa.large_string())
+        return pa.array([as_text(value) for value in array.to_pylist()], pa.large_string())
+    if pa.types.is_floating(kind):
+        seen = pc.unique(array.drop_null()).to_pylist()
+        if all(math.isnan(value) or float(value).is_integer() for value in seen):
+            array = pc.cast(array, pa.int64())
+    try:
+        return pc.cast(array, pa.large_string())
+    except pa.ArrowException:  # nested values, bytes that are no UTF-8
+        return pa.array([as_text(value) for value in array.to_pylist()], pa.large_string())
+
+
+def _joined(array: pa.Array, inner: pa.Array) -> pa.Array:
+    """Return chat messages as one text each, their contents on lines of their own."""
+    kind = pa.LargeListArray if pa.types.is_large_list(array.type) else pa.ListArray
+    lists = kind.from_arrays(array.offsets, pc.fill_null(pc.cast(inner, pa.string()), ""))
+    return pc.binary_join(lists, pa.scalar("\n", pa.string()))
+
+
+def as_text(value: Any) -> str | None:
+    """Return a JSON value as text: chat messages as their contents, whole numbers without a point, None as None."""
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return "\n".join(as_text(item.get("content")) or as_text(item.get("text")) or "" for item in value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+    return text.encode("utf-8", "replace").decode()  # JSON allows a lone surrogate, Arrow does not
+
+
+def _plain(value: Any) -> str:
+    """Return what JSON does not know, such as a date or bytes, as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

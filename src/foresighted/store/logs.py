@@ -1,4 +1,4 @@
-"""Files as tables of canonical columns: JSON lines, CSV and Parquet, in blocks, through pyarrow.
+"""Anybody's logs as tables of canonical columns: JSON lines, CSV and Parquet, in blocks, through pyarrow.
 
 A block that pyarrow refuses is read again line by line, or row by row: either its values can be used after all (a
 column of numbers with some in quotes), or the line that cannot is named.
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+from pyarrow import csv as arrow_csv
+from pyarrow import json as arrow_json
+from pyarrow import parquet
 
-from foresighted.auditing.columns import MISSING, NUMBERS, Column, flattened, number_of
-from foresighted.auditing.conversion import Table, as_text, canonical
 from foresighted.errors import DataError
+from foresighted.store.columns import MISSING, NUMBERS, Column, Table, as_text, canonical, flattened, number_of
 
 Format = Literal["jsonl", "csv", "parquet"]
 SUFFIXES: Mapping[str, Format] = {
@@ -163,19 +165,17 @@ def _jsonl_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[T
 def _json_block(
     block: bytes, part: Part, number: int, columns: Mapping[str, Column], options: Any
 ) -> tuple[Table, int]:
-    from pyarrow import json as arrow_json
-
     try:
         table = arrow_json.read_json(pa.py_buffer(block), arrow_json.ReadOptions(block_size=LONGEST_LINE), options)
         return canonical(table, columns), table.num_rows
-    except pa.ArrowException:
-        return _slow_block(block, part, number, columns)
+    except pa.ArrowException:  # line by line
+        lines = enumerate(block.split(b"\n"), start=number)
+        objects = ((f"{part.path}, line {at}", _object(line, part, at)) for at, line in lines)
+        return _by_row(((where, row) for where, row in objects if row is not None), columns)
 
 
 def _json_options(columns: Mapping[str, Column]) -> Any:
     """Return parse options with the type of every column that is wanted; everything else is passed over."""
-    from pyarrow import json as arrow_json
-
     types: dict[str, Any] = {}
     for ours, column in columns.items():
         for path, shape in zip(column.paths, column.shapes, strict=True):
@@ -192,19 +192,10 @@ def _struct(kind: Any) -> Any:
 
 
 def _arrow_type(ours: str, shape: str) -> Any:
-    if shape == "messages":
-        return pa.list_(pa.struct([("content", pa.large_string())]))
-    if shape in ("number", "truth", "text", "quoted"):
-        known = {"number": pa.float64(), "truth": pa.bool_()}
-        return known.get(shape, pa.large_string())
-    return pa.float64() if ours in NUMBERS else pa.large_string()
-
-
-def _slow_block(block: bytes, part: Part, number: int, columns: Mapping[str, Column]) -> tuple[Table, int]:
-    """Read a block line by line, as `_json_block` would where it can."""
-    lines = enumerate(block.split(b"\n"), start=number)
-    objects = ((f"{part.path}, line {at}", _object(line, part, at)) for at, line in lines)
-    return _by_row(((where, row) for where, row in objects if row is not None), columns)
+    text = pa.large_string()
+    messages = pa.list_(pa.struct([("content", text)]))
+    known = {"messages": messages, "number": pa.float64(), "truth": pa.bool_(), "text": text, "quoted": text}
+    return known.get(shape, pa.float64() if ours in NUMBERS else text)
 
 
 def _by_row(named: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, Column]) -> tuple[Table, int]:
@@ -288,8 +279,6 @@ def _guessed(text: str) -> Any:
 
 
 def _csv_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Table, int]]:
-    from pyarrow import csv as arrow_csv
-
     types = {
         path[-1]: pa.float64() if ours in NUMBERS and shape in ("number", "nothing") else pa.large_string()
         for ours, column in columns.items()
@@ -332,8 +321,6 @@ def _csv_fault(part: Part, columns: Mapping[str, Column], error: Exception) -> D
 
 
 def _peek_parquet(part: Part) -> list[dict[str, Any]]:
-    from pyarrow import parquet
-
     try:
         with parquet.ParquetFile(part.path) as file:
             for batch in file.iter_batches(batch_size=PEEKED_ROWS):
@@ -345,8 +332,6 @@ def _peek_parquet(part: Part) -> list[dict[str, Any]]:
 
 
 def _parquet_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Table, int]]:
-    from pyarrow import parquet
-
     tops = list(dict.fromkeys(path[0] for column in columns.values() for path in column.paths))
     try:
         with parquet.ParquetFile(part.path) as file:
