@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
+from foresighted.statistics.collapse import onset, unimodal
 from foresighted.statistics.layout import choose_layout
-from foresighted.statistics.onset import onset, unimodal
 from foresighted.statistics.profile import gather, profile
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foresighted.auditing.power import excess, look_at
+from foresighted.auditing.power import comparisons_needed, excess, look_at, ratings_needed
+from foresighted.statistics.collapse import could_have_seen
 from foresighted.statistics.layout import Layout
-from foresighted.statistics.power import comparisons_needed, could_have_seen, ratings_needed
 from foresighted.statistics.profile import of_grid
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from foresighted.statistics.layout import Layout, choose_layout, connected
-from foresighted.statistics.profile import Profile, gather, of_grid, profile, unit
+from foresighted.statistics.profile import Profile, gather, of_grid, profile
 
 ROUNDS = (0.0, 0.5, 0.2)
 
@@ -47,7 +47,7 @@ def test_paired_means_and_errors_are_those_of_a_paired_t_test(logs):
     np.testing.assert_allclose(means.means[[0, 2]], [first.mean(), last.mean()])
     assert means.deviation == pytest.approx(first.std(ddof=1))
     test = stats.ttest_rel(last, first)
-    interval = means.contrast(unit(3, 2) - unit(3, 0))
+    interval = means.contrast(np.array([-1.0, 0, 1]))
     low, high = test.confidence_interval(0.95)
     np.testing.assert_allclose([interval.low, interval.high], [low, high])
 
@@ -139,7 +139,7 @@ def test_corrected_low_holds_against_picking_the_best_row():
         means = of_grid(grid)
         best = int(np.argmax(means.means[:-1]))
         corrected += means.corrected_low(best, len(means.means) - 1, family=1) > 0
-        plain += means.contrast(unit(8, best) - unit(8, 7)).low > 0
+        plain += means.contrast(np.eye(8)[best] - np.eye(8)[7]).low > 0
     assert corrected / 400 < 0.05
     assert plain > 2 * corrected
     one = of_grid(np.random.default_rng(0).standard_normal((4, 2, 30)))

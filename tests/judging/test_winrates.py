@@ -20,8 +20,7 @@ from foresighted.judging.winrates import (
     position_bias,
     tally,
 )
-from foresighted.statistics.ratings import ratings
-from foresighted.statistics.significance import holm, logistic_fit, sign_test
+from foresighted.statistics.ratings import holm, logistic_fit, ratings, sign_test
 
 RESULTS = {"w": "win", "t": "tie", "l": "loss", "b": "position_bias", "f": "failure"}
 VERDICTS = {"w": ("a", "a"), "t": ("tie", "tie"), "l": ("o", "o"), "b": ("a", "o"), "f": (None, "a")}

@@ -19,7 +19,7 @@ from foresighted.alignment.played import Plan, Run, read_runs
 from foresighted.alignment.sentences import sentences
 from foresighted.errors import DataError
 from foresighted.statistics.collapse import ArmFalls, family_size, judge_arm
-from foresighted.statistics.intervals import Grid, Interval, mean_interval, paired_interval, wilson_share
+from foresighted.statistics.intervals import Interval, mean_interval, paired_interval, wilson_share
 from foresighted.statistics.layout import choose_layout
 from foresighted.statistics.numbers import Floats, Ints
 from foresighted.store.records import RoundRow
@@ -102,19 +102,19 @@ def _prompts(groups: Iterable[Sequence[Run]], out: Path) -> tuple[list[str], lis
     return sorted(prompts), sorted(with_utility)
 
 
-def _grid(runs: Sequence[Run], round_: int, prompts: Sequence[str], column: str) -> Grid:
+def _grid(runs: Sequence[Run], round_: int, prompts: Sequence[str], column: str) -> Floats:
     return np.array([[getattr(run.answers[round_][prompt], column) for prompt in prompts] for run in runs], np.float64)
 
 
-def _mean(grid: Grid) -> Interval:
+def _mean(grid: Floats) -> Interval:
     return mean_interval(grid, seed=RESAMPLING_SEED, level=LEVEL)
 
 
-def _difference(values: Grid, baseline: Grid) -> Interval:
+def _difference(values: Floats, baseline: Floats) -> Interval:
     return paired_interval(values, baseline, seed=RESAMPLING_SEED, level=LEVEL)
 
 
-def _prompt_deviation(grid: Grid) -> float:
+def _prompt_deviation(grid: Floats) -> float:
     """Return the prompt-to-prompt standard deviation within a seed (root mean square over seeds); 0 for one prompt."""
     return math.sqrt(float(grid.var(axis=1, ddof=1).mean())) if grid.shape[1] > 1 else 0.0
 

@@ -17,14 +17,12 @@ from foresighted.auditing.sources import Log, Progress, read_log
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
 from foresighted.errors import ConfigError, DataError
-from foresighted.statistics.collapse import ArmFalls, Fall, Reason, family_size, judge_arm
+from foresighted.statistics.collapse import ArmFalls, Fall, Reason, could_have_seen, family_size, judge_arm, onset
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.layout import Layout, choose_layout
 from foresighted.statistics.numbers import Floats, Mask
-from foresighted.statistics.onset import onset
-from foresighted.statistics.power import could_have_seen
 from foresighted.statistics.profile import Profile, gather, of_grid, profile
-from foresighted.statistics.wording import reason_text
+from foresighted.statistics.wording import REASONS
 
 FEWEST_MEASURED = 2
 """Rounds with known utility from which it is judged by."""
@@ -226,7 +224,7 @@ def _verdict(
     every = (fall, *seed_falls)
     if any(one.corrected for one in every):
         whose = [one.seed for one in seed_falls if one.corrected]
-        text = reason_text(Reason.COLLAPSED)
+        text = REASONS[Reason.COLLAPSED]
         return "collapsed", text if fall.corrected else f"{text} (seed {', '.join(map(str, whose))})"
     if any(one.collapsed for one in every):
         return "suspicious", "a fall that is clear by itself, but not once everything that was looked at is allowed for"
@@ -241,7 +239,7 @@ def _verdict(
         if alarms:
             return "suspicious", f"too few labels to tell, and {', '.join(alarms)} moved as in a loop that collapses"
         return "cannot tell", "too few labels to see a fall of half a standard deviation"
-    return "no collapse seen", reason_text(fall.reason)
+    return "no collapse seen", REASONS[fall.reason]
 
 
 def _repeats(arm: _Arm) -> bool:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from foresighted.errors import DataError
-from foresighted.statistics.collapse import Fall
+from foresighted.statistics.collapse import Fall, Onset
 from foresighted.statistics.intervals import Interval
-from foresighted.statistics.onset import Onset
 from foresighted.store.directory import AUDIT
 from foresighted.store.rows import read_json, write_json
 

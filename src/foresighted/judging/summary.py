@@ -14,8 +14,7 @@ from foresighted.judging.result import Capability, Evaluation, JudgeResult, Pair
 from foresighted.judging.rows import AnswerRow, JudgementRow
 from foresighted.judging.winrates import outcomes, pair_result
 from foresighted.statistics.intervals import Interval, mean_interval, wilson_share
-from foresighted.statistics.ratings import Rating, ratings
-from foresighted.statistics.significance import holm
+from foresighted.statistics.ratings import Rating, holm, ratings
 from foresighted.texts import repetition
 
 LEVEL = 0.95

@@ -29,10 +29,9 @@ import numpy as np
 
 from foresighted.judging.result import Counts, GroupResult, LengthCheck, PairResult, PositionBias
 from foresighted.judging.rows import TIE, JudgementRow, counted
-from foresighted.statistics.intervals import Interval, Method, Share, mean_interval, unseen_share, wilson_share
+from foresighted.statistics.intervals import Interval, Method, Share, mean_interval, wilson_share
 from foresighted.statistics.numbers import Floats
-from foresighted.statistics.ratings import Outcome
-from foresighted.statistics.significance import logistic_fit, sign_test
+from foresighted.statistics.ratings import Outcome, logistic_fit, sign_test
 
 _PRIOR = 0.5  # pseudo-outcomes for and against, which keep a one-sided fit finite
 
@@ -99,7 +98,7 @@ def net_interval(rows: Sequence[JudgementRow], *, seed: int, level: float) -> In
     grid = scores.size * (scores - net * judged) / judged.sum()
     resampled = mean_interval(grid, seed=seed, level=level)
     if resampled.flat:
-        unseen = unseen_share(int(judged.any(axis=0).sum()), level=level)
+        unseen = wilson_share(0, int(judged.any(axis=0).sum()), level=level).high
         centre = (1 - unseen) * net
         low, high = max(-1.0, centre - unseen), min(1.0, centre + unseen)
         return replace(resampled, mean=net, low=low, high=high, method=Method.WILSON)

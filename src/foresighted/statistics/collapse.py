@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,11 +25,14 @@ import numpy as np
 from foresighted.statistics.intervals import Interval, Method
 from foresighted.statistics.layout import Layout, Responses
 from foresighted.statistics.numbers import Floats, Mask
-from foresighted.statistics.profile import gather, profile
+from foresighted.statistics.profile import LEVEL, Profile, drawn, gather, profile
 from foresighted.store.rows import NULL
 
 FALL_SHARE = 0.5
 """A fall counts from this share of the prompt-to-prompt standard deviation of the first row on."""
+ONSET_SHARE = 0.1
+"""The onset is the last row at which less than this share of the fall had happened."""
+ONSET_DRAWS = 1000
 
 
 class Reason(StrEnum):
@@ -61,7 +65,7 @@ class Series(Protocol):
 class Fall:
     """The fall of utility from its best row to the one that is judged, by the definition and after correction.
 
-    Rows are numbers of rounds in what is written: `best` is the first round of its row, `last` the last of its row.
+    In what is written, `best` is the first round of its row and `last` the last of its row.
     """
 
     seed: str | None
@@ -115,15 +119,13 @@ def judge(
         family: how many runs are judged together.
 
     Returns:
-        The verdict; rows count from 0.
+        The verdict, by rows from 0.
     """
     last = len(utility.means) - 1
 
-    def to(end: int, ends: int = 1) -> Fall:
-        return fall_to(
-            end, utility, reward, threshold=threshold, reward_threshold=reward_threshold, family=family, ends=ends
-        )
-
+    to = partial(
+        fall_to, utility=utility, reward=reward, threshold=threshold, reward_threshold=reward_threshold, family=family
+    )
     fall = to(last)
     if fall.reason != Reason.PROXY_FELL or reward is None or fall.low_corrected <= 0:
         return fall
@@ -235,3 +237,84 @@ def family_size(runs: Sequence[int]) -> int:
 
 def _in_rounds(fall: Fall, layout: Layout, seed: str | None) -> Fall:
     return replace(fall, seed=seed, best=layout.span(fall.best)[0], last=layout.span(fall.last)[1])
+
+
+def could_have_seen(utility: Profile) -> bool:
+    """Whether a fall of the threshold's size, first row against last, would have been clear at this size."""
+    last = len(utility.means) - 1
+    if last == 0:
+        return False
+    rows = np.eye(last + 1)
+    change = utility.contrast(rows[last] - rows[0])
+    half = (change.high - change.low) / 2
+    if utility.deviation == 0:  # one prompt, several seeds: nothing to measure the interval by
+        return math.isfinite(half)
+    return half <= FALL_SHARE * utility.deviation
+
+
+@dataclass(frozen=True)
+class Onset:
+    """The last row at which less than a tenth of the fall had happened, with an interval of rounds."""
+
+    round: int
+    low: int
+    high: int
+    level: float
+
+
+def onset(utility: Profile, layout: Layout) -> Onset:
+    """Return from when on utility fell: the end of the top of the best rising-then-falling fit.
+
+        f = argmin sum_k (mean_k - f_k)^2   over sequences that rise (weakly) to some row and fall (weakly) after it
+        onset = the last row k with  f_k >= max f - 0.1 (max f - f_last)
+
+    The interval is the central part of the onsets of means that are drawn around these ones with their covariance.
+
+    References:
+        Unimodal least squares: Frisén, "Unimodal regression" (1986).
+    """
+    means = np.tile(utility.means, (ONSET_DRAWS, 1))
+    for noise in drawn(utility.parts, ONSET_DRAWS):
+        means += noise
+    point = int(_onset_rows(utility.means[None])[0])
+    low, high = np.quantile(_onset_rows(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest").astype(int)
+    return Onset(
+        layout.span(point)[0], layout.span(min(int(low), point))[0], layout.span(max(int(high), point))[1], LEVEL
+    )
+
+
+def _onset_rows(means: Floats) -> Floats:
+    """Return the onset row of each sequence, (B, K) -> (B,)."""
+    fits = unimodal(means)
+    top, end = fits.max(axis=1), fits[:, -1]
+    above = fits >= (top - ONSET_SHARE * (top - end))[:, None]
+    rows: Floats = means.shape[1] - 1 - np.argmax(above[:, ::-1], axis=1)
+    return rows
+
+
+def unimodal(values: Floats) -> Floats:
+    """Return the closest sequences that rise weakly to some place and fall weakly after it, (B, K) -> (B, K)."""
+    count = values.shape[1]
+    best, error = np.empty_like(values), np.full(len(values), np.inf)
+    for mode in range(count):
+        fit = np.concatenate([_rising(values[:, : mode + 1]), _rising(values[:, :mode:-1])[:, ::-1]], axis=1)
+        here = ((fit - values) ** 2).sum(axis=1)
+        better = here < error - 1e-12
+        best[better], error[better] = fit[better], here[better]
+    return best
+
+
+def _rising(values: Floats) -> Floats:
+    """Return isotonic least squares by its min-max formula: max over a <= k of min over b >= k of mean(a..b)."""
+    batch, count = values.shape
+    if count == 0:
+        return values
+    total = np.concatenate([np.zeros((batch, 1)), np.cumsum(values, axis=1)], axis=1)
+    places = np.arange(count)
+    lengths = (places[None, :] - places[:, None] + 1).clip(min=1)
+    means = (total[:, None, 1:] - total[:, :-1, None]) / lengths
+    means = np.where(places[None, :] >= places[:, None], means, np.inf)  # (B, a, b)
+    lowest = np.minimum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]  # over b >= k
+    lowest = np.where(places[None, :, None] <= places[None, None, :], lowest, -np.inf)  # a <= k
+    made: Floats = lowest.max(axis=1)
+    return made

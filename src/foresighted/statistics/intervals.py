@@ -34,9 +34,6 @@ from foresighted.errors import ConfigError, DataError
 from foresighted.statistics.numbers import Floats
 from foresighted.store.rows import NULL
 
-Grid = Floats
-"""Values of one quantity, (seeds, prompts)."""
-
 RESAMPLES = 5000
 _ROUNDING = 1e-9
 
@@ -139,16 +136,10 @@ def paired_interval(
     Args:
         values: (seeds, prompts); row and column mean the same seed and prompt in both grids.
         baseline: (seeds, prompts), the same unit.
-        seed: of the resampling.
-        level: of the interval, in (0, 1).
-        resamples: number of replicates.
-
-    Returns:
-        The interval of the difference, in the unit of the values.
+        seed, level, resamples: as of `mean_interval`.
 
     Raises:
-        DataError: the grids differ in shape, or either is not a grid of finite values.
-        ConfigError: `level` or `resamples` out of range.
+        DataError: the grids differ in shape, or as `mean_interval`.
     """
     first, second = _checked(values, "values"), _checked(baseline, "baseline")
     if first.shape != second.shape:
@@ -207,21 +198,6 @@ def wilson_share(successes: int, total: int, *, level: float = 0.95) -> Share:
     return Share(successes, total, share, low, high, level, Method.WILSON)
 
 
-def unseen_share(total: int, *, level: float = 0.95) -> float:
-    """Return how large a share of cases may still be of a kind that none of `total` was: Wilson's upper bound.
-
-        u = z^2 / (n + z^2)
-
-    Args:
-        total: number of cases n, at least 1.
-        level: of the two-sided interval, in (0, 1).
-
-    Returns:
-        The share, in (0, 1).
-    """
-    return wilson_share(0, total, level=level).high
-
-
 def _check_settings(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise ConfigError(f"level: got {level!r}; expected a share strictly between 0 and 1, for example 0.95")
@@ -229,7 +205,7 @@ def _check_settings(level: float, resamples: int) -> None:
         raise ConfigError(f"resamples: got {resamples!r}; expected at least 1, better 1000 or more")
 
 
-def _checked(values: ArrayLike, name: str) -> Grid:
+def _checked(values: ArrayLike, name: str) -> Floats:
     grid = np.asarray(values, dtype=np.float64)
     if grid.ndim != 2 or grid.size == 0:
         raise DataError(f"{name}: got shape {grid.shape}; expected (seeds, prompts) with at least one of each")
@@ -239,16 +215,16 @@ def _checked(values: ArrayLike, name: str) -> Grid:
 
 
 @lru_cache(maxsize=16)
-def _weights(seeds: int, prompts: int, resamples: int, seed: int) -> tuple[Grid, Grid]:
+def _weights(seeds: int, prompts: int, resamples: int, seed: int) -> tuple[Floats, Floats]:
     """Return the seed weights (resamples, seeds) and prompt weights (resamples, prompts), f_n included."""
     random = np.random.default_rng(seed)
     return _level(seeds, resamples, random), _level(prompts, resamples, random)
 
 
-def _level(count: int, resamples: int, random: np.random.Generator) -> Grid:
+def _level(count: int, resamples: int, random: np.random.Generator) -> Floats:
     if count == 1:
         return np.zeros((resamples, 1))
     drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-    weights: Grid = drawn * np.sqrt(count / random.chisquare(count - 1, size=resamples))[:, None]
+    weights: Floats = drawn * np.sqrt(count / random.chisquare(count - 1, size=resamples))[:, None]
     weights.flags.writeable = False  # shared by every call through the cache
     return weights

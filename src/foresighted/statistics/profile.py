@@ -15,12 +15,14 @@ of freedom. Everything is closed, so a million responses cost what a thousand do
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from foresighted.statistics.intervals import Grid, Interval, Method, mean_interval, student
+from foresighted.statistics.intervals import Interval, Method, mean_interval, student
 from foresighted.statistics.layout import Layout, Responses, connected
 from foresighted.statistics.numbers import Floats, Ints, Mask
 
@@ -66,13 +68,13 @@ class Profile:
     def difference(self, later: int, earlier: int) -> Interval:
         """Return mean[later] - mean[earlier]: by the bootstrap where it is paired and small enough, else Student's."""
         if self.grid is not None and self.grid.shape[2] <= RESAMPLED_PROMPTS:
-            grid: Grid = self.grid[later] - self.grid[earlier]
-            return mean_interval(grid, seed=0, level=LEVEL)
-        return self.contrast(unit(len(self.means), later) - unit(len(self.means), earlier))
+            return mean_interval(self.grid[later] - self.grid[earlier], seed=0, level=LEVEL)
+        rows = np.eye(len(self.means))
+        return self.contrast(rows[later] - rows[earlier])
 
     def row(self, row: int) -> Interval:
         """Return the mean of one row."""
-        return self.contrast(unit(len(self.means), row))
+        return self.contrast(np.eye(len(self.means))[row])
 
     def corrected_low(self, best: int, end: int, *, family: int) -> float:
         """Return the lower end of mean[best] - mean[end] that allows for `best` having been picked among the rows.
@@ -89,36 +91,38 @@ class Profile:
         References:
             Dunnett, "A multiple comparison procedure for comparing several treatments with a control" (1955).
         """
-        count = len(self.means)
-        others = [row for row in range(count) if row != end]
-        contrasts = np.stack([unit(count, row) - unit(count, end) for row in others])
+        rows = np.eye(len(self.means))
+        contrasts = np.delete(rows - rows[end], end, axis=0)
+        place = best - (best > end)
         errors = np.array([self.error(row)[0] for row in contrasts])
         if not np.isfinite(errors).all():
             return -math.inf
-        noise, random = np.zeros((DRAWS, len(others))), np.random.default_rng(0)
-        for part, freedom in self.parts:
-            noise += drawn(contrasts @ part @ contrasts.T, freedom, DRAWS, random)
+        fall = float(contrasts[place] @ self.means)
+        if not errors.any():
+            return fall
+        parts = [(contrasts @ part @ contrasts.T, freedom) for part, freedom in self.parts]
+        noise: Floats = sum(drawn(parts, DRAWS), np.zeros(1))
         scaled = noise[:, errors > 0] / errors[errors > 0]
-        if not scaled.size:
-            return float(contrasts[others.index(best)] @ self.means)
         quantile = float(np.quantile(scaled.max(axis=1), 1 - (1 - LEVEL) / 2 / family))
-        place = others.index(best)
-        return float(contrasts[place] @ self.means) - quantile * float(errors[place])
+        return fall - quantile * float(errors[place])
 
 
-def unit(length: int, place: int) -> Floats:
-    """Return the unit vector."""
-    vector = np.zeros(length)
-    vector[place] = 1.0
-    return vector
+def drawn(parts: Sequence[tuple[Floats, float]], draws: int) -> Iterator[Floats]:
+    """Give draws of a multivariate t with mean 0 for each covariance (K, K) and its degrees of freedom, (draws, K)."""
+    standard = _standard(tuple(freedom for _, freedom in parts), len(parts[0][0]) if parts else 0, draws)
+    for (covariance, _), (normal, scale) in zip(parts, standard, strict=True):
+        values, vectors = np.linalg.eigh(covariance)
+        yield normal @ (vectors * np.sqrt(values.clip(min=0))).T * scale
 
 
-def drawn(covariance: Floats, freedom: float, draws: int, random: np.random.Generator) -> Floats:
-    """Return multivariate t with mean 0, shape (draws, K)."""
-    values, vectors = np.linalg.eigh(covariance)
-    normal = random.standard_normal((draws, len(values))) @ (vectors * np.sqrt(values.clip(min=0))).T
-    made: Floats = normal * np.sqrt(freedom / random.chisquare(freedom, draws))[:, None]
-    return made
+@lru_cache(maxsize=4)
+def _standard(freedoms: tuple[float, ...], size: int, draws: int) -> tuple[tuple[Floats, Floats], ...]:
+    """Return, for each number of degrees of freedom, normal draws (draws, size) and what makes them t (draws, 1)."""
+    random = np.random.default_rng(0)
+    return tuple(
+        (random.standard_normal((draws, size)), np.sqrt(freedom / random.chisquare(freedom, draws))[:, None])
+        for freedom in freedoms
+    )
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def p_equals(p: float | None) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-_REASONS = {
+REASONS = {
     Reason.COLLAPSED: "true utility fell while proxy reward did not",
     Reason.BEST_AT_THE_END: "it is best at the end",
     Reason.WITHIN_THRESHOLD: "the fall is within half the prompt-to-prompt standard deviation of the start",
@@ -75,11 +75,7 @@ _REASONS = {
     Reason.NO_PROXY: "proxy reward is not known",
     Reason.PROXY_FELL: "proxy reward fell too",
 }
-
-
-def reason_text(reason: Reason) -> str:
-    """Return a reason in words."""
-    return _REASONS[reason]
+"""Reasons in words."""
 
 
 def fall_text(fall: Fall) -> str:
@@ -88,4 +84,4 @@ def fall_text(fall: Fall) -> str:
         return f"a collapse; corrected for what was looked at, the fall is at least {number(fall.low_corrected)}"
     if fall.collapsed:
         return "a collapse by itself, not once corrected for what was looked at"
-    return f"not a collapse: {reason_text(fall.reason)}"
+    return f"not a collapse: {REASONS[fall.reason]}"
