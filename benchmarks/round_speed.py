@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from foresighted.alignment import run, start
+from foresighted.alignment.given import NAMES_ONLY
 from foresighted.alignment.round import Loop, play_round
 from foresighted.prompts import load_prompts
 from foresighted.settings import TrainConfig, from_mapping, preset
@@ -98,7 +99,8 @@ def measure(config: TrainConfig, rounds: int) -> dict[str, object]:
     """Measure one setting; the seconds of the reference block are spread over the rounds that it serves."""
     prompts = load_prompts(config.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        loop = run._loop(config, run._load(config), prompts, Path(folder))
+        loop = run.players(config, NAMES_ONLY, prompts.train, Path(folder))
+        run.fit(loop)
         began = time.perf_counter()
         loop.start.references(1)
         block = (time.perf_counter() - began) / (start.BLOCK_ROWS // config.prompts_per_round)

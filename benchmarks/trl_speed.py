@@ -71,17 +71,17 @@ def measure(scope: str, steps: int) -> dict[str, float]:
     clock = Clock()
     score, penalty = module.score, module.Foresight.penalty
 
-    def timed_score(batch: Any, rows: Any, foresight: Any, classifier: Any, *rest: Any) -> Any:
+    def timed_score(groups: Any, foresight: Any, classifier: Any, *rest: Any) -> Any:
         def plain() -> None:
             began = time.perf_counter()
             with torch.no_grad():
-                classifier.rewards(classifier.features(batch.prompts, batch.responses))
+                classifier.rewards(classifier.features(*groups.rows()))
             clock.add("scoring", began)
 
         if len(clock.steps) % 2:
             plain()
         began = time.perf_counter()
-        found = score(batch, rows, foresight, classifier, *rest)
+        found = score(groups, foresight, classifier, *rest)
         clock.add("steering", began)
         if not len(clock.steps) % 2:
             plain()

@@ -55,6 +55,16 @@ def _rows(out: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (out / "foresighted" / name).read_text().splitlines()]
 
 
+def _spread(rows: list[dict]) -> dict[tuple[int, str], float]:
+    """Return the largest size of each column in each round."""
+    found: dict[tuple[int, str], float] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, float):
+                found[row["round"], name] = max(found.get((row["round"], name), 0.0), abs(value))
+    return found
+
+
 def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path, distributed):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,11 +75,16 @@ def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp
     for arm in distributed.ARMS:
         one, two = tmp_path / "1" / arm, tmp_path / "2" / arm
         for name in ("candidates.jsonl", "rounds.jsonl"):
+            # Gradients are summed in another order. In float64 the records agree to 1e-12; in float32 a product that is
+            # a small difference of large ones (gram, penalty) keeps the rounding of those, so columns give the scale.
+            largest = _spread(_rows(one, name))
             for a, b in zip(_rows(one, name), _rows(two, name), strict=True):
-                texts = [{k: v for k, v in row.items() if not isinstance(v, float)} for row in (a, b)]
-                assert texts[0] == texts[1]
-                numbers = [{k: v for k, v in row.items() if isinstance(v, float)} for row in (a, b)]
-                assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4), arm
+                for column, value in a.items():
+                    if isinstance(value, float):
+                        near = 1e-3 * largest[a["round"], column] + 1e-6
+                        assert value == pytest.approx(b[column], rel=0, abs=near), (arm, name, column)
+                    else:
+                        assert value == b[column], (arm, name, column)
 
 
 def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):

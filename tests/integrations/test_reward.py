@@ -16,8 +16,7 @@ from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.influence import naive_gradients
 from foresighted.integrations.trl import FileQueue, FPOConfig, FPOReward
 from foresighted.integrations.trl.groups import Batch, groups
-from foresighted.integrations.trl.pairs import every_pair
-from foresighted.labels.pair import Pair, label_means
+from foresighted.labels.pair import Pair, every_place, label_means
 from foresighted.store.records import CandidateRow, RoundRow
 from foresighted.store.rows import read
 from foresighted.texts import text_of
@@ -257,7 +256,7 @@ def test_a_new_run_in_the_same_folder_moves_old_records_aside(tmp_path, tiny_deb
 
 def test_rings_hold_each_response_twice():
     for size in (2, 3, 5):
-        pairs = every_pair(2, size, False)
+        pairs = every_place(2, size, with_reference=False)
         assert len(pairs) == 2 * (size if size > 2 else 1)
         means = label_means([Pair("", "", "", "", label=1.0, place=place) for place in pairs], 2, size)
         assert all(value is not None for row in means for value in row)

@@ -97,7 +97,7 @@ KINDS = ["lists", "async", "one by one", "async, one by one", "utilities", "file
 
 def make_pairs(order=range(6)):
     rows = [(PROMPTS[i], FIRST[i], SECOND[i]) for i in order]
-    return [Pair(pair_id(1, *row), *row, asked=True, place=Place(i, 0, None)) for i, row in enumerate(rows)]
+    return [Pair(pair_id(1, *row), *row, place=Place(i, 0, None)) for i, row in enumerate(rows)]
 
 
 def read(asker, pairs, buffer):

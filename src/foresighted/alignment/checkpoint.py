@@ -12,20 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-from torch import Tensor
-
 from foresighted.alignment.round import Loop
 from foresighted.errors import RunError
 from foresighted.labels.buffer import Counts
+from foresighted.models.learner import Learner
 from foresighted.store.files import byte_counts, cut_back, damaged, hashes, new_folder
 from foresighted.store.records import RECORD_FILES
 from foresighted.store.rows import read_json, write_json
-from foresighted.store.tensors import read_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
-_OPTIMIZERS = ("policy_optimizer", "reward_model_optimizer")
+_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -43,25 +40,11 @@ class State:
     """Hash of each file of tensors."""
 
 
-def _folder(out: Path) -> Path:
-    return out / "checkpoints"
-
-
-def _tensors(loop: Loop) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, float]]]:
-    learners = (loop.policy_learner, loop.follower.learner)
-    states = [learner.state() for learner in learners]
-    files = {"policy": learners[0].parameters, "reward_model": learners[1].parameters}
-    files |= {name: state[0] for name, state in zip(_OPTIMIZERS, states, strict=True)}
-    return files, {name: state[1] for name, state in zip(_OPTIMIZERS, states, strict=True)}
-
-
 def save(out: Path, loop: Loop, number: int) -> None:
     """Write the state after round `number` under OUT/checkpoints, then drop all but the newest few."""
-    tensors, numbers = _tensors(loop)
     counts = loop.follower.buffer.counts
-    with new_folder(_folder(out) / f"round-{number:06d}") as folder:
-        for name, values in tensors.items():
-            save_tensors(folder / f"{name}.safetensors", values)
+    with new_folder(out / _FOLDER / f"round-{number:06d}") as folder:
+        numbers = {f"{n}_optimizer": learner.save(folder, n, f"{n}_optimizer") for n, learner in _learners(loop)}
         state = State(
             number, counts.labels_total, counts.labels_trained, counts.labels_sum, byte_counts(out, RECORD_FILES),
             numbers, hashes(folder),
@@ -71,8 +54,12 @@ def save(out: Path, loop: Loop, number: int) -> None:
         shutil.rmtree(old)
 
 
+def _learners(loop: Loop) -> tuple[tuple[str, Learner], ...]:
+    return ("policy", loop.policy_learner), ("reward_model", loop.follower.learner)
+
+
 def _all(out: Path) -> list[Path]:
-    return sorted(path for path in _folder(out).glob("round-*") if path.suffix != ".tmp")
+    return sorted(path for path in (out / _FOLDER).glob("round-*") if path.suffix != ".tmp")
 
 
 def newest(out: Path) -> Path | None:
@@ -100,14 +87,9 @@ def restore(out: Path, loop: Loop) -> int:
     if "labels_sum" not in json.loads((folder / _STATE).read_bytes()):
         raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
     state = read_json(folder / _STATE, State, what="state", again="remove this checkpoint to go on from the one before")
-    learners = {"policy": loop.policy_learner, "reward_model": loop.follower.learner}
-    for name, learner in learners.items():
-        read_tensors(
-            folder / f"{name}.safetensors", learner.parameters,
-            f"{folder}: its {name} has other parameters than this configuration's; use another --out",
-        )  # fmt: skip
-    for name, learner in zip(_OPTIMIZERS, learners.values(), strict=True):
-        learner.load_state((load_file(folder / f"{name}.safetensors"), state.optimizers[name]))
+    for name, learner in _learners(loop):
+        told = f"{folder}: its {name} has other parameters than this configuration's; use another --out"
+        learner.restore(folder, name, f"{name}_optimizer", state.optimizers[f"{name}_optimizer"], told)
     loop.follower.buffer.counts = Counts(
         labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum
     )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from foresighted.alignment.given import NAMES_ONLY, Given
@@ -37,7 +37,6 @@ class Run:
     seed: int
     directory: Path
     rounds_done: int = 0
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
 
 def compare(
@@ -101,17 +100,18 @@ def _schedule(
 ) -> None:
     failed: list[str] = []
     stopping = False
-    running: list[Run] = []
+    running: list[tuple[Run, subprocess.Popen[bytes]]] = []
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the runs
     try:
         while running or (waiting and not stopping and not failed):
             try:
                 while waiting and len(running) < jobs and not stopping and not failed:
-                    running.append(_launch(waiting.pop(0), out))
+                    run = waiting.pop(0)
+                    running.append((run, _launch(run, out)))
                 time.sleep(_POLL_SECONDS)
-                for run in [run for run in running if run.process is not None and run.process.poll() is not None]:
-                    running.remove(run)
-                    failed += _failure(run)
+                for ended in [entry for entry in running if entry[1].poll() is not None]:
+                    running.remove(ended)
+                    failed += _failure(*ended)
                 _count(runs)
                 on_progress(runs)
             except KeyboardInterrupt:  # the runs got it too: they finish their round
@@ -120,26 +120,23 @@ def _schedule(
                 stopping = True
     finally:
         signal.signal(signal.SIGTERM, before)
-        for run in running:
-            if run.process is not None:
-                run.process.terminate()
+        for _, process in running:
+            process.terminate()
     if stopping:
         raise Stopped(min(run.rounds_done for run in runs))
     if failed:
         raise RunError("; ".join(failed))
 
 
-def _launch(run: Run, out: Path) -> Run:
+def _launch(run: Run, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "foresighted", "train", "--out", str(run.directory), "--resume", "--quiet"]
     command += ["--start", str(start_directory(out, run.seed))]
     with (run.directory / LOG).open("ab") as log:
-        run.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    return run
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _failure(run: Run) -> list[str]:
-    assert run.process is not None
-    code = run.process.returncode
+def _failure(run: Run, process: subprocess.Popen[bytes]) -> list[str]:
+    code = process.returncode
     if code in (0, 130):
         return []
     log = run.directory / LOG

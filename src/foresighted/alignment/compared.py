@@ -1,13 +1,14 @@
-"""What a comparison of arms says, as numbers and sentences: frozen dataclasses."""
+"""What a comparison of arms says, as numbers and in plain English: as true of a wished result as of any other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from foresighted.statistics.collapse import Fall
+from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval, Share
+from foresighted.statistics.wording import count, fall_text, interval_text, methods_text, of_text
 from foresighted.store.rows import plain
 
 
@@ -102,3 +103,133 @@ class Comparison:
         """Return everything as plain JSON values; a bound that is infinite becomes None."""
         mapping: dict[str, Any] = plain(self)
         return mapping
+
+
+def sentences(comparison: Comparison) -> tuple[str, ...]:
+    """Return what was seen, with intervals, label counts and the numbers of seeds and prompts."""
+    parts = (_collapse_sentences, _difference_sentences, _label_sentences, _size_sentences, _missing_sentences)
+    return tuple(sentence for part in parts for sentence in part(comparison))
+
+
+def _collapse_sentences(comparison: Comparison) -> Iterable[str]:
+    judged = [arm for arm in comparison.arms if len(arm.evaluated) > 1 and arm.collapse]
+    if not comparison.utility_known:
+        yield (
+            "No true utility was recorded, so only proxy reward is known:"
+            " these records can neither show nor rule out a collapse."
+        )
+        return
+    if not judged:
+        yield "Fewer than two rounds were evaluated so far, so nothing can be said about collapse yet."
+        return
+    collapsed = [arm.label for arm in judged if any(c.collapsed for c in (arm.collapse, *arm.seed_collapses) if c)]
+    baseline = comparison.planned_arms[0]
+    worse = [arm.label for arm in judged if arm.collapse and arm.collapse.reason == Reason.PROXY_FELL]
+    for label in worse:
+        yield f"{label} got worse, but proxy reward fell with its answers: the loop's own numbers show it."
+    if baseline not in (*collapsed, *worse):
+        where = f"in the baseline {baseline}" if collapsed else "in any arm or seed"
+        yield (
+            f"No collapse was seen {where} at this size ({count(comparison.last_round, 'round')}):"
+            " these records cannot show that an arm prevents it."
+        )
+    counts = (f"{arm.label}: {of_text(arm.collapsed_share)}" for arm in judged if arm.collapsed_share)
+    yield f"Seeds that collapsed by round {comparison.last_round}, with intervals of the share: {'; '.join(counts)}."
+    for arm in judged:
+        yield from _fall_sentence(arm)
+
+
+def _fall_sentence(arm: Arm) -> Iterable[str]:
+    """Say how far an arm fell from its best evaluated round, and whether that is a collapse; silent where it rose."""
+    collapse = arm.collapse
+    if collapse is None or collapse.reward_change is None or collapse.reason == Reason.BEST_AT_THE_END:
+        return
+    whose = "" if len(arm.seeds) == 1 else "the mean over seeds of "
+    yield (
+        f"{arm.label}: {whose}true utility fell by {interval_text(collapse.fall)} from its best evaluated round"
+        f" ({collapse.best}) to round {collapse.last}, while proxy reward changed by"
+        f" {interval_text(collapse.reward_change)} ({fall_text(collapse)})."
+    )
+    late = arm.to_last
+    if late and late.reward_change:
+        yield (
+            f"{arm.label}: by round {late.last} true utility had fallen by {interval_text(late.fall)}; proxy reward"
+            f" then fell too (it changed by {interval_text(late.reward_change)})."
+        )
+
+
+def _difference_sentences(comparison: Comparison) -> Iterable[str]:
+    baseline, *others = comparison.arms
+    if baseline.label != comparison.planned_arms[0]:
+        yield f"The baseline {comparison.planned_arms[0]} has no records yet, so no differences can be read."
+        return
+    for quantity in ("true utility", "proxy reward"):
+        texts = []
+        for arm in others:
+            difference = arm.utility_difference if quantity == "true utility" else arm.reward_difference
+            if difference is not None:
+                texts.append(_difference_text(arm.label, difference))
+        if texts:
+            yield f"Final {quantity} against {baseline.label}, paired: {'; '.join(texts)}."
+    unpaired = [arm.label for arm in others if arm.reward_difference is None]
+    if unpaired:
+        names = ", ".join(unpaired)
+        yield f"Not compared with {baseline.label}, for want of a seed that reached the same round: {names}."
+
+
+def _difference_text(label: str, difference: Interval) -> str:
+    if not difference.excludes_zero:
+        return f"{label} shows no clear difference ({_sized(difference)})"
+    return f"{label} ended {'higher' if difference.mean > 0 else 'lower'} ({_sized(difference)})"
+
+
+def _sized(difference: Interval) -> str:
+    return f"{interval_text(difference)}, {count(difference.seeds, 'seed')}"
+
+
+def _label_sentences(comparison: Comparison) -> Iterable[str]:
+    totals = {arm.label: sorted({labels.total for labels in arm.labels}) for arm in comparison.arms}
+    shown = {label: f"{low[0]}" if len(low) == 1 else f"{low[0]} to {low[-1]}" for label, low in totals.items()}
+    if len(set(shown.values())) == 1:
+        each = "Every arm" if len(shown) > 1 else "The arm"
+        yield f"{each} read {next(iter(shown.values()))} labels a seed, the initial pairs included."
+        return
+    counts = ", ".join(f"{label}: {count}" for label, count in shown.items())
+    yield (
+        f"The arms did not read the same number of labels (a seed, the initial pairs included; {counts}),"
+        " so a difference between them may be owed to labels as well as to steering."
+    )
+
+
+def _size_sentences(comparison: Comparison) -> Iterable[str]:
+    seeds = sorted({len(arm.seeds) for arm in comparison.arms})
+    made = f"{comparison.level:.0%} {methods_text(_intervals(comparison))}"
+    some = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {count(seeds[-1], 'seed')}"
+    yield (
+        f"All this is for {some} an arm and {count(comparison.prompts, 'held-out prompt')}, the same in every run and"
+        f" round; brackets are {made}, not corrected for how many there are."
+    )
+    if seeds[0] == 1:
+        yield "With one seed only prompts are resampled: such an interval does not speak about other seeds."
+    elif seeds[0] < 5:
+        yield (
+            f"{seeds[0]} seeds are few: intervals are widened for it,"
+            " and a difference that is not seen may still exist."
+        )
+
+
+def _intervals(comparison: Comparison) -> Iterable[Interval | Share | None]:
+    for arm in comparison.arms:
+        yield from (arm.final_utility, arm.final_reward, arm.collapsed_share)
+        yield arm.collapse.fall if arm.collapse else None
+
+
+def _missing_sentences(comparison: Comparison) -> Iterable[str]:
+    if not comparison.missing:
+        return
+    if not comparison.any_finished:
+        yield f"No run is finished: everything here stops at round {comparison.last_round}, the last that all share."
+    yield f"Not finished: {'; '.join(comparison.missing)}."
+    partial = [arm.label for arm in comparison.arms if not arm.finished]
+    if comparison.any_finished and partial:
+        yield f"Shown only as far as it got: {', '.join(partial)}."

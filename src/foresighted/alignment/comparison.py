@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from foresighted.alignment.compared import Arm, Comparison, Evaluated, Labels, Spread, Trained
+from foresighted.alignment.compared import Arm, Comparison, Evaluated, Labels, Spread, Trained, sentences
 from foresighted.alignment.played import Plan, Run, read_runs
-from foresighted.alignment.sentences import sentences
 from foresighted.errors import DataError
 from foresighted.statistics.collapse import ArmFalls, family_size, judge_arm
 from foresighted.statistics.intervals import Interval, mean_interval, paired_interval, wilson_share

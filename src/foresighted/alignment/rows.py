@@ -58,8 +58,13 @@ class Round:
         return found
 
 
-def candidate_rows(played: Round) -> list[CandidateRow]:
-    """Return one record a candidate, prompt by prompt."""
+def recorded(played: Round) -> tuple[list[CandidateRow], RoundRow]:
+    """Return the records of a round: one a candidate, prompt by prompt, and the round's own."""
+    rows = _candidate_rows(played)
+    return rows, _round_row(played, rows)
+
+
+def _candidate_rows(played: Round) -> list[CandidateRow]:
     groups, size = played.score.shape
     scores = played.scores
     reference = scores.reference_reward.expand_as(scores.reward)
@@ -77,8 +82,7 @@ def candidate_rows(played: Round) -> list[CandidateRow]:
     return found
 
 
-def round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
-    """Return the record of a round."""
+def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
     winners = [row for row in rows if row.chosen]
     judged = played.judged
     return RoundRow(

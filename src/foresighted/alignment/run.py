@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import signal
@@ -11,33 +12,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 
-from foresighted.alignment import checkpoint, heldout
+from foresighted.alignment import checkpoint
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
-from foresighted.alignment.round import Loop, play_round
+from foresighted.alignment.round import Loop, log_ratio, play_round
 from foresighted.alignment.start import Start
 from foresighted.errors import NumericalError, RunError, Stopped
-from foresighted.labels.asking import Asker, load_labels
+from foresighted.labels.asking import load_labels
 from foresighted.labels.buffer import Counts
-from foresighted.models.learner import Learner, policy_learner, reward_model_learner
+from foresighted.models import noise
+from foresighted.models.learner import policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
-from foresighted.models.policy import Policy
-from foresighted.models.reward_model import RewardModel
-from foresighted.prompts import PromptSet, load_prompts
+from foresighted.prompts import load_prompts
 from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, to_mapping, to_yaml
 from foresighted.store import records
 from foresighted.store.directory import Claim, check_claim, claimed, start_directory
 from foresighted.store.environment import write_environment
 from foresighted.store.files import hashes, new_folder
-from foresighted.store.records import RoundRow
+from foresighted.store.records import HeldoutRow, RoundRow
 from foresighted.store.rows import append, write, write_json
+from foresighted.texts import distinct
 from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
@@ -73,13 +74,14 @@ def train(
     claim = run_claim(config)
     check_claim(claim, out, resume=resume)
     _check_tracker(config)
-    held = heldout.pick(prompts.heldout, config.heldout_prompts)
-    players = _load(config, given)  # bad models are found before anything is written
+    held = _first_by_hash(prompts.heldout, config.heldout_prompts)
+    start = start or start_directory(out, config.seed)
+    loop = players(config, given, prompts.train, start)  # bad models are found before anything is written
     with claimed(claim, out, resume=resume), _memory():
         if given.prompts is not None:
             write(out / PROMPTS, given.prompts)
-        write_environment(out, players.device)
-        loop = _loop(config, players, prompts, start or start_directory(out, config.seed))
+        write_environment(out, find_device(config))
+        fit(loop)
         first = checkpoint.restore(out, loop) + 1
         with _tracker(config, out) as log, _interrupts() as stop:
             for number in range(first, config.rounds + 1):
@@ -113,44 +115,58 @@ def _export(loop: Loop, out: Path) -> None:
         write_json(folder / "manifest.json", {"sha256": hashes(folder)})
 
 
-class _Players(NamedTuple):
-    device: torch.device
-    policy: Policy
-    reward_model: RewardModel
-    labels: Asker
-    policy_learner: Learner
-    reward_model_learner: Learner
-
-
-def _load(config: TrainConfig, given: Given) -> _Players:
+def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start: Path) -> Loop:
+    """Load the players of a run, who have learnt nothing yet; no file is written."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = find_device(config)
     policy = load_policy(config, device, **_copied(given.policy))
     reward_model = load_reward_model(config, device, **_copied(given.reward_model))
     labels = load_labels(config, policy, device, given.labels)
-    learners = policy_learner(policy.trainable(), config), reward_model_learner(reward_model.trainable(), config)
-    return _Players(device, policy, reward_model, labels, *learners)
+    learner = reward_model_learner(reward_model.trainable(), config)
+    follower = Follower(reward_model, learner, steps=config.reward_model_steps)
+    foresight = Foresight(config, reward_model, learner.optimizer)
+    shared = Start(start, config, policy, labels, prompts)
+    return Loop(config, policy, policy_learner(policy.trainable(), config), follower, foresight, labels, shared)
 
 
 def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
     return {} if given is None else dict(zip(("model", "tokenizer"), copy.deepcopy(given), strict=True))
 
 
-def _loop(config: TrainConfig, players: _Players, prompts: PromptSet, start: Path) -> Loop:
-    shared = Start(start, config, players.policy, players.labels, prompts.train)
-    first = shared.fit(players.reward_model)
-    _, policy, reward_model, labels, policy_learns, reward_model_learns = players
-    follower = Follower(reward_model, reward_model_learns, steps=config.reward_model_steps)
-    follower.buffer.counts = Counts(labels_total=len(first), labels_trained=len(first), labels_sum=math.fsum(first))
-    foresight = Foresight(config, reward_model, reward_model_learns.optimizer)
-    return Loop(config, policy, policy_learns, follower, foresight, labels, shared)
+def fit(loop: Loop) -> None:
+    """Fit the reward model to the initial pairs, and count their labels."""
+    first = loop.start.fit(loop.follower.reward_model)
+    loop.follower.buffer.counts = Counts(
+        labels_total=len(first), labels_trained=len(first), labels_sum=math.fsum(first)
+    )
+
+
+def _first_by_hash(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Return the held-out prompts of an evaluation: the first by SHA-256 of their id, whatever the file's order."""
+    return sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).hexdigest())[:count]
+
+
+def _evaluate(loop: Loop, prompts: Sequence[Prompt], number: int) -> list[HeldoutRow]:
+    """Answer held-out prompts after `number` rounds, with the same noise in every round and arm, and measure the
+    answers. Reads no label that training uses."""
+    texts = [prompt.text for prompt in prompts]
+    answers = loop.policy.sample(texts, 1, [noise.key(loop.config.heldout_seed, "held-out", p.id) for p in prompts])
+    reward_model = loop.follower.reward_model
+    rewards = reward_model.rewards(reward_model.features(texts, answers.texts)).tolist()
+    ratios = log_ratio(loop.policy, texts, answers).tolist()
+    utility = loop.labels.utility(texts, answers.texts)
+    columns = zip(prompts, answers.texts, answers.lengths(), rewards, utility, ratios, strict=True)
+    return [
+        HeldoutRow(number, p.id, p.text, p.kind, text, length, reward, u, kl, distinct(text, 1), distinct(text, 2))
+        for p, text, length, reward, u, kl in columns
+    ]
 
 
 def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRow:
     config = loop.config
     if number == 1:
-        append(out / records.HELDOUT, heldout.evaluate(loop, held, 0))
+        append(out / records.HELDOUT, _evaluate(loop, held, 0))
     began = time.perf_counter()
     try:
         candidates, row = play_round(loop, number)
@@ -161,7 +177,7 @@ def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRo
     append(out / records.CANDIDATES, candidates)
     append(out / records.ROUNDS, [row])
     if number % config.heldout_every == 0 or number == config.rounds:
-        append(out / records.HELDOUT, heldout.evaluate(loop, held, number))
+        append(out / records.HELDOUT, _evaluate(loop, held, number))
     append(out / records.TIMINGS, [{"round": number, "seconds": seconds, "candidates": len(candidates)}])
     if number % config.checkpoint_every == 0 or number == config.rounds:
         checkpoint.save(out, loop, number)

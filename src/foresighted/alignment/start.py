@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from foresighted.alignment.follower import Follower
 from foresighted.labels.asking import Asker
-from foresighted.labels.pair import Pair, Place, pair_id
+from foresighted.labels.pair import Groups, Pair, every_place
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -49,7 +49,6 @@ class Start:
     def __init__(
         self, directory: Path, config: TrainConfig, policy: Policy, labels: Asker, prompts: Sequence[Prompt]
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._lock = FileLock(directory / ".lock")
         self._config = config
@@ -95,6 +94,7 @@ class Start:
         """
         path = self._directory / REWARD_MODEL
         parameters = reward_model.trainable()
+        self._directory.mkdir(parents=True, exist_ok=True)
         with self._lock:
             if not path.exists() and self._config.initial_pairs:
                 self._fit(reward_model)
@@ -126,11 +126,11 @@ class Start:
         texts = [prompt.text for prompt in chosen]
         rollout = self._policy.sample(texts, 2, keys, frozen=True)
         first, second = rollout.texts[::2], rollout.texts[1::2]
-        columns = zip(texts, first, second, self._labels.utility(texts, second), strict=True)
-        pairs = [
-            Pair(pair_id(0, text, a, b), text, a, b, place=Place(k, 0, None), second_utility=utility)
-            for k, (text, a, b, utility) in enumerate(columns)
-        ]
+        pairs = Groups(texts, [[text] for text in first], second).pairs(
+            0, every_place(len(texts), 1, with_reference=True)
+        )
+        for pair, utility in zip(pairs, self._labels.utility(texts, second), strict=True):
+            pair.second_utility = utility
         said = zip(chosen, first, second, self._labels.read(pairs), strict=True)
         rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said]
         write(self._directory / records.INITIAL_PAIRS, rows)

@@ -102,5 +102,5 @@ class Buffer:
     ) -> None:
         """Put back what `state` returned, read as what it was."""
         for i, pair in enumerate((*ready, *pending)):
-            pair.asked, pair.features = True, features.get(str(i))
+            pair.features = features.get(str(i))
         self.ready, self.pending, self.counts = list(ready), {pair.id: pair for pair in pending}, counts

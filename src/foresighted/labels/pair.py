@@ -1,4 +1,4 @@
-"""A pair: two responses to a prompt, where they stand in their round, and what is known of which is better."""
+"""The texts of a round, and the pairs among them: two responses to a prompt, and what is known of which is better."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Pair:
     second: Text
     label: float | None = None
     """Preference for `first` over `second`, in [0, 1]; None until somebody has said."""
-    asked: bool = False
-    """Whether somebody was asked: nobody is about two equal texts of a group, whose label is one half."""
+    asked: bool = True
+    """False for two equal texts of a group, whose label is one half without asking."""
     place: Place | None = None
     """None for a pair of an earlier round, or of none."""
     features: Tensor | None = None
@@ -44,10 +44,58 @@ class Pair:
     """True utilities, where they were read."""
 
 
+class Groups(NamedTuple):
+    """The texts of a round: B prompts, N candidates of each, and a reference response of each where there is one."""
+
+    prompts: Sequence[Text]
+    candidates: Sequence[Sequence[Text]]
+    references: Sequence[Text] | None
+
+    def rows(self, which: range | None = None) -> tuple[list[Text], list[Text]]:
+        """Return prompt and text of every response of some prompts (None: all), a prompt's reference last."""
+        prompts, texts = [], []
+        for group in range(len(self.prompts)) if which is None else which:
+            own = [*self.candidates[group], *(self.references or ())[group : group + 1]]
+            prompts += [self.prompts[group]] * len(own)
+            texts += own
+        return prompts, texts
+
+    def pairs(self, number: int, places: Sequence[Place], features: Tensor | None = None) -> list[Pair]:
+        """Return the pairs at some places of round `number`, nobody's label read yet.
+
+        Args:
+            number: of the round.
+            places: of the pairs.
+            features: the head's inputs of every response of each prompt, its reference last, where they never change.
+        """
+        made = []
+        for place in places:
+            group, one, other = place
+            second = (self.references or ())[group] if other is None else self.candidates[group][other]
+            texts = self.prompts[group], self.candidates[group][one], second
+            pair = Pair(pair_id(number, *texts), *texts, place=place)
+            if features is not None:
+                pair.features = features[group, [one, -1 if other is None else other]]
+            made.append(pair)
+        return made
+
+
 def pair_id(number: int, prompt: Text, first: Text, second: Text) -> str:
     """Return a name that another run's pair, or the same place's pair with other words, does not have."""
     texts = json.dumps([text_of(text) for text in (prompt, first, second)])
     return f"{number}-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+
+
+def every_place(groups: int, size: int, *, with_reference: bool) -> list[Place]:
+    """Return pairs that hold every response: each with its reference, or each with its neighbour in a ring.
+
+    A ring asks for one label a response, holds each response twice, and its mean over a response's two pairs estimates
+    without bias the preference over a random sibling.
+    """
+    if with_reference:
+        return [Place(g, i, None) for g in range(groups) for i in range(size)]
+    ring = size if size > 2 else size - 1
+    return [Place(g, i, (i + 1) % size) for g in range(groups) for i in range(ring)]
 
 
 def sides(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, int, int, bool]]:

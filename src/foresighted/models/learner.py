@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from foresighted.errors import ModelError, NumericalError
 from foresighted.settings import TrainConfig
+from foresighted.store.tensors import read_tensors, save_tensors
 
 OptimizerState = tuple[dict[str, Tensor], dict[str, float]]
 """Tensors and plain numbers of an optimiser, keyed `parameter.entry`."""
@@ -90,6 +93,18 @@ class Learner:
         summed = torch.tensor([total], dtype=torch.float64)
         reduce([*(p.grad for p in self.parameters.values() if p.grad is not None), summed])
         return float(summed)
+
+    def save(self, folder: Path, weights: str, optimizer: str) -> dict[str, float]:
+        """Write parameters and the optimiser's tensors to two files of a folder; return the optimiser's numbers."""
+        tensors, numbers = self.state()
+        save_tensors(folder / f"{weights}.safetensors", self.parameters)
+        save_tensors(folder / f"{optimizer}.safetensors", tensors)
+        return numbers
+
+    def restore(self, folder: Path, weights: str, optimizer: str, numbers: dict[str, float], told: str) -> None:
+        """Put back what `save` wrote; raises a `RunError`, `told`, where the parameters are others."""
+        read_tensors(folder / f"{weights}.safetensors", self.parameters, told)
+        self.load_state((load_file(folder / f"{optimizer}.safetensors"), numbers))
 
     def state(self) -> OptimizerState:
         """Return the optimiser's state as tensors and numbers."""

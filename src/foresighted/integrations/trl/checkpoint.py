@@ -23,10 +23,10 @@ from foresighted.store.directory import differences
 from foresighted.store.files import byte_counts, damaged, hashes, new_folder
 from foresighted.store.records import RECORD_FILES
 from foresighted.store.rows import plain, read_json, write_json
-from foresighted.store.tensors import read_tensors, save_tensors
+from foresighted.store.tensors import save_tensors
 
 _STATE = "state.json"
-_WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features"
+_WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features.safetensors"
 MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "reward_model_batch_size", "placement")
 """Settings that a resumed run may change: they leave what is computed as it is, but for the last bits."""
 
@@ -51,11 +51,10 @@ class State:
 
 def save(folder: Path, follower: Replica, journal: Path | None) -> None:
     """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
-    tensors, numbers = follower.learner.state()
     pairs, features = follower.buffer.state()
     with new_folder(folder) as temporary:
-        for name, values in ((_WEIGHTS, follower.learner.parameters), (_OPTIMIZER, tensors), (_FEATURES, features)):
-            save_tensors(temporary / f"{name}.safetensors", values)
+        numbers = follower.learner.save(temporary, _WEIGHTS, _OPTIMIZER)
+        save_tensors(temporary / _FEATURES, features)
         state = {
             "config": to_mapping(follower.config),
             **pairs,
@@ -80,13 +79,9 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
     if state.frozen != follower.frozen_fingerprint:
         raise RunError(f"{folder}: its reward model has another body than the one given; give the same one")
-    read_tensors(
-        folder / f"{_WEIGHTS}.safetensors", follower.learner.parameters,
-        f"{folder}: its reward model has other parameters than the one given; give the same one",
-    )  # fmt: skip
-    follower.learner.load_state((load_file(folder / f"{_OPTIMIZER}.safetensors"), state.optimizer))
-    device = str(follower.reward_model.device)
-    features = load_file(folder / f"{_FEATURES}.safetensors", device=device)
+    told = f"{folder}: its reward model has other parameters than the one given; give the same one"
+    follower.learner.restore(folder, _WEIGHTS, _OPTIMIZER, state.optimizer, told)
+    features = load_file(folder / _FEATURES, device=str(follower.reward_model.device))
     follower.buffer.load_state(state.counts, state.ready, state.pending, features)
     follower.probe = state.probe
     return state.records

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from torch import Tensor
+
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.integrations.trl.processes import Processes
+from foresighted.labels.pair import Groups, Place
 from foresighted.prompts import text_id
 from foresighted.texts import text_of
 from foresighted.types import Text
@@ -27,6 +30,12 @@ class Batch:
     """Rows of this process."""
     sizes: list[int]
     """Rows of each process."""
+
+    def texts(self, rows: Sequence[Sequence[int]]) -> Groups:
+        """Return the texts of groups of rows."""
+        prompts = [self.prompts[row[0]] for row in rows]
+        references = None if self.references is None else [self.references[row[0]] for row in rows]
+        return Groups(prompts, [[self.responses[i] for i in row] for row in rows], references)
 
 
 def gather(
@@ -100,6 +109,19 @@ def _by_prompt(keys: list[str], sizes: list[int], size: int) -> list[list[int]]:
                 del open_[keys[row]]
         start += count
     return found
+
+
+def best_places(score: Tensor, *, with_reference: bool) -> list[Place]:
+    """Return one pair a group: the best-scored response with its reference, or with the worst-scored one.
+
+    Args:
+        score: shape groups size.
+        with_reference: whether groups have a reference response.
+    """
+    best, worst = score.argmax(-1).tolist(), score.argmin(-1).tolist()
+    if with_reference:
+        return [Place(g, i, None) for g, i in enumerate(best)]
+    return [Place(g, i, j) for g, (i, j) in enumerate(zip(best, worst, strict=True)) if i != j]
 
 
 def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from foresighted.alignment.rows import Round, candidate_rows, round_row
+from foresighted.alignment.rows import Round, recorded
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.groups import prompt_id
 from foresighted.labels.pair import utilities
@@ -65,9 +65,9 @@ class Journal:
 
     def add_round(self, played: Round) -> None:
         """Append the candidates of a round, then the round."""
-        candidates = candidate_rows(played)
+        candidates, row = recorded(played)
         append(self.folder / records.CANDIDATES, candidates)
-        append(self.folder / records.ROUNDS, [round_row(played, candidates)])
+        append(self.folder / records.ROUNDS, [row])
 
     def evaluated(self) -> set[int]:
         """Return the rounds whose evaluation is recorded."""

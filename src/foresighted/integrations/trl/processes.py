@@ -40,7 +40,7 @@ class Processes:
         """Return the JSON value of every process, by rank."""
         if self.count == 1:
             return [value]
-        mine = _to_bytes(value).to(self._device)
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self._device)
         lengths = [torch.zeros(1, dtype=torch.long, device=self._device) for _ in range(self.count)]
         dist.all_gather(lengths, torch.tensor([len(mine)], device=self._device))
         longest = max(int(length) for length in lengths)
@@ -48,19 +48,12 @@ class Processes:
         padded[: len(mine)] = mine
         every = [torch.zeros_like(padded) for _ in range(self.count)]
         dist.all_gather(every, padded)
-        return [_from_bytes(part[: int(length)]) for part, length in zip(every, lengths, strict=True)]
+        rows = zip(every, lengths, strict=True)
+        return [json.loads(bytes(part[: int(length)].cpu().tolist())) for part, length in rows]
 
     def broadcast(self, value: Any) -> Any:
         """Return the JSON value of the first process."""
-        if self.count == 1:
-            return value
-        data = _to_bytes(value if self.rank == 0 else None).to(self._device)
-        length = torch.tensor([len(data)], device=self._device)
-        dist.broadcast(length, 0)
-        if self.rank:
-            data = torch.zeros(int(length), dtype=torch.uint8, device=self._device)
-        dist.broadcast(data, 0)
-        return _from_bytes(data)
+        return self.gather(value if self.rank == 0 else None)[0]
 
     def concatenate(self, mine: Tensor, rows: int) -> Tensor:
         """Return the rows of all processes in order, from what each made of its `share(rows)`."""
@@ -117,11 +110,3 @@ class Processes:
 def told(error: Exception) -> str:
     """Return an error in words for the other processes."""
     return str(error) if isinstance(error, ForesightedError) else f"{type(error).__name__}: {error}"
-
-
-def _to_bytes(value: Any) -> Tensor:
-    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def _from_bytes(data: Tensor) -> Any:
-    return json.loads(bytes(data.cpu().tolist()))

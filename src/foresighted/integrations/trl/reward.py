@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -20,14 +19,14 @@ from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.config import FPOConfig, check_labels
 from foresighted.integrations.trl.follower import Replica
-from foresighted.integrations.trl.groups import Batch, column, gather, groups, prompt_id
+from foresighted.integrations.trl.groups import Batch, best_places, column, gather, groups, prompt_id
 from foresighted.integrations.trl.journal import Answer, Journal, metrics
 from foresighted.integrations.trl.monitor import sharded
-from foresighted.integrations.trl.pairs import best_pairs, every_pair, make_pairs
 from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy
 from foresighted.integrations.trl.scoring import score
+from foresighted.labels.pair import Pair, every_place
 from foresighted.labels.queue import LabelQueue
 from foresighted.models.loading import reward_model as load_reward_model
 from foresighted.models.pretrained import Lora
@@ -225,34 +224,36 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         config, counts = self.config, follower.buffer.counts
         rows = groups(batch, self._size)
         follower.take_probe(batch.prompts, batch.responses)
-        scores = score(batch, rows, foresight, follower.reward_model, self._inner, config.influence_chunk)
+        texts = batch.texts(rows)
+        scores = score(texts, foresight, follower.reward_model, self._inner, config.influence_chunk)
         counts.rounds += 1
 
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
-        referenced = batch.references is not None
+        referenced = texts.references is not None
         features = scores.features if follower.reward_model.head_only else None
-        pairs_at = partial(make_pairs, counts.rounds, batch, rows, features)
-        pairs = pairs_at(every_pair(len(rows), len(rows[0]), referenced)) if config.every_pair else []
-        failed = panel.ask(pairs) if config.every_pair else 0
+        pairs: list[Pair] = []
+        failed = 0
+        if config.every_pair:
+            places = every_place(*scores.reward.shape, with_reference=referenced)
+            pairs = texts.pairs(counts.rounds, places, features)
+            failed = panel.ask(pairs)
         label = follower.steering_label(config, pairs, scores.reward)
         none = Penalty(torch.zeros_like(scores.reward), 0.0, None)  # the round's labels were not given
         penalty = none if label is None else foresight.penalty(scores, label)
         total = scores.reward - penalty.value
         if not config.every_pair:
-            pairs = pairs_at(best_pairs(total, referenced))
+            pairs = texts.pairs(counts.rounds, best_places(total, with_reference=referenced), features)
             failed = panel.ask(pairs)
 
         loss = None
         if counts.rounds % config.update_every == 0:
             panel.collect()
             loss = follower.update()
-        flat, size = [i for row in rows for i in row], len(rows[0])
-        prompts = [batch.prompts[row[0]] for row in rows]
         played = Round(
-            number=counts.rounds, prompts=[(prompt_id(p), text_of(p)) for p in prompts],
-            texts=[text_of(batch.responses[i]) for i in flat], tokens=[batch.tokens[i] for i in flat],
-            scores=scores, penalty=penalty, score=total,
-            chosen=[g * size + n for g, n in enumerate(total.argmax(-1).tolist())],
+            number=counts.rounds, prompts=[(prompt_id(p), text_of(p)) for p in texts.prompts],
+            texts=[text_of(text) for own in texts.candidates for text in own],
+            tokens=[batch.tokens[i] for row in rows for i in row], scores=scores, penalty=penalty, score=total,
+            chosen=[g * total.shape[1] + n for g, n in enumerate(total.argmax(-1).tolist())],
             pairs=pairs, counts=counts, labels_failed=failed, reward_model_loss=loss,
             reward_model_drift=None if loss is None else follower.drift(),
         )  # fmt: skip
