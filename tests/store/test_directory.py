@@ -107,7 +107,7 @@ def test_a_configuration_of_another_program_is_left_alone(tmp_path):
 def test_other_settings_are_named_but_for_those_that_may_change(tmp_path):
     out = _made(tmp_path / "out", "run")
     asked = CONFIGS["run"] | {"rounds": 9, "gamma": 0.9, "kl": 0.1}
-    with pytest.raises(RunError, match=r"another configuration \(gamma was 0.5, now 0.9\); choose another --out"):
+    with pytest.raises(RunError, match=r"\(gamma was 0.5, now 0.9\); give the same, or choose another --out"):
         check_claim(Claim("run", yaml.safe_dump(asked), ("rounds",)), out, resume=True)
     with pytest.raises(RunError, match=r"\(kl was 0.0, now 0.1\)"):  # a setting that an earlier version did not have
         check_claim(Claim("run", yaml.safe_dump(asked), ("rounds", "gamma"), {"kl": 0.0}), out, resume=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foresighted.auditing.result import read_audit
-from foresighted.errors import DataError
+from foresighted.errors import DataError, RunError
 from foresighted.judging.result import read_evaluation
 from foresighted.store import records
 from foresighted.store.environment import processor
@@ -77,6 +77,48 @@ def test_an_evaluation_of_0_2_goes_on_and_asks_nobody_again(tmp_path):
     config = EvaluateConfig(policies=policies, judge=judge, categories="kind")
     assert plain(evaluate(config, out, resume=True).pairs[0].counts) == before
     assert (out / "judgements.jsonl").read_bytes() == judged
+
+
+def _comparison(out):
+    shutil.copytree(EARLIER.parents[1] / "settings" / "files_of_0_2", out)
+    (out / "compare.yaml").rename(out / "config.yaml")
+    (out / "arms" / "rlhf" / "seed-0").mkdir(parents=True)
+    (out / "arms" / "rlhf" / "seed-0" / "rounds.jsonl").write_text('{"round": 1}\n')
+    return out
+
+
+def test_a_comparison_of_0_2_goes_on_with_the_gamma_that_it_wrote(tmp_path):
+    from foresighted.alignment.compare import compare
+    from foresighted.api.arguments import configured
+    from foresighted.settings import CompareConfig, to_yaml
+    from foresighted.store.directory import Claim, check_claim
+
+    out = _comparison(tmp_path / "comparison")
+    config = configured(CompareConfig, {}, out=out, resume=True, config=None)
+    assert config.train.gamma == 0.3
+    assert config.arm("rlhf", 0).gamma == config.arm("practical", 0).gamma == 0.3
+    assert check_claim(Claim("comparison", to_yaml(config)), out, resume=True)
+    before = (out / "config.yaml").read_bytes()
+    with pytest.raises(RunError, match=r"\(gamma was 0.3, now None\); give the same"):
+        compare(replace(config, train=replace(config.train, gamma=None)), out, resume=True)
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_a_sweep_of_0_2_over_a_setting_that_has_another_name_says_so(tmp_path):
+    from foresighted.api.simulate import Simulation, requested, simulate
+
+    out = tmp_path / "sweep"
+    (out / "parts" / "00000").mkdir(parents=True)
+    (out / "summary.json").write_text('{"cells": []}')
+    text = (EARLIER.parents[1] / "settings" / "files_of_0_2" / "linear.yaml").read_text()
+    (out / "config.yaml").write_text(text.replace("- gamma=0.1,0.2", "- unroll_rate=0.1,0.2"))
+    words = rf"over unroll_rate, which is now called unrolled_rate.*--config {out}/config.yaml and another --out"
+    with pytest.raises(RunError, match=words):
+        simulate("linear", out=out, resume=True)
+    with pytest.raises(RunError, match=words):
+        Simulation.read(out)
+    again = requested("linear", {}, out=tmp_path / "new", config=out / "config.yaml")  # what the message says to do
+    assert [sweep.name for sweep in again.sweeps] == ["unrolled_rate"]
 
 
 @pytest.mark.parametrize(

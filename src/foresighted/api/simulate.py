@@ -74,12 +74,17 @@ class Simulation(Result):
 
         Raises:
             DataError: it holds no whole sweep.
+            RunError: one of 0.2 over a setting that has another name now.
         """
         path = Path(directory)
         if not (path / SUMMARY).exists():
             raise DataError(f"{path}: holds no finished sweep of simulate; go on with resume")
+        from foresighted.games.run import check_sweeps
+
         values = read_yaml(path / "config.yaml")
-        return cls(requested(values.pop("game") if game is None else game, values), path)
+        request = requested(values.pop("game") if game is None else game, values)
+        check_sweeps(request, values, path)
+        return cls(request, path)
 
     def write(self, directory: str | Path) -> Path:
         """Copy tables, summary and configuration to a new directory."""

@@ -19,8 +19,8 @@ from foresighted.games.loop import play
 from foresighted.games.plan import Cell, Sweep, arm_cells, program_key, sweep_from_text
 from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
 from foresighted.games.settings import GameSettings, SweepSettings
-from foresighted.settings import settings, to_mapping
-from foresighted.store.directory import Claim, check_claim, claimed
+from foresighted.settings import OLD_NAMES, settings, to_mapping
+from foresighted.store.directory import CONFIG, Claim, check_claim, claimed
 from foresighted.store.environment import write_environment
 
 ROWS_A_PART = 2**17
@@ -87,7 +87,7 @@ def sweep(
     """
     usual = {name: item.default for name, item in settings(type(request.base)).items()}
     claim = Claim("sweep", yaml.safe_dump(request.mapping(), sort_keys=False), MAY_GROW, usual)
-    _check_sweeps(request, check_claim(claim, out, resume=resume), out)
+    check_sweeps(request, check_claim(claim, out, resume=resume), out)
     with claimed(claim, out, resume=resume):
         write_environment(out, libraries=("jax", "jaxlib", "pyarrow"))
         _play(request, out, jobs, on_progress)
@@ -162,7 +162,17 @@ def _blocks(items: Sequence[Any], most: int) -> list[list[Any]]:
 MAY_GROW = ("arms", "seeds", "sweep")
 
 
-def _check_sweeps(request: Request, saved: Mapping[str, Any], out: Path) -> None:
+def check_sweeps(request: Request, saved: Mapping[str, Any], out: Path) -> None:
+    """Check that what a directory holds goes over the same settings, under today's names.
+
+    Raises:
+        RunError: it goes over others, or was written by 0.2 under a name that its tables still have.
+    """
     names = [text.partition("=")[0] for text in saved.get("sweep") or []]
+    if old := [name for name in names if name in OLD_NAMES and name not in settings(type(request.base))]:
+        raise RunError(
+            f"out: {out} was swept by 0.2 over {old[0]}, which is now called {OLD_NAMES[old[0]]}, and its tables have"
+            f" the old name; play it again with --config {out / CONFIG} and another --out"
+        )
     if saved and names != [one.name for one in request.sweeps]:
         raise RunError(f"out: {out} holds another sweep, over {', '.join(names) or 'nothing'}; choose another --out")

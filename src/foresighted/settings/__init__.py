@@ -5,14 +5,20 @@ command line (`--policy-learning-rate`) and in the docs; its help and its range 
 `--help` and the reference page are made from them.
 """
 
-from foresighted.settings.arms import arm_from_text, each_once
-from foresighted.settings.checks import OLD_NAMES, Settings, faults
-from foresighted.settings.compare import OF_AN_ARM, CompareConfig
-from foresighted.settings.fields import GROUPS, choices, hints, setting, settings
-from foresighted.settings.files import from_mapping, inner, names, read_yaml, renamed, to_mapping, to_yaml
+from foresighted.settings.compare import OF_AN_ARM, CompareConfig, arm_from_text, each_once
+from foresighted.settings.fields import GROUPS, OLD_NAMES, Settings, choices, faults, hints, setting, settings
+from foresighted.settings.files import (
+    from_mapping,
+    from_text,
+    inner,
+    names,
+    read_yaml,
+    renamed,
+    to_mapping,
+    to_yaml,
+)
 from foresighted.settings.presets import PRESETS, preset
 from foresighted.settings.steering import SCOPE, SteeringConfig
-from foresighted.settings.text import from_text
 from foresighted.settings.train import MAY_CHANGE_ON_RESUME, TrainConfig
 
 __all__ = [

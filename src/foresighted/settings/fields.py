@@ -1,15 +1,28 @@
-"""What a setting is: a dataclass field with a default, a group, a help text and the values it may take."""
+"""What a setting is, a dataclass field with a default, a group, a help text and the values it may take; its checks.
+
+A configuration is checked when it is made, and one line names all its faults.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import Field, field, fields
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from functools import lru_cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+
+from foresighted.errors import ConfigError, nearest
 
 GROUPS = ("run", "policy", "sampling", "reward model", "labels", "steering", "held-out")
 """Order of the groups of settings in help, files and docs; groups of other configurations follow as they stand."""
+OLD_NAMES = {
+    "label_seed": "seed",
+    "steering_label": "steering_labels",
+    "unroll_rate": "unrolled_rate",
+    "unroll_steps": "unrolled_steps",
+}
+"""What settings were called up to 0.2. Files and arms are read by these names; flags and arguments are refused."""
 
 
 def setting(
@@ -36,14 +49,19 @@ def setting(
         below: what the value must stay under.
         choices: texts it may be, where its type does not say.
         repeat: a list whose flag is given once an entry, since entries hold commas themselves.
-
-    Returns:
-        A dataclass field.
     """
     given = {"at least": low, "above": above, "at most": high, "below": below}
     bounds = {words: bound for words, bound in given.items() if bound not in (None, math.inf)}
     told = {"group": group, "help": text, "choices": choices, "repeat": repeat}
     return field(default=default, metadata=told | {"bounds": bounds, "finite": high != math.inf})
+
+
+_hints = lru_cache(maxsize=64)(get_type_hints)
+
+
+def hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields by name."""
+    return _hints(kind)
 
 
 def settings(kind: type) -> Mapping[str, Field[Any]]:
@@ -52,19 +70,11 @@ def settings(kind: type) -> Mapping[str, Field[Any]]:
     return _settings(kind)
 
 
-def hints(kind: type) -> Mapping[str, Any]:
-    """Return the types of a class's fields by name."""
-    return _hints(kind)
-
-
 @lru_cache(maxsize=64)
 def _settings(kind: type) -> dict[str, Field[Any]]:
     found = [item for item in fields(kind) if "help" in item.metadata]
     place = {group: index for index, group in enumerate(GROUPS)}
     return {item.name: item for item in sorted(found, key=lambda item: place.get(item.metadata["group"], len(GROUPS)))}
-
-
-_hints = lru_cache(maxsize=64)(get_type_hints)
 
 
 def choices(kind: type, name: str) -> tuple[str, ...]:
@@ -76,3 +86,93 @@ def choices(kind: type, name: str) -> tuple[str, ...]:
 def _literal(kind: type, name: str) -> tuple[str, ...]:
     hint = hints(kind)[name]
     return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of all configuration classes.
+
+    Raises:
+        ConfigError: one line that names every setting that is unknown or out of range, what it got and what it may be.
+    """
+
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What its files may hold besides settings."""
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Refuse names that are no fields, before the class's own `__init__` does so less kindly."""
+        known = [item.name for item in fields(cls)]
+        if wrong := [unknown(name, known) for name in given if name not in known]:
+            raise ConfigError("; ".join(wrong))
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in settings(type(self))}
+        problems = faults(type(self), values)
+        if not problems or not any(wrong_type(type(self), name, value) for name, value in values.items()):
+            problems += [text for holds, text in self._rules() if not holds]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        """Return what holds between settings, each with what to say if it does not."""
+        return ()
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Return what to say of a name that is no setting: its new name, or the nearest known one."""
+    now = OLD_NAMES.get(name, "")
+    return f"{name}: is now called {now}" if now in known else f"{name}: unknown setting{nearest(name, known)}"
+
+
+def wrong_type(kind: type, name: str, value: Any) -> str:
+    """Return what is wrong with the type of a setting's value, or nothing."""
+    hint, known = hints(kind)[name], choices(kind, name)
+    if _fits(value, hint) and (value in known or not known or value is None):
+        return ""
+    told = "one of " + ", ".join(known) if known else _described(hint)
+    return f"{name}: got {value!r}{nearest(str(value), known)}, expected {told}"
+
+
+def out_of_range(kind: type, name: str, value: Any) -> str:
+    """Return what is wrong with a number, or with one of a list of numbers; nothing for any other value."""
+    told = settings(kind)[name].metadata
+    for x in value if isinstance(value, tuple) else (value,):
+        if not _fits(x, float):
+            continue
+        finite = isinstance(x, int) or math.isfinite(x) or (x == math.inf and not told["finite"])
+        if not finite or not all(_HOLDS[words](x, bound) for words, bound in told["bounds"].items()):
+            expected = [f"{words} {bound}" for words, bound in told["bounds"].items()]
+            return f"{name}: got {x}, must be {' and '.join(expected if finite else ['finite', *expected])}"
+    return ""
+
+
+_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+def faults(kind: type, values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with each value by itself: its type, or its range."""
+    return [
+        text
+        for name, value in values.items()
+        if (text := wrong_type(kind, name, value) or out_of_range(kind, name, value))
+    ]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(hint, type):
+        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _described(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if get_origin(hint) is tuple:
+        return "a list of whole numbers such as 0,3,5 or 0:256" if get_args(hint)[0] is int else "a list of names"
+    return names.get(hint) or " or ".join(_described(part) for part in get_args(hint))

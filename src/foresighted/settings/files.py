@@ -1,24 +1,22 @@
-"""Configurations as flat mappings: the YAML of files, merged with presets and flags."""
+"""Configurations as flat mappings: the YAML of files, merged with presets, and the text of flags and arms."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
 from foresighted.errors import ConfigError
-from foresighted.settings.checks import OLD_NAMES, Settings, faults, unknown
-from foresighted.settings.fields import hints, settings
-from foresighted.settings.text import from_text
+from foresighted.settings.fields import OLD_NAMES, Settings, faults, hints, settings, unknown
 
 _log = logging.getLogger(__name__)
 _Kind = TypeVar("_Kind", bound=Settings)
+_told: set[str] = set()  # old names of which this process has said what they are now
 
 
 def inner(kind: type) -> dict[str, type[Settings]]:
@@ -66,7 +64,7 @@ def from_mapping(
 
 
 def renamed(mapping: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return a mapping of settings under today's names; those of 0.2 are told in one warning.
+    """Return a mapping of settings under today's names; those of 0.2, in arms and sweeps too, are told in one warning.
 
     Raises:
         ConfigError: a setting is given by both names.
@@ -74,14 +72,12 @@ def renamed(mapping: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
     old = {name: OLD_NAMES[name] for name in mapping if OLD_NAMES.get(name) in known and name not in known}
     if twice := [f"{name}: is now called {now}, which is given too" for name, now in old.items() if now in mapping]:
         raise ConfigError("; ".join(twice))
-    if old:
-        _warn_once("; ".join(f"{name} is now called {now}" for name, now in old.items()))
+    inside = re.findall(r"(\w+)=", f"{mapping.get('arms')} {mapping.get('sweep')}")
+    every = dict.fromkeys([*old, *(name for name in inside if OLD_NAMES.get(name) in known and name not in known)])
+    if new := [name for name in every if name not in _told]:
+        _told.update(new)
+        _log.warning("%s", "; ".join(f"{name} is now called {OLD_NAMES[name]}" for name in new))
     return {old.get(name, name): value for name, value in mapping.items()}
-
-
-@lru_cache(maxsize=64)
-def _warn_once(text: str) -> None:
-    _log.warning("%s", text)
 
 
 def _plain(kind: type, name: str, value: Any) -> Any:
@@ -90,6 +86,41 @@ def _plain(kind: type, name: str, value: Any) -> Any:
     if get_origin(hints(kind)[name]) is tuple:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
     return value
+
+
+def from_text(kind: type, name: str, text: str) -> Any:
+    """Return the value of setting `name` written as text on a command line; text that does not fit is returned as is,
+    for the validation of the configuration class to name."""
+    hint = hints(kind)[name]
+    if text.lower() in ("none", "null") and type(None) in get_args(hint):
+        return None
+    if settings(kind)[name].metadata["repeat"]:
+        return (text,)
+    for part in (hint, *get_args(hint)):
+        if part in _PARSERS:
+            try:
+                return _PARSERS[part](text)
+            except (ValueError, KeyError):
+                return text
+    return text
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return whole numbers written as a list, `0,3,5`, in which a range `0:256` may stand for a number."""
+    found: list[int] = []
+    for part in text.split(","):
+        start, colon, stop = part.partition(":")
+        found += range(int(start), int(stop)) if colon else [int(part)]
+    return tuple(found)
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+    tuple[str, ...]: lambda text: tuple(part for part in text.split(",") if part),
+    tuple[int, ...]: _numbers,
+}
 
 
 def to_mapping(config: Settings) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from foresighted.settings.checks import Settings
-from foresighted.settings.fields import setting
+from foresighted.settings.fields import Settings, setting
 from foresighted.steering.table import FORMS, READ_LABELS, Form
 
 SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")

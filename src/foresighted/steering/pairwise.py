@@ -13,13 +13,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from foresighted.steering import forms
-from foresighted.steering.checks import (
-    Array,
-    check_finite,
-    check_label,
-    check_same_shape,
-    check_weight,
-)
+from foresighted.steering.checks import Array, check_finite, check_label, check_same_shape, check_weight
 from foresighted.steering.forms import practical
 from foresighted.steering.kernels import Kernels
 

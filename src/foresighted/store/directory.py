@@ -137,7 +137,9 @@ def check_claim(claim: Claim, out: Path, *, resume: bool) -> dict[str, Any]:
     asked = yaml.safe_load(claim.config) or {}
     saved = renamed(read_yaml(out / CONFIG), asked)
     if changes := differences({**claim.usual, **saved}, asked, claim.may_change):
-        raise RunError(f"out: {out} belongs to another configuration ({changes}); choose another --out")
+        raise RunError(
+            f"out: {out} belongs to another configuration ({changes}); give the same, or choose another --out"
+        )
     return saved
 
 
