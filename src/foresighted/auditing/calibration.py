@@ -115,8 +115,9 @@ def _ece(prompt: Ints, predicted: Floats, label: Floats) -> Interval:
     np.add.at(off, (code, bins), predicted - label)
     sizes = np.bincount(code).astype(np.float64)
     random = np.random.default_rng(0)
-    weights = np.vstack([np.ones(len(names)), random.multinomial(len(names), np.full(len(names), 1 / len(names)),
-                                                                 size=RESAMPLES)])  # fmt: skip
+    weights = np.vstack(
+        [np.ones(len(names)), random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)]
+    )
     errors = np.abs(weights @ off).sum(axis=1) / (weights @ sizes)
     low, high = np.quantile(errors[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     mean = float(errors[0])

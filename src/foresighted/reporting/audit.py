@@ -129,7 +129,7 @@ def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section
             *_by_round(arms, planned, "gap", "Where the two part", "gap (standard deviations)"),
             *_by_round(arms, planned, "kl", "Distance from the frozen policy", "KL (nats an answer)"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _texts_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
@@ -261,8 +261,9 @@ def _source_section(audit: Audit) -> Section:
         (f"column {ours}", f"{theirs} (guessed)" if ours in source.guessed else theirs)
         for ours, theirs in source.columns.items()
     ]
-    return Section("source", "What was read", "", (), (Table("The records", ("what", "read"), tuple(rows)),),
-                   source.remarks)  # fmt: skip
+    return Section(
+        "source", "What was read", "", (), (Table("The records", ("what", "read"), tuple(rows)),), source.remarks
+    )
 
 
 def _responses(audit: Audit, labels: Sequence[str]) -> Responses | None:

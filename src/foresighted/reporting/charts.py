@@ -169,8 +169,6 @@ def _place(x: float) -> str:
 
 
 def _course(series: Series) -> str:
-    if not series.points:
-        return f"{series.label}: no value"
     first, last = series.points[0], series.points[-1]
     if first == last:
         return f"{series.label}: {last.text} at {_place(last.x)}"
@@ -223,15 +221,12 @@ def _looks(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def _tooltip(chart: Chart) -> list[dict[str, Any]]:
+    titles = {"arm": "arm", "x": chart.x, "text": chart.y}
     if chart.kind == "forest":
-        return [
-            {"field": "arm", "type": "nominal", "title": chart.y},
-            {"field": "text", "type": "nominal", "title": chart.x},
-        ]
+        titles = {"arm": chart.y, "text": chart.x}
     return [
-        {"field": "arm", "type": "nominal", "title": "arm"},
-        {"field": "x", "type": "quantitative", "title": chart.x},
-        {"field": "text", "type": "nominal", "title": chart.y},
+        {"field": field, "type": "quantitative" if field == "x" else "nominal", "title": title}
+        for field, title in titles.items()
     ]
 
 

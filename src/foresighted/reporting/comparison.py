@@ -232,7 +232,7 @@ def _differences(comparison: Comparison) -> tuple[Chart, ...]:
     )
 
 
-def _trained(comparison: Comparison, column: str, title: str, y: str, zero: bool = False) -> tuple[Chart, ...]:
+def _trained(comparison: Comparison, column: str, title: str, y: str) -> tuple[Chart, ...]:
     def line(arm: Arm) -> Iterable[Point]:
         several = len(arm.seeds) > 1
         return (
@@ -245,18 +245,17 @@ def _trained(comparison: Comparison, column: str, title: str, y: str, zero: bool
     return drawn(
         Chart(
             column.replace("_", "-"), title, ROUNDS_DONE, y, _series(comparison, line),
-            band="lowest and highest seed" if several else "", guide="zero" if zero else "none",
+            band="lowest and highest seed" if several else "", guide="zero" if column == "overconfidence" else "none",
         )
     )  # fmt: skip
 
 
 def _training_section(comparison: Comparison) -> Section:
+    title, y = "Overconfidence of the reward model", "predicted - labelled preference"
     charts = (
         *_trained(comparison, "penalty_chosen", "Penalty of the winner", "penalty (reward model's unit)"),
-        *_trained(
-            comparison, "overconfidence", "Overconfidence of the reward model", "predicted - labelled preference", True
-        ),
-    )  # fmt: skip
+        *_trained(comparison, "overconfidence", title, y),
+    )
     return Section(
         "training",
         "In training",

@@ -18,6 +18,7 @@ MEANING = (
     "Net wins: how many of its judged pairs an answer won, less how many it lost; the notes say against whom, and what"
     " the judge gave as its reason in each order."
 )
+OF_DECIDED = "wins among wins and losses (share)"
 
 
 def evaluation_page(evaluation: Evaluation, directory: Path | None) -> Page:
@@ -31,10 +32,9 @@ def evaluation_page(evaluation: Evaluation, directory: Path | None) -> Page:
     Raises:
         DataError: a damaged line in one of them.
     """
-    policies = tuple(policy.name for policy in evaluation.policies)
-    policies += tuple(dict.fromkeys(
-        name for pair in evaluation.pairs for name in (pair.first, pair.second) if name not in policies
-    ))  # fmt: skip
+    named = [one.name for one in evaluation.policies]
+    named += [name for pair in evaluation.pairs for name in (pair.first, pair.second)]
+    policies = tuple(dict.fromkeys([*named, *(one.policy for one in evaluation.capabilities)]))
     return Page(
         title=_title(policies, evaluation),
         sentences=evaluation.sentences,
@@ -103,27 +103,20 @@ def _wins_section(evaluation: Evaluation, policies: Sequence[str]) -> Section:
     rates = [(name, index, _point(pair.win_rate)) for name, index, pair in pairs]
     decided = [(name, index, _point(pair.decided)) for name, index, pair in pairs]
     ratings = [(one.name, policies.index(one.name), _rating(one)) for one in evaluation.policies]
-    known = [one for one in evaluation.policies if one.rating]
+    charts = [
+        *_forest(evaluation, "win-rate", "Win rate", "win rate (share)", rates, y="pair", guide="half"),
+        *_forest(evaluation, "decided", "Share of decided pairs won", OF_DECIDED, decided, y="pair", guide="half"),
+    ]
+    if sum(one.rating is not None for one in evaluation.policies) > 2:
+        title, x = "Bradley-Terry ratings", "rating (nats of odds)"
+        charts += _forest(evaluation, "ratings", title, x, ratings, guide="zero")
     return Section(
         "wins",
         "Who wins",
         "Win rate: wins and half of ties and of pairs whose two orders disagree, as a share of judged pairs; 0.5 is no"
         " difference. The share of decided pairs leaves ties out. Ratings are in nats of odds, the baseline's being 0.",
-        (
-            *_forest(evaluation, "win-rate", "Win rate", "win rate (share)", rates, y="pair", guide="half"),
-            *_forest(
-                evaluation, "decided", "Share of decided pairs won", "wins among wins and losses (share)", decided,
-                y="pair", guide="half",
-            ),
-            *(
-                _forest(
-                    evaluation, "ratings", "Bradley-Terry ratings", "rating (nats of odds)", ratings, guide="zero"
-                )
-                if len(known) > 2
-                else ()
-            ),
-        ),
-    )  # fmt: skip
+        tuple(charts),
+    )
 
 
 def _point(value: Interval | Share | None) -> Point | None:
@@ -141,10 +134,8 @@ def _categories_section(evaluation: Evaluation, policies: Sequence[str]) -> Sect
         groups = [(group.name, policies.index(pair.first), _point(group.decided)) for group in pair.categories]
         title = f"{_name(pair)}, by category"
         if len(groups) > 1:
-            charts += _forest(
-                evaluation, f"categories-{place}", title, "wins among wins and losses (share)", groups, y="category",
-                guide="half",
-            )  # fmt: skip
+            name = f"categories-{place}"
+            charts += _forest(evaluation, name, title, OF_DECIDED, groups, y="category", guide="half")
         rows += [_group_row(pair, "category", group) for group in pair.categories]
         rows += [_group_row(pair, "seed", group) for group in pair.by_seed] if len(pair.by_seed) > 1 else []
     head = ("pair", "by", "group", "wins", "ties", "losses", "orders disagree", "failed", "of decided", "p")
@@ -208,7 +199,7 @@ def _capabilities_section(evaluation: Evaluation, policies: Sequence[str]) -> Se
     rows = []
     for place, (task, metric) in enumerate(dict.fromkeys((one.task, one.metric) for one in evaluation.capabilities)):
         own = [one for one in evaluation.capabilities if (one.task, one.metric) == (task, metric)]
-        scores = [(one.policy, _index(policies, one.policy), _point(one.score)) for one in own]
+        scores = [(one.policy, policies.index(one.policy), _point(one.score)) for one in own]
         charts += _forest(evaluation, f"capability-{place}", f"{task}: {metric}", metric, scores)
         rows += [
             (
@@ -220,10 +211,6 @@ def _capabilities_section(evaluation: Evaluation, policies: Sequence[str]) -> Se
     head = ("policy", "task", "metric", "items", "score", "less the baseline")
     table = Table("Capability checks; differences are paired by item", head, tuple(rows))
     return Section("capabilities", "Capabilities", "", tuple(charts), (table,) if rows else ())
-
-
-def _index(policies: Sequence[str], name: str) -> int:
-    return policies.index(name) if name in policies else 0
 
 
 def _judge_section(evaluation: Evaluation) -> Section:
@@ -262,9 +249,8 @@ def _responses(directory: Path, policies: Sequence[str]) -> Responses | None:
     kinds: dict[str, str] = {}
     for row in judged:
         kinds[row.prompt_id] = row.category
-        for name, seed, other, sign in (
-            (row.first, row.first_seed, row.second, 1), (row.second, row.second_seed, row.first, -1)
-        ):  # fmt: skip
+        sides = ((row.first, row.first_seed, row.second, 1), (row.second, row.second_seed, row.first, -1))
+        for name, seed, other, sign in sides:
             place = (name, seed, row.prompt_id)
             net[place] = net.get(place, 0) + sign * {"win": 1, "loss": -1}.get(row.result, 0)
             notes.setdefault(place, []).append(_said(row, other, sign))
