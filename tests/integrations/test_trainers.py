@@ -188,11 +188,11 @@ def test_an_own_reference_policy_is_read_as_it_is(tiny_llama, tokenizer):
 
     trained = policy(init_lora_weights=False, lora_alpha=200)
     options = {"begins": True, "seed": 0, "max_new_tokens": 8}
-    own = FrozenPolicy.of_trainer(policy(), tokenizer, trained, **options).write(["What is rain?"])
-    base = FrozenPolicy.of_trainer(policy(), tokenizer, None, **options).write(["What is rain?"])
+    own = FrozenPolicy(policy(), tokenizer, trained, **options).write(["What is rain?"])
+    base = FrozenPolicy(policy(), tokenizer, None, **options).write(["What is rain?"])
     assert own != base
     with pytest.raises(ConfigError, match="adapter was trained before"):
-        FrozenPolicy.of_trainer(trained, tokenizer, None, **options)
+        FrozenPolicy(trained, tokenizer, None, **options)
 
 
 def test_two_objects_in_one_trainer_need_two_names(tmp_path, tiny_llama, tiny_deberta, prompts, labels):

@@ -112,7 +112,9 @@ def _schedule(
                 for ended in [entry for entry in running if entry[1].poll() is not None]:
                     running.remove(ended)
                     failed += _failure(*ended)
-                _count(runs)
+                for run in runs:
+                    path = run.directory / records.ROUNDS
+                    run.rounds_done = path.read_bytes().count(b"\n") if path.exists() else 0
                 on_progress(runs)
             except KeyboardInterrupt:  # the runs got it too: they finish their round
                 if stopping:
@@ -143,9 +145,3 @@ def _failure(run: Run, process: subprocess.Popen[bytes]) -> list[str]:
     lines = log.read_text(errors="replace").strip().splitlines()
     reason = lines[-1].removeprefix("foresighted: ") if lines and code == 2 else f"ended with code {code}, see {log}"
     return [f"arm {run.arm}, seed {run.seed}: {reason}"]
-
-
-def _count(runs: Sequence[Run]) -> None:
-    for run in runs:
-        path = run.directory / records.ROUNDS
-        run.rounds_done = path.read_bytes().count(b"\n") if path.exists() else 0

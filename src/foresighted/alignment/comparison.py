@@ -46,16 +46,12 @@ def summarise(out: Path) -> Comparison:
         raise DataError(f"{out}: no held-out answers yet; wait for the first evaluation, or check the directory")
     planned_rounds = plan.rounds or max(run.done for run in runs)
     finished = _finished(runs, planned_rounds)
-    carrying = finished or runs
-    common = set.intersection(*(set(run.answers) for run in carrying))
+    common = set.intersection(*(set(run.answers) for run in finished or runs))
     if not common:
         raise DataError(f"{out}: the runs have no evaluated round in common; were they started with one configuration?")
     last_round = max(common)
-    groups: dict[str, list[Run]] = {}
-    for arm in plan.arms:
-        of_arm = [run for run in finished if run.arm == arm] or [run for run in runs if run.arm == arm]
-        if of_arm:
-            groups[arm] = of_arm
+    by_arm = {arm: [[run for run in some if run.arm == arm] for some in (finished, runs)] for arm in plan.arms}
+    groups = {arm: done or started for arm, (done, started) in by_arm.items() if started}
     prompts, with_utility = _prompts(groups.values(), out)
     baseline = groups.get(plan.arms[0])
     family = family_size([len(group) for group in groups.values()])
@@ -232,17 +228,14 @@ def _labels(run: Run, last_round: int) -> Labels:
 
 
 def _trained(runs: Sequence[Run], last_round: int) -> tuple[Trained, ...]:
-    by_round: dict[int, list[RoundRow]] = {}
-    for run in runs:
-        for row in run.rounds:
-            if row.round <= last_round:
-                by_round.setdefault(row.round, []).append(row)
-    trained = []
-    for round_, rows in sorted(by_round.items()):
-        columns = {}
+    values: dict[int, dict[str, list[float]]] = {}
+    for row in (row for run in runs for row in run.rounds if row.round <= last_round):
+        known = values.setdefault(row.round, {})
         for name in TRAINING_COLUMNS:
-            values = [float(value) for row in rows if (value := getattr(row, name)) is not None]
-            if values:
-                columns[name] = Spread(math.fsum(values) / len(values), min(values), max(values))
-        trained.append(Trained(round_, columns))
-    return tuple(trained)
+            if (value := getattr(row, name)) is not None:
+                known.setdefault(name, []).append(float(value))
+    spread = {
+        round_: {name: Spread(math.fsum(some) / len(some), min(some), max(some)) for name, some in known.items()}
+        for round_, known in values.items()
+    }
+    return tuple(Trained(round_, spread[round_]) for round_ in sorted(spread))

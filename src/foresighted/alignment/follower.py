@@ -57,7 +57,6 @@ class Follower:
         if not pairs:
             return None
         loss, label = self.learn(pairs)
-        self.buffer.counts.updates += 1
         self.buffer.learnt(label)
         return loss
 
@@ -65,7 +64,8 @@ class Follower:
         """Take the steps of an update on some pairs, uncounted; return the mean loss before them, and the labels."""
         model, count = self.reward_model, len(pairs)
         label = torch.tensor([pair.label for pair in pairs], device=model.device)
-        known = self._features(pairs)
+        found = [pair.features for pair in pairs if pair.features is not None]
+        known = torch.stack(found) if model.head_only and len(found) == count else None
 
         def loss(index: list[int]) -> Tensor:
             chosen = [pairs[i] for i in index]
@@ -91,7 +91,3 @@ class Follower:
         if any(label is None for row in known for label in row):
             return None
         return torch.tensor(known, device=reward.device, dtype=reward.dtype)
-
-    def _features(self, pairs: Sequence[Pair]) -> Tensor | None:
-        found = [pair.features for pair in pairs if pair.features is not None]
-        return torch.stack(found) if self.reward_model.head_only and len(found) == len(pairs) else None

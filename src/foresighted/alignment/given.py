@@ -33,11 +33,7 @@ class Given:
     prompts: Sequence[Mapping[str, Any]] | None = None
 
     def check(self, config: TrainConfig) -> None:
-        """Check that every object that a configuration speaks of is here.
-
-        Raises:
-            RunError: one is not; the message says how to hand it over.
-        """
+        """Raise a `RunError` where an object that a configuration speaks of is not here."""
         for name in ("policy", "reward_model", "labels", "prompts"):
             told = getattr(config, name)
             if told.startswith(OBJECT) and getattr(self, name) is None:

@@ -39,7 +39,7 @@ class Start:
     """References and first reward model of one seed, kept in a folder.
 
     Args:
-        directory: the folder, shared by arms.
+        directory: the folder, shared by arms; made when something is kept in it.
         config: of any of these arms (they agree in everything that is read here).
         policy: whose frozen initial model writes the references.
         labels: where labels of the initial pairs and utilities of references are read.
@@ -109,8 +109,8 @@ class Start:
     def _fit(self, reward_model: RewardModel) -> None:
         pairs = self._pairs()
         if reward_model.head_only:
-            prompts, first, second = ([getattr(p, name) for p in pairs] for name in ("prompt", "first", "second"))
-            sides = reward_model.features(prompts, first), reward_model.features(prompts, second)
+            prompts = [pair.prompt for pair in pairs]
+            sides = [reward_model.features(prompts, [getattr(p, side) for p in pairs]) for side in ("first", "second")]
             for pair, features in zip(pairs, torch.stack(sides, 1), strict=True):
                 pair.features = features
         follower = Follower(reward_model, reward_model_learner(reward_model.trainable(), self._config), steps=1)

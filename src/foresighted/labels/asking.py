@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import json
 import logging
 import math
@@ -147,18 +148,11 @@ class Asker:
         return labels
 
     def _attempt(self, work: Callable[[], Any], retries: int) -> Any:
-        """Return what `work` returns, at once or after more attempts.
-
-        Raises:
-            ForesightedError: what `work` raises of ours: a mistake that another attempt would not mend.
-            LabellerError: it failed each time; says in one line where.
-        """
-        attempt = 0
-        while True:
-            attempt += 1
+        """Return what `work` returns, at once or after more attempts; if all fail, a `LabellerError` says where."""
+        for attempt in itertools.count(1):
             try:
                 return work()
-            except ForesightedError:
+            except ForesightedError:  # a mistake that another attempt would not mend
                 raise
             except (Exception, SystemExit) as error:  # whatever a labeller's network, model or file does
                 said = f"{_where(error)}failed with {type(error).__name__}: {' '.join(str(error).split())}"
@@ -193,11 +187,7 @@ class Asker:
 
 
 def load_labels(config: TrainConfig, policy: Policy, device: torch.device, given: Labeller | None = None) -> Asker:
-    """Return whom a configuration asks, and how.
-
-    Raises:
-        ConfigError: an unknown source.
-    """
+    """Return whom a configuration asks, and how; raises what `load_labeller` does."""
     labeller = load_labeller(config, policy, device) if given is None else given
     return Asker(labeller, sampled=config.sampled_labels, seed=config.seed)
 

@@ -85,7 +85,8 @@ class Buffer:
         return pairs
 
     def learnt(self, labels: Tensor) -> None:
-        """Count the labels that the reward model learnt from, shape pairs."""
+        """Count an update of the reward model, and the labels that it learnt from, shape pairs."""
+        self.counts.updates += 1
         self.counts.labels_trained += len(labels)
         self.counts.labels_sum += float(labels.double().sum())
 

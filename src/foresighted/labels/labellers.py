@@ -134,11 +134,7 @@ def fluency(policy: Policy, prompts: Sequence[str], responses: Sequence[str]) ->
 
 
 def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labeller:
-    """Return the labeller that a configuration names.
-
-    Raises:
-        ConfigError: an unknown one.
-    """
+    """Return the labeller that a configuration names; raises a `ConfigError` for an unknown one."""
     name = config.labels
     if name == "relevance":
         return RelevanceLabels(policy, device)
@@ -152,15 +148,7 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
 
 
 def own_labels(setting: str, text: str) -> Labeller:
-    """Return the labeller FILE.py:NAME: as it stands if it has a utility, else called one row at a time.
-
-    Args:
-        setting: what it was given for; error messages begin with it.
-        text: a Python file, which is run, and the name of a function in it.
-
-    Raises:
-        ConfigError: as `python_files.load_from_file`.
-    """
+    """Return the labeller FILE.py:NAME, given for `setting`; raises what `python_files.load_from_file` does."""
     return as_labeller(load_from_file(setting, text, "function", callable))
 
 

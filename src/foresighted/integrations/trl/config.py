@@ -97,21 +97,12 @@ class FPOConfig(SteeringConfig):
 def check_labels(config: FPOConfig, labelled: bool, queued: bool) -> None:
     """Refuse a form whose labels nobody gives in time.
 
-    Args:
-        config: of the object.
-        labelled: there is somebody who labels.
-        queued: who answers rounds later.
-
     Raises:
         ConfigError: names the form and what to use.
     """
-    if config.reads_labels and not labelled:
+    if config.reads_labels and (queued or not labelled):
+        why = "a queue answers rounds later" if queued else "got none"
         raise ConfigError(
-            f"labels: got none, and steering {config.steering} reads the label of every response; give labels, or use"
-            " steering_labels='baseline' or steering='practical'"
-        )
-    if config.reads_labels and queued:
-        raise ConfigError(
-            f"labels: a queue answers rounds later, and steering {config.steering} reads the label of every response"
-            " at once; use steering_labels='baseline' or steering='practical'"
+            f"labels: {why}, and steering {config.steering} reads the label of every response at once; give a labeller,"
+            " or use steering_labels='baseline' or steering='practical'"
         )

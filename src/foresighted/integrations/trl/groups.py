@@ -85,11 +85,11 @@ def groups(batch: Batch, size: int | None) -> list[list[int]]:
         return rows
     if len(short) == 1:
         raise ConfigError(
-            f"groups: one generation for prompt {_shown(keys[short[0]])}; foresight compares a group's responses, set"
+            f"groups: one generation for prompt {keys[short[0]]!r:.60}; foresight compares a group's responses, set"
             " num_generations to at least 2"
         )
     raise DataError(
-        f"groups: {len(short)} generations for prompt {_shown(keys[short[0]])}, {len(rows[0])} for others; a trainer"
+        f"groups: {len(short)} generations for prompt {keys[short[0]]!r:.60}, {len(rows[0])} for others; a trainer"
         " hands over groups of equal size"
     )
 
@@ -145,7 +145,3 @@ def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:
 def prompt_id(prompt: Text) -> str:
     """Return the id of a prompt: the first 12 hex digits of its text's SHA-256, as prompt files without ids have."""
     return text_id(text_of(prompt))
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -95,15 +95,13 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         symptoms: Sequence[Symptom] = SYMPTOMS,
     ) -> None:
         if action not in ("warn", "stop", "rollback"):
-            raise ConfigError(
-                f"action: got {action!r}{nearest(str(action), ('warn', 'stop', 'rollback'))}, expected warn, stop or"
-                " rollback"
-            )
+            close = nearest(str(action), ("warn", "stop", "rollback"))
+            raise ConfigError(f"action: got {action!r}{close}, expected warn, stop or rollback")
         if window < 3 or not 0 < alpha < 1:
             raise ConfigError(f"window: got {window}, must be at least 3; alpha: got {alpha}, must be in (0, 1)")
         if gold is None and action != "warn":
             raise ConfigError(
-                f"gold: got none; without a metric to trust nothing is called collapse, {action} needs one"
+                f"gold: got none; {action} needs a metric to trust, without which nothing is called collapse"
             )
         self.gold = gold
         self._proxy = proxy
@@ -124,11 +122,8 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         """Read again what was logged before a resumed run went on."""
         self._logs = [dict(entry) for entry in state.log_history]
         self._seen = set().union(*self._logs)
-        self._checkpoints = [
-            int(path.name.rpartition("-")[2])
-            for path in Path(args.output_dir).glob("checkpoint-*")
-            if path.name.rpartition("-")[2].isdigit() and int(path.name.rpartition("-")[2]) <= state.global_step
-        ]
+        steps = [path.name.rpartition("-")[2] for path in Path(args.output_dir).glob("checkpoint-*")]
+        self._checkpoints = [int(step) for step in steps if step.isdigit() and int(step) <= state.global_step]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember a checkpoint."""
@@ -187,16 +182,10 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         return [e for e in self._logs if all(isinstance(e.get(m), int | float) and math.isfinite(e[m]) for m in both)]
 
     def _fall(self, points: list[dict[str, float]], gold: str) -> Fall | None:
-        first = points[: self.window]
-        threshold = self._threshold if self._threshold is not None else FALL_SHARE * _spread(first, gold)
-        return check_fall(
-            [entry[gold] for entry in points],
-            [entry[self.proxy] for entry in points],
-            window=self.window,
-            alpha=self.alpha,
-            threshold=threshold,
-            proxy_threshold=FALL_SHARE * _spread(first, self.proxy),
-        )
+        values = [[entry[metric] for entry in points] for metric in (gold, self.proxy)]
+        usual, proxy = (FALL_SHARE * _spread(points[: self.window], metric) for metric in (gold, self.proxy))
+        threshold = usual if self._threshold is None else self._threshold
+        return check_fall(*values, window=self.window, alpha=self.alpha, threshold=threshold, proxy_threshold=proxy)
 
     def _new_symptoms(self) -> list[Verdict]:
         """Return the symptoms that show for the first time: a whole window beyond its share of the first one's mean."""
@@ -209,16 +198,14 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
             if len(points) < 2 * self.window:
                 continue
             values = [point[symptom.metric] for point in points]
-            start = sum(values[: self.window]) / self.window
-            now = values[-self.window :]
+            start, now = sum(values[: self.window]) / self.window, values[-self.window :]
             sign = 1 if symptom.worse == "higher" else -1
             if start and all(sign * (value - start) > symptom.share * abs(start) for value in now):
                 self._warned.add(name)
                 mean = sum(now) / len(now)
                 reason = f"{symptom.metric} went from {start:.3g} to {mean:.3g}; read some responses"
-                found.append(
-                    Verdict(int(points[-1]["step"]), "suspicious", int(points[self.window - 1]["step"]), reason)
-                )
+                step, since = (int(points[i]["step"]) for i in (-1, self.window - 1))
+                found.append(Verdict(step, "suspicious", since, reason))
         return found
 
     def _say(self, args: Any, state: Any, verdict: Verdict) -> None:

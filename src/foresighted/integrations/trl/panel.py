@@ -29,12 +29,10 @@ class Panel:
     """
 
     def __init__(self, labels: Any, config: FPOConfig, buffer: Buffer, together: Processes) -> None:
-        self._asker: Asker | None = None
-        if labels is not None:
-            self._asker = Asker(
-                labels, sampled=config.sampled_labels, seed=config.seed, timeout=config.label_timeout,
-                retries=config.label_retries,
-            )  # fmt: skip
+        self._asker = None if labels is None else Asker(
+            labels, sampled=config.sampled_labels, seed=config.seed, timeout=config.label_timeout,
+            retries=config.label_retries,
+        )  # fmt: skip
         self._most_failures = config.label_failures
         self._buffer = buffer
         self._together = together

@@ -14,26 +14,23 @@ from foresighted.types import Text
 
 
 class FrozenPolicy:
-    """Writes one reference response a prompt.
+    """Writes one reference response a prompt: as a trainer's model does without its adapter, or a model of the user's.
 
     Args:
-        policy: reads texts as they are and conversations through the chat template.
+        model: the trainer's.
+        tokenizer: its own.
+        own: the frozen policy if the user gave one.
+        begins: whether the training begins anew, so that a trained adapter is one of before.
         seed: of the sampling noise, which is named by the prompt and draws from no generator of torch.
+        max_new_tokens: the longest response.
+
+    Raises:
+        ConfigError: the trainer's model has no adapter to switch off, or one that was trained before.
     """
 
-    def __init__(self, policy: Policy, *, seed: int) -> None:
-        self._policy = policy
-        self._seed = seed
-
-    @classmethod
-    def of_trainer(
-        cls, model: Any, tokenizer: Any, own: Any | None, *, begins: bool, seed: int, max_new_tokens: int
-    ) -> FrozenPolicy:
-        """Return the frozen policy of a trainer: `own` if the user gave one, else its model without the adapter.
-
-        Raises:
-            ConfigError: the trainer's model has no adapter to switch off, or one that was trained before.
-        """
+    def __init__(
+        self, model: Any, tokenizer: Any, own: Any | None, *, begins: bool, seed: int, max_new_tokens: int
+    ) -> None:
         if own is None and begins and trained_adapter(model):
             raise ConfigError(
                 "reference: the policy's adapter was trained before, so the base model is not the initial policy; give"
@@ -45,23 +42,23 @@ class FrozenPolicy:
                 " give reference_policy=MODEL, or reference='leave-one-out'"
             )
         published = Decoding(max_new_tokens, temperature=0.8, top_p=0.9)
-        return cls(Policy(model if own is None else own, tokenizer, own, published, chat=False), seed=seed)
+        self._policy = Policy(model if own is None else own, tokenizer, own, published, chat=False)
+        self._seed = seed
 
     def write(self, prompts: Sequence[Text]) -> list[Text]:
-        """Return one response a prompt, as messages where the prompt is messages. Equal prompts get the same one."""
-        model = self._policy.model
+        """Return one response a prompt, as messages where the prompt is messages. Equal prompts get the same one.
+
+        One row at a time: what a prompt's reference is must not depend on the batch it is met in.
+        """
+        model, answers = self._policy.model, {}
         training = model.training
         model.eval()
         try:
-            answers = {key: self._one(key, prompt) for key, prompt in {text_of(p): p for p in prompts}.items()}
+            for name, prompt in {text_of(p): p for p in prompts}.items():
+                keys = [noise.key(self._seed, "reference", name)]
+                answers[name] = self._policy.sample([prompt], 1, keys, frozen=True, read_once=False).texts[0]
         finally:
             model.train(training)
-        return [
-            answers[text_of(p)] if isinstance(p, str) else [{"role": "assistant", "content": answers[text_of(p)]}]
-            for p in prompts
-        ]
-
-    def _one(self, key: str, prompt: Text) -> str:
-        """One row at a time: what a prompt's reference is must not depend on the batch it is met in."""
-        keys = [noise.key(self._seed, "reference", key)]
-        return self._policy.sample([prompt], 1, keys, frozen=True, read_once=False).texts[0]
+        found = [answers[text_of(prompt)] for prompt in prompts]
+        pairs = zip(prompts, found, strict=True)
+        return [text if isinstance(p, str) else [{"role": "assistant", "content": text}] for p, text in pairs]

@@ -286,7 +286,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 raise ConfigError(
                     "reference: 'policy' cannot read a policy in shards (FSDP, DeepSpeed); give reference_policy=MODEL"
                 )
-            self._frozen = FrozenPolicy.of_trainer(
+            self._frozen = FrozenPolicy(
                 self._model, kwargs["processing_class"], self._reference_policy, begins=state.global_step == 0,
                 seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
             )  # fmt: skip
