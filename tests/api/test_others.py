@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -44,6 +45,14 @@ def test_an_arm_of_a_comparison_is_the_run_alone(compared, tmp_path):
     alone = fpo.train(**{**settings, "steering": "rlhf", "threads": 1}, out=tmp_path / "run")
     arm = found.directory / "arms" / "rlhf" / "seed-0"
     assert (alone.directory / "candidates.jsonl").read_bytes() == (arm / "candidates.jsonl").read_bytes()
+
+
+@pytest.mark.processes
+def test_a_comparison_with_names_runs_in_any_thread(tiny, tmp_path):
+    settings = to_mapping(replace(tiny, rounds=1))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(fpo.compare, arms=["rlhf"], seeds=range(1), out=tmp_path / "c", **settings).result()
+    assert list(found.tables["rounds"]["round"]) == [1]
 
 
 def test_compare_takes_names_of_models(tiny):

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,10 @@ def _schedule(
     failed: list[str] = []
     stopping = False
     running: list[tuple[Run, subprocess.Popen[bytes]]] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the runs
+    main = threading.current_thread() is threading.main_thread()  # no other may set what a signal does
+    before = signal.getsignal(signal.SIGTERM)
+    if main:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the runs
     try:
         while running or (waiting and not stopping and not failed):
             try:
@@ -121,7 +125,8 @@ def _schedule(
                     raise
                 stopping = True
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)
         for _, process in running:
             process.terminate()
     if stopping:

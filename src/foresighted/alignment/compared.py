@@ -178,13 +178,9 @@ def _difference_sentences(comparison: Comparison) -> Iterable[str]:
 
 
 def _difference_text(label: str, difference: Interval) -> str:
-    if not difference.excludes_zero:
-        return f"{label} shows no clear difference ({_sized(difference)})"
-    return f"{label} ended {'higher' if difference.mean > 0 else 'lower'} ({_sized(difference)})"
-
-
-def _sized(difference: Interval) -> str:
-    return f"{interval_text(difference)}, {count(difference.seeds, 'seed')}"
+    ended = f"ended {'higher' if difference.mean > 0 else 'lower'}"
+    said = ended if difference.excludes_zero else "shows no clear difference"
+    return f"{label} {said} ({interval_text(difference)}, {count(difference.seeds, 'seed')})"
 
 
 def _label_sentences(comparison: Comparison) -> Iterable[str]:

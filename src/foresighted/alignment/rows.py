@@ -41,11 +41,6 @@ class Round:
     policy_loss: float | None = None
 
     @property
-    def labels(self) -> int:
-        """Number of labels that were read."""
-        return sum(pair.asked and pair.label is not None for pair in self.pairs)
-
-    @property
     def judged(self) -> list[tuple[float, float]]:
         """Margin r(first) - r(second), before the update, and label of each pair that somebody labelled."""
         reward, reference = self.scores.reward.tolist(), self.scores.reference_reward.tolist()
@@ -100,7 +95,7 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         policy_loss=played.policy_loss,
         tokens=mean(float(row.tokens) for row in rows) or 0.0,
         empty=sum(not row.text for row in rows),
-        labels=played.labels,
+        labels=len(judged),
         labels_total=played.counts.labels_total,
         gamma=played.penalty.gamma,
         gamma_share=played.penalty.share,

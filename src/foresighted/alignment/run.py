@@ -228,8 +228,10 @@ def _tracker(config: TrainConfig, out: Path) -> Iterator[Callable[[RoundRow], No
         numbers = {name: value for name, value in vars(row).items() if value is not None}
         accelerator.log(numbers, step=row.round)
 
-    yield log
-    accelerator.end_training()
+    try:
+        yield log
+    finally:  # of an interrupted run, too
+        accelerator.end_training()
 
 
 @contextmanager
