@@ -131,9 +131,9 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
             f"; it ordered {interval_text(end.accuracy)} of the last pairs as the labels do" if end.accuracy else ""
         )
         yield (
-            f"{name}The reward model's preference exceeded the label's by {interval_text(end.overconfidence)} in rounds"
-            f" {end.first} to {end.last} ({interval_text(first.overconfidence)} in rounds {first.first} to"
-            f" {first.last}){ordered}."
+            f"{name}The reward model's preference exceeded the label's by {interval_text(end.overconfidence)} in"
+            f" {_rounds(end.first, end.last)} ({interval_text(first.overconfidence)} in"
+            f" {_rounds(first.first, first.last)}){ordered}."
         )
     alarming = [symptom for symptom in arm.symptoms if symptom.alarming]
     if alarming:

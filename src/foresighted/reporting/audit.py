@@ -18,7 +18,7 @@ ROUND = "round"
 MARKED = ("utility", "reward", "gap")
 """Columns whose charts show onsets."""
 ONSET_NOTE = (
-    " A dotted line marks the onset of a collapse, the last round at which less than a tenth of the fall had happened;"
+    " A dotted line marks the onset of a fall, the last round at which less than a tenth of the fall had happened;"
     " the bar above the chart is the interval of that round."
 )
 ALARMING = ("collapsed", "suspicious")
