@@ -69,7 +69,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
         kl = log_ratio(policy, prompts, candidates).view_as(score)
         score = score - config.kl_coefficient * kl
     by = torch.tensor(label_means(pairs, *score.shape)) if config.selection == "labels" else score
-    chosen = _choose(by, candidates, references)
+    chosen = choose(by, candidates, references)
     won = [pairs[i] for i in chosen]
     if not every:
         loop.labels.read(won)
@@ -127,7 +127,7 @@ def _check_finite(reward: Tensor, references: Sequence[ReferenceRow]) -> None:
         )
 
 
-def _choose(by: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]) -> list[int]:
+def choose(by: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]) -> list[int]:
     """Return the flat index of each prompt's winner: the largest value of `by`, B N, never a response without text.
 
     Raises:
