@@ -41,6 +41,11 @@ class Stopped(Exception):  # noqa: N818  # not an error
         self.round = number
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error in one line, its kind first."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -75,7 +75,7 @@ def test_no_task_is_measured_twice(config, tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="measured twice"):
         evaluate(replace(config, capability_limit=3), tmp_path / "out", resume=True)
     (tmp_path / "out" / "capabilities.jsonl").write_text('{"policy": "a"}\n')
-    with pytest.raises(DataError, match="line 1: not the scores of a task"):
+    with pytest.raises(DataError, match="line 1: lacks seed"):
         evaluate(config, tmp_path / "out", resume=True)
 
 
@@ -119,10 +119,11 @@ def test_what_cannot_be_run_is_one_line(config, tmp_path, monkeypatch):
 
 
 def test_differences_are_paired_by_item_and_seed():
-    def scores(*values: float) -> list[TaskScores]:
-        return [TaskScores("t", "acc", {f"t/{i}": value for i, value in enumerate(values)}, len(values))]
+    def scores(name: str, seed: int, *values: float) -> TaskScores:
+        own = {f"t/{i}": value for i, value in enumerate(values)}
+        return TaskScores(name, seed, None, "t", "acc", own, len(values))
 
-    measured = {("base", 0): scores(1, 0, 1, 0), ("new", 0): scores(1, 1, 1, 0), ("new", 1): scores(1, 1, 1, 1)}
+    measured = [scores("base", 0, 1, 0, 1, 0), scores("new", 0, 1, 1, 1, 0), scores("new", 1, 1, 1, 1, 1)]
     base, new = capabilities(measured, "base", seed=0, level=0.95)
     assert base.score.mean == 0.5
     assert (new.score.mean, new.seeds) == (7 / 8, (0, 1))

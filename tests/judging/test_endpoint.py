@@ -9,14 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foresighted.errors import ConfigError, ModelError, RunError
-from foresighted.judging.cache import Cache
-from foresighted.judging.endpoint import Endpoint
+from foresighted.judging.endpoint import Cache, Endpoint
 from foresighted.judging.judges import Question
 from foresighted.judging.result import read_evaluation
 from foresighted.judging.rows import JudgementRow, read_rows
@@ -45,7 +45,7 @@ def config(server) -> EvaluateConfig:
 
 
 def _ask(config, questions=QUESTIONS, cache=None):
-    with Endpoint(config, PAPER, Cache(cache)) as judge:
+    with closing(Endpoint(config, PAPER, Cache(cache))) as judge:
         return list(judge.ask(questions)), judge
 
 

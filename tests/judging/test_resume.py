@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from foresighted.errors import ConfigError, DataError, RunError
+from foresighted.judging.plan import estimated
 from foresighted.judging.result import Counts
 from foresighted.judging.rows import AnswerRow, read_rows
-from foresighted.judging.run import evaluate, evaluate_table, plan
+from foresighted.judging.run import evaluate, evaluate_table
 from foresighted.judging.settings import EvaluateConfig
 from foresighted.store.directory import ANSWERS, JUDGEMENTS
 
@@ -108,7 +109,7 @@ def test_a_judge_that_cannot_be_loaded_shows_before_anything_is_written(config, 
     path = tmp_path / "bad.py"
     path.write_text("import nosuchmodule\n")
     config = replace(config, policies=("a=embedded", "b=embedded"), judge=f"{path}:f")
-    for begin in (evaluate, plan):
+    for begin in (evaluate, estimated):
         with pytest.raises(ConfigError, match=r"^judge: .*bad.py fails with ModuleNotFoundError"):
             begin(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
 
 from foresighted.errors import ConfigError, DataError, ModelError, RunError
+from foresighted.judging.plan import estimated, prompts_for
 from foresighted.judging.policies import load, sources
 from foresighted.judging.result import read_evaluation
 from foresighted.judging.rows import AnswerRow, JudgementRow, read_rows
-from foresighted.judging.run import evaluate, plan
+from foresighted.judging.run import evaluate
 from foresighted.judging.settings import DIGESTS, EvaluateConfig
 from foresighted.store.directory import ANSWERS, JUDGEMENTS
 
@@ -50,7 +53,6 @@ def test_a_run_its_adapter_and_its_base_are_three_ways_to_name_a_policy(config, 
 def test_greedy_is_what_generate_gives(config, tiny_llama):
     import torch
 
-    from foresighted.judging.asked import prompts_for
     from foresighted.judging.policies import generate
 
     config = replace(config, policies=(f"base={tiny_llama}",))
@@ -108,10 +110,10 @@ def test_judges_in_this_process(config, files, judge_file, tiny_llama, tiny_debe
 
 
 def test_a_likelihood_judge_prefers_what_the_model_says(config, tiny_llama, files, tmp_path):
-    from foresighted.judging.policies import find_device, plain_policy
+    from foresighted.judging.policies import plain_policy
 
     config = files(config, a=["one two", "a"], b=["three", "b"])
-    policy = plain_policy(config, str(tiny_llama), find_device(config))
+    policy = plain_policy(config, str(tiny_llama))
     evaluate(replace(config, judge=f"likelihood:{tiny_llama}"), tmp_path / "out")
     for row in read_rows(tmp_path / "out" / JUDGEMENTS, JudgementRow):
         own = {}
@@ -169,17 +171,16 @@ def test_answers_of_other_engines_are_read_by_other_names(config, tmp_path, prom
 def test_a_dry_run_estimates_and_writes_nothing(config, tiny_llama, tmp_path):
     named = (f"a={tiny_llama}", f"b={tiny_llama}", f"c={tiny_llama}")
     asked = replace(config, policies=named, judge="openai:m", base_url="http://127.0.0.1:9/v1")
-    estimate = plan(asked, tmp_path / "out")
+    estimate = estimated(asked, tmp_path / "out")
     assert (estimate.answers, estimate.pairs, estimate.requests) == (12, 12, 24)
     assert 24 * 300 < estimate.tokens < 24 * 700
     assert not (tmp_path / "out").exists()
-    more = plan(replace(asked, categories="judge"), tmp_path / "out")
+    more = estimated(replace(asked, categories="judge"), tmp_path / "out")
     assert more.requests == 24 + 4
     assert more.tokens > estimate.tokens
 
 
 def test_held_out_prompts_are_the_default_where_training_has_seen_the_rest(config, trained, tiny_llama, prompt_file):
-    from foresighted.judging.asked import prompts_for
 
     auto = replace(config, split="auto")
     for named, count in ((f"base={tiny_llama}", 11), (f"run={trained}", 4)):
@@ -286,3 +287,36 @@ def test_two_at_once_do_not_mix(config, files, judge_file, tmp_path):
     evaluate(config, tmp_path / "out")
     with FileLock(tmp_path / "out" / ".lock"), pytest.raises(RunError, match="another process is writing"):
         evaluate(config, tmp_path / "out", resume=True)
+
+
+def test_a_policy_without_any_answer_to_the_prompts_stops_it(config, tmp_path, judge_file):
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    a.write_text('{"prompt": "q", "text": "one"}\n')
+    b.write_text('{"prompt_id": "elsewhere", "text": "two"}\n')
+    config = replace(config, prompts=None, split="auto", policies=(f"a={a}", f"b={b}"), judge=f"{judge_file}:longer")
+    with pytest.raises(DataError, match="no prompt was answered by all of them"):
+        evaluate(config, tmp_path / "out")
+    assert estimated(config, tmp_path / "out").pairs == 0
+
+
+def test_a_run_whose_settings_no_longer_fit_its_weights_is_one_line(config, trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    path = copy / "config.yaml"
+    settings = path.read_text()
+    path.write_text(re.sub(r"lora_rank: \d+", "lora_rank: 3", settings))
+    with pytest.raises(RunError, match=r"has other parameters than .*config.yaml says"):
+        evaluate(replace(config, policies=(f"a={copy}",)), tmp_path / "out")
+    path.write_text(re.sub(r"policy: .*", "policy: object:LlamaForCausalLM:0", settings, count=1))
+    with pytest.raises(RunError, match=r"was trained from a Python object; give .*policy"):
+        evaluate(replace(config, policies=(f"a={copy}",)), tmp_path / "out2")
+
+
+def test_only_numbered_folders_of_an_arm_are_its_seeds(config, trained, tmp_path):
+    for name in ("seed-10", "seed-2", "seed-old"):
+        shutil.copytree(trained, tmp_path / "arm" / name)
+    found = sources(replace(config, policies=(f"a={tmp_path / 'arm'}",)).named())
+    assert [(source.seed, source.place) for source in found] == [
+        (2, str(tmp_path / "arm/seed-2")),
+        (10, str(tmp_path / "arm/seed-10")),
+    ]

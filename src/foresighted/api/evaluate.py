@@ -18,7 +18,7 @@ from foresighted.settings import faults, from_text
 from foresighted.store.directory import NOUNS, kind_of
 
 if TYPE_CHECKING:
-    from foresighted.judging.run import Estimate
+    from foresighted.judging.plan import Estimate
 
 
 class Evaluation(Result):
@@ -120,9 +120,9 @@ def plan(
         ForesightedError: as `evaluate`.
     """
     merged = _configured(settings, out, resume, config)
-    from foresighted.judging.run import plan as estimate
+    from foresighted.judging.plan import estimated
 
-    return merged, estimate(merged, Path(out))
+    return merged, estimated(merged, Path(out))
 
 
 def _configured(values: Mapping[str, Any], out: Place | None, resume: bool, config: Place | None) -> EvaluateConfig:

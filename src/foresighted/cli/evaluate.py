@@ -14,12 +14,11 @@ from rich.text import Text
 from foresighted.api.evaluate import evaluate, plan
 from foresighted.cli.options import add_run_flags, add_settings, given, places
 from foresighted.errors import ConfigError
-from foresighted.judging.findings import rating_text
 from foresighted.judging.result import Evaluation
 from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import to_yaml
 from foresighted.statistics.intervals import Interval
-from foresighted.statistics.wording import interval_text, p_text, share_text
+from foresighted.statistics.wording import interval_text, p_text, rating_text, share_text
 from foresighted.texts import printable
 
 _WIDTH = 160

@@ -7,27 +7,31 @@ the kind of failure. Only what no question can mend stops the evaluation: a wron
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
+import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from foresighted.errors import ConfigError, ModelError
+from foresighted.errors import ConfigError, ModelError, RunError
 from foresighted.judging import rubric as rubrics
-from foresighted.judging.cache import Cache, cache_key
 from foresighted.judging.judges import Question, Reply
 from foresighted.judging.rows import TRANSIENT
-from foresighted.judging.rubric import Rubric
+from foresighted.judging.rubric import Messages, Rubric, Schema
 from foresighted.judging.settings import EvaluateConfig
 
 _log = logging.getLogger(__name__)
 _BYTES_A_TOKEN = 4
 _TOKENS_A_MESSAGE = 4
 _EXPECTED_REPLY = 80  # tokens
+_KEPT = ("text", "tokens_prompt", "tokens_completion")
 _GIVE_UP = 25  # failed requests in a row, each after all its retries
 
 
@@ -41,20 +45,65 @@ class Dialect:
     system: bool = True
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came back for one request: a text, or the kind of failure."""
+class Cache:
+    """Replies that were paid for, in one SQLite file that threads and processes share: no question is asked twice.
 
-    text: str | None
-    failure: str | None = None
-    detail: str | None = None
-    tokens_prompt: int | None = None
-    tokens_completion: int | None = None
-    cached: bool = False
+    Args:
+        path: of the file, made if it is not there; None keeps nothing.
+
+    Raises:
+        RunError: the file cannot be opened or is something else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise RunError(f"cache: {path} cannot be used ({error}); choose another --cache, or off") from None
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept under a key, or None."""
+        if self._connection is None:
+            return None
+        with self._lock:
+            row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        try:
+            found = json.loads(row[0]) if row else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def put(self, key: str, reply: dict[str, Any]) -> None:
+        """Keep a reply; it is on the disk when this returns.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        if self._connection is None:
+            return
+        try:
+            with self._lock:
+                self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
+        except sqlite3.Error as error:
+            raise RunError(f"cache: {self._path} cannot be written ({error}); free some space, then --resume") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class Endpoint:
-    """A judge that is asked over HTTP. Use it as a context: it closes its cache and connections.
+    """A judge that is asked over HTTP, until `close`.
 
     Args:
         config: model, address, limits. The key is read from the environment and kept nowhere.
@@ -94,14 +143,6 @@ class Endpoint:
         self.category_tokens = [0, 0]
         self.notes: list[str] = []
 
-    def __enter__(self) -> Endpoint:
-        """Give the judge for the time of a `with` block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close cache and connections."""
-        self.close()
-
     def close(self) -> None:
         """Close cache and connections."""
         self._cache.close()
@@ -133,10 +174,9 @@ class Endpoint:
         """Return about how many tokens the category of a prompt costs."""
         return self._estimate(rubrics.category_messages(self._rubric, prompt))
 
-    def _estimate(self, messages: list[dict[str, str]]) -> int:
-        read = sum(
-            len(m["content"].encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN + _TOKENS_A_MESSAGE for m in messages
-        )
+    def _estimate(self, messages: Messages) -> int:
+        sizes = [len(message["content"].encode("utf-8", "surrogatepass")) for message in messages]
+        read = sum(size // _BYTES_A_TOKEN + _TOKENS_A_MESSAGE for size in sizes)
         return read + min(_EXPECTED_REPLY, self._config.max_reply_tokens)
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Reply]:
@@ -145,35 +185,31 @@ class Endpoint:
         Raises:
             ModelError: the endpoint cannot be reached, or refuses the key or the model.
         """
-        schema = rubrics.verdict_schema()
-        tasks = ((rubrics.verdict_messages(self._rubric, *question), schema) for question in questions)
-        for answer in self._ask_all(tasks):
-            yield self._verdict(answer, schema)
+        tasks = ((rubrics.verdict_messages(self._rubric, *question), rubrics.VERDICT) for question in questions)
+        yield from map(self._verdict, self._ask_all(tasks))
 
     def categories(self, prompts: Iterable[str]) -> Iterator[str | None]:
         """Yield the category of each prompt; None where the judge names none."""
         schema = rubrics.category_schema(self._rubric)
         tasks = ((rubrics.category_messages(self._rubric, prompt), schema) for prompt in prompts)
-        for answer in self._ask_all(tasks):
-            for place, tokens in enumerate((answer.tokens_prompt, answer.tokens_completion)):
+        for reply in self._ask_all(tasks):
+            for place, tokens in enumerate((reply.tokens_prompt, reply.tokens_completion)):
                 self.category_tokens[place] += tokens or 0
-            found = rubrics.read_reply(answer.text, schema)[0] if answer.text is not None else None
+            found = rubrics.read_reply(reply.text, schema)[0] if reply.text is not None else None
             yield found["category"] if found else None
 
-    def _verdict(self, answer: Answer, schema: Mapping[str, Any]) -> Reply:
-        counts = {"tokens_prompt": answer.tokens_prompt, "tokens_completion": answer.tokens_completion}
-        if answer.text is None:
-            return Reply(None, None, answer.failure, answer.detail, cached=answer.cached, **counts)
-        found, why = rubrics.read_reply(answer.text, schema)
-        bare = answer.text.strip().startswith("{") and answer.text.strip().endswith("}")
+    def _verdict(self, reply: Reply) -> Reply:
+        if reply.text is None:
+            return reply
+        found, why = rubrics.read_reply(reply.text, rubrics.VERDICT)
+        bare = reply.text.strip().startswith("{") and reply.text.strip().endswith("}")
         self._bare, self._wrapped = self._bare + bare, self._wrapped + (not bare)
         if found is None:
-            shown = " ".join(answer.text.split())[:120]
-            return Reply(None, None, "malformed", f"{why}: {shown}", cached=answer.cached, **counts)
-        return Reply(found["verdict"], found.get("reason"), cached=answer.cached, **counts)  # type: ignore[arg-type]
+            return replace(reply, failure="malformed", detail=f"{why}: {' '.join(reply.text.split())[:120]}")
+        return replace(reply, verdict=found["verdict"], reason=found.get("reason"))  # type: ignore[arg-type]
 
-    def _ask_all(self, tasks: Iterable[tuple[list[dict[str, str]], dict[str, Any]]]) -> Iterator[Answer]:
-        waiting: deque[Future[Answer]] = deque()
+    def _ask_all(self, tasks: Iterable[tuple[Messages, Schema]]) -> Iterator[Reply]:
+        waiting: deque[Future[Reply]] = deque()
         pool = ThreadPoolExecutor(self._config.concurrency)
         try:
             for task in tasks:
@@ -188,32 +224,29 @@ class Endpoint:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, messages: list[dict[str, str]], schema: dict[str, Any], *, first: bool = False) -> Answer:
-        key = cache_key(
-            model=self.model, base_url=self.base_url, messages=messages, schema=schema,
-            structured=self._config.structured, max_tokens=self._config.max_reply_tokens,
-        )  # fmt: skip
+    def _one(self, messages: Messages, schema: Schema, *, first: bool = False) -> Reply:
+        asked = {
+            "model": self.model, "base_url": self.base_url, "messages": messages, "schema": schema,
+            "structured": self._config.structured, "max_tokens": self._config.max_reply_tokens,
+        }  # fmt: skip
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
         kept = self._cache.get(key)
-        if kept is not None and kept.keys() <= {"text", "tokens_prompt", "tokens_completion"}:
-            return Answer(**kept, cached=True)
+        if kept is not None and kept.keys() <= set(_KEPT):
+            return Reply(**kept, cached=True)
         if self._failing >= _GIVE_UP:
-            return Answer(None, self._last_failure, f"not asked: the endpoint failed {_GIVE_UP} times in a row")
-        answer = self._request(messages, schema, first=first)
+            detail = f"not asked: the endpoint failed {_GIVE_UP} times in a row"
+            return Reply(failure=self._last_failure, detail=detail)
+        reply = self._request(messages, schema, first=first)
         self._probed = True
         with self._lock:
-            self._failing = self._failing + 1 if answer.failure in TRANSIENT else 0
-            self._last_failure = answer.failure
-        if answer.text is not None:
+            self._failing = self._failing + 1 if reply.failure in TRANSIENT else 0
+            self._last_failure = reply.failure
+        if reply.text is not None:
             self._settled = True
-            kept = {
-                "text": answer.text,
-                "tokens_prompt": answer.tokens_prompt,
-                "tokens_completion": answer.tokens_completion,
-            }
-            self._cache.put(key, kept)
-        return answer
+            self._cache.put(key, {name: getattr(reply, name) for name in _KEPT})
+        return reply
 
-    def _request(self, messages: list[dict[str, str]], schema: dict[str, Any], *, first: bool) -> Answer:
+    def _request(self, messages: Messages, schema: Schema, *, first: bool) -> Reply:
         """Send one request, in whatever dialect the endpoint takes."""
         import openai
 
@@ -227,7 +260,8 @@ class Endpoint:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 text = self._said(error)
                 if not self._adapt(dialect, text):
-                    return Answer(None, _refusal_kind(error), text)
+                    filtered = "content_filter" in str(getattr(error, "code", ""))
+                    return Reply(failure="refused" if filtered else "rejected", detail=text)
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise ModelError(
                     f"judge: {self.base_url} refuses {self.model!r} ({self._said(error)}); check --judge, --base-url"
@@ -240,20 +274,17 @@ class Endpoint:
                         f"judge: {self.base_url} cannot be reached ({self._said(error)}); is the server running, and is"
                         " --base-url right?"
                     ) from None
-                return Answer(None, "timeout" if timeout else "connection", self._said(error))
+                return Reply(failure="timeout" if timeout else "connection", detail=self._said(error))
             except openai.APIStatusError as error:
-                return Answer(None, _status_kind(error.status_code), self._said(error))
+                return Reply(failure=_status_kind(error.status_code), detail=self._said(error))
             except (openai.OpenAIError, ValueError) as error:
-                return Answer(None, "malformed", self._said(error))
+                return Reply(failure="malformed", detail=self._said(error))
 
-    def _arguments(self, messages: list[dict[str, str]], schema: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+    def _arguments(self, messages: Messages, schema: Schema, dialect: Dialect) -> dict[str, Any]:
         if not dialect.system:
             messages = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
-        arguments: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            dialect.limit: self._config.max_reply_tokens,
-        }
+        limit = {dialect.limit: self._config.max_reply_tokens}
+        arguments: dict[str, Any] = {"model": self.model, "messages": messages, **limit}
         if dialect.temperature:
             arguments["temperature"] = 0.0
         if dialect.schema:
@@ -293,27 +324,24 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _read(completion: Any) -> Answer:
+def _read(completion: Any) -> Reply:
     """Return what a completion holds; a server may send anything with status 200."""
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, written = (count if isinstance(count, int) else None for count in counts)
+    read, written = (count if isinstance(count, int) else None for count in counts)
+    counted = Reply(tokens_prompt=read, tokens_completion=written)
     choices = getattr(completion, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
     if message is None:
-        return Answer(None, "malformed", "no choices in the reply", prompt, written)
-    if getattr(message, "refusal", None) or getattr(choice, "finish_reason", None) == "content_filter":
-        return Answer(
-            None, "refused", " ".join(str(message.refusal or "content filter").split())[:200], prompt, written
-        )
+        return replace(counted, failure="malformed", detail="no choices in the reply")
+    refusal = getattr(message, "refusal", None)
+    if refusal or getattr(choice, "finish_reason", None) == "content_filter":
+        said = " ".join(str(refusal or "content filter").split())
+        return replace(counted, failure="refused", detail=said[:200])
     content = getattr(message, "content", None)
-    return Answer(content if isinstance(content, str) else "", None, None, prompt, written)
+    return replace(counted, text=content if isinstance(content, str) else "")
 
 
 def _status_kind(status: int) -> str:
     return "rate_limit" if status == 429 else "timeout" if status == 408 else "server" if status >= 500 else "rejected"
-
-
-def _refusal_kind(error: Any) -> str:
-    return "refused" if "content_filter" in str(getattr(error, "code", "")) else "rejected"

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from foresighted.errors import ConfigError, DataError, ModelError, nearest
+from foresighted.errors import DataError, ModelError, one_line
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
+from foresighted.types import Labeller
 
 if TYPE_CHECKING:
     from foresighted.judging.settings import EvaluateConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["first", "second", "tie"]
 _CHUNK = 32
+_SHOWN = 300  # characters of an error
 
 
 class Question(NamedTuple):
@@ -31,15 +33,16 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """A verdict, or the kind of failure in its place."""
+    """A verdict, or the kind of failure in its place; `text` is what an endpoint wrote."""
 
-    verdict: Verdict | None
+    verdict: Verdict | None = None
     reason: str | None = None
     failure: str | None = None
     detail: str | None = None
     tokens_prompt: int | None = None
     tokens_completion: int | None = None
     cached: bool = False
+    text: str | None = None
 
 
 class Judge(Protocol):
@@ -87,9 +90,9 @@ class LocalJudge:
             self._read_utilities([question])
             return self._reply(question)
         except DataError as error:
-            return Reply(None, failure="malformed", detail=_line(error))
+            return Reply(failure="malformed", detail=one_line(error)[:_SHOWN])
         except (Exception, SystemExit) as error:  # anything that a user's function may raise
-            return Reply(None, failure="error", detail=_line(error))
+            return Reply(failure="error", detail=one_line(error)[:_SHOWN])
 
     def _read_utilities(self, chunk: Sequence[Question]) -> None:
         texts = {(q.prompt, text): None for q in chunk for text in (q.first, q.second)}
@@ -112,48 +115,27 @@ class LocalJudge:
         return Reply("tie" if tie else "first" if margin > 0 else "second", reason)
 
 
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
-def check_local(kind: str) -> None:
-    """Check how a judge that is no endpoint is written; nothing is loaded.
-
-    Raises:
-        ConfigError: an unknown kind of judge.
-    """
-    path, colon, _ = kind.rpartition(":")
-    if kind.startswith("reward:") or kind.partition(":")[0] == "likelihood":
-        return
-    if not colon or not path.endswith(".py"):
-        raise ConfigError(
-            f"judge: got {kind!r}{nearest(kind, ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
-            " openai:MODEL, reward:MODEL, likelihood, likelihood:MODEL or FILE.py:NAME"
-        )
-
-
 def local_judge(config: EvaluateConfig) -> LocalJudge:
     """Return the judge of a configuration that is no endpoint.
 
     Raises:
-        ConfigError: an unknown kind of judge, or a file that fails or lacks that function.
+        ConfigError: a file that fails or lacks that function.
         ModelError: a reward model or policy that cannot be loaded.
     """
-    kind = config.judge or ""
-    check_local(kind)
     from foresighted.judging.policies import find_device, plain_policy
-    from foresighted.labels.asking import Asker, load_labels
-    from foresighted.labels.labellers import LikelihoodLabels, own_labels
+    from foresighted.labels.asking import Asker
+    from foresighted.labels.labellers import GoldRewardLabels, LikelihoodLabels, own_labels
+    from foresighted.models.loading import load_gold_reward
 
+    labels: Labeller
+    kind, _, source = (config.judge or "").partition(":")
     if "judge" in config.own_files:
-        return LocalJudge(Asker(own_labels("judge", kind), setting="judge"), config.tie_margin)
-    device = find_device(config)
-    if kind.partition(":")[0] == "likelihood":
-        policy = plain_policy(config, kind.partition(":")[2] or "embedded", device, setting="judge")
-        return LocalJudge(Asker(LikelihoodLabels(policy), setting="judge"), config.tie_margin)
-    source = TrainConfig(labels=kind, device=config.device, seed=config.seed)
-    try:
-        labels = load_labels(source, None, device)  # type: ignore[arg-type]  # only likelihood reads the policy
-    except (ConfigError, ModelError) as error:
-        raise type(error)(re.sub(r"^(?:labels|reward_model):", "judge:", str(error))) from None
-    return LocalJudge(labels, config.tie_margin)
+        labels = own_labels("judge", config.judge or "")
+    elif kind == "likelihood":
+        labels = LikelihoodLabels(plain_policy(config, source or "embedded", setting="judge"))
+    else:
+        try:
+            labels = GoldRewardLabels(load_gold_reward(TrainConfig(seed=config.seed), find_device(config), source))
+        except ModelError as error:
+            raise ModelError(re.sub(r"^(?:labels|reward_model):", "judge:", str(error))) from None
+    return LocalJudge(Asker(labels, setting="judge"), config.tie_margin)

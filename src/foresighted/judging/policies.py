@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from foresighted.alignment.given import OBJECT, PROMPTS
 from foresighted.errors import ConfigError, DataError, RunError, nearest
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
 from foresighted.store.aliases import ALIASES, key_of
-from foresighted.store.records import CANDIDATES
+from foresighted.store.directory import CONFIG, kind_of
 from foresighted.store.rows import numbered
 from foresighted.types import Prompt
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from foresighted.models.policy import Decoding, Policy
 
 _log = logging.getLogger(__name__)
-_RUN = "config.yaml"
 
 
 class Source(NamedTuple):
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
     name: str
     seed: int
-    kind: Literal["file", "run", "adapter", "model"]
+    kind: Literal["file", "run", "model"]
     place: str
 
 
@@ -45,19 +45,15 @@ def sources(named: Sequence[Named]) -> list[Source]:
     found: list[Source] = []
     for one in named:
         path = Path(one.source).expanduser()
-        runs = sorted(path.glob("seed-*/" + _RUN), key=lambda file: _seed_of(file.parent)) if path.is_dir() else []
-        if runs and not (path / _RUN).exists():
+        folders = {file.parent.name.removeprefix("seed-"): str(file.parent) for file in path.glob(f"seed-*/{CONFIG}")}
+        runs = sorted((int(text), folder) for text, folder in folders.items() if text.isdecimal())
+        if runs and not (path / CONFIG).exists():
             if one.seed is not None:
                 raise ConfigError(f"policies: {one.name}@{one.seed}={path} holds several seeds; leave @{one.seed} off")
-            found += [Source(one.name, _seed_of(file.parent), "run", str(file.parent)) for file in runs]
+            found += [Source(one.name, seed, "run", folder) for seed, folder in runs]
         else:
             found.append(_source(one, path))
     return found
-
-
-def _seed_of(folder: Path) -> int:
-    text = folder.name.removeprefix("seed-")
-    return int(text) if text.isdigit() else 0
 
 
 def _source(one: Named, path: Path) -> Source:
@@ -66,11 +62,9 @@ def _source(one: Named, path: Path) -> Source:
         if path.suffix != ".jsonl":
             raise ConfigError(f"policies: {one.name}={path} is a file; a file of answers ends in .jsonl")
         return Source(one.name, seed, "file", str(path))
-    if (path / _RUN).is_file() and ((path / CANDIDATES).exists() or (path / "checkpoints").exists()):
+    if kind_of(path) == "run":
         return Source(one.name, seed, "run", str(path))
-    if (path / "adapter_config.json").is_file():
-        return Source(one.name, seed, "adapter", str(path))
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise ConfigError(
             f"policies: {one.name}={path} is none of a model folder (config.json), a PEFT adapter"
             " (adapter_config.json), a run of foresighted train and an arm of foresighted compare (seed-0, ...)"
@@ -84,7 +78,8 @@ def trained_on(source: Source) -> str | None:
     """Return the prompt source that a run was trained on; None for anything else."""
     if source.kind != "run":
         return None
-    return str(read_yaml(Path(source.place) / _RUN).get("prompts", TrainConfig().prompts))
+    prompts = str(read_yaml(Path(source.place) / CONFIG).get("prompts", TrainConfig().prompts))
+    return str(Path(source.place) / PROMPTS) if prompts.startswith(OBJECT) else prompts
 
 
 def file_answers(source: Source) -> list[dict[str, Any]]:
@@ -103,15 +98,15 @@ def file_answers(source: Source) -> list[dict[str, Any]]:
         text = mapping[under]
         if not isinstance(text, str):
             raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")
-        for name in ("prompt_id", "prompt"):
-            if name in mapping and not isinstance(mapping[name], str | int):
-                raise DataError(f"{where}: {name} is {str(mapping[name])[:40]!r}; expected text")
-        if any("\ud800" <= c <= "\udfff" for c in f"{text}{mapping.get('prompt', '')}{mapping.get('prompt_id', '')}"):
+        asked = {name: mapping[name] for name in ("prompt_id", "prompt") if name in mapping}
+        for name, value in asked.items():
+            if not isinstance(value, str | int):
+                raise DataError(f"{where}: {name} is {str(value)[:40]!r}; expected text")
+        if any("\ud800" <= c <= "\udfff" for part in (text, *asked.values()) for c in str(part)):
             raise DataError(f"{where}: holds half of a surrogate pair, which is no text; mend the escape")
-        if "prompt_id" not in mapping and "prompt" not in mapping:
-            raise DataError(
-                f"{where}: neither prompt_id nor prompt{nearest('prompt', mapping)}; one says what was asked"
-            )
+        if not asked:
+            near = nearest("prompt", mapping)
+            raise DataError(f"{where}: neither prompt_id nor prompt{near}; one says what was asked")
         seed = mapping.get("seed", source.seed)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise DataError(f"{where}: seed is {str(seed)[:40]!r}; expected a whole number")
@@ -172,10 +167,7 @@ def load(config: EvaluateConfig, source: Source) -> Policy:
         ModelError: weights that are absent, of the wrong kind or not safetensors.
         RunError: a run without a whole checkpoint.
     """
-    device = find_device(config)
-    if source.kind == "run":
-        return _of_run(config, Path(source.place), device)
-    return plain_policy(config, source.place, device)
+    return _of_run(config, Path(source.place)) if source.kind == "run" else plain_policy(config, source.place)
 
 
 def with_shared_system_prompt(config: EvaluateConfig, found: Sequence[Source]) -> EvaluateConfig:
@@ -183,7 +175,7 @@ def with_shared_system_prompt(config: EvaluateConfig, found: Sequence[Source]) -
 
     A run and its base are then asked in the same way. Runs that differ keep their own, with a warning.
     """
-    runs = [read_yaml(Path(source.place) / _RUN).get("system_prompt") for source in found if source.kind == "run"]
+    runs = [read_yaml(Path(source.place) / CONFIG).get("system_prompt") for source in found if source.kind == "run"]
     own = list(dict.fromkeys(runs))
     if config.system_prompt is not None or not own:
         return config
@@ -214,7 +206,7 @@ def find_device(config: EvaluateConfig) -> torch.device:
     return of_run(TrainConfig(device=config.device))
 
 
-def plain_policy(config: EvaluateConfig, source: str, device: torch.device, *, setting: str = "policies") -> Policy:
+def plain_policy(config: EvaluateConfig, source: str, *, setting: str = "policies") -> Policy:
     """Load a causal language model, or an adapter on its base, that nothing trains.
 
     Raises:
@@ -223,8 +215,9 @@ def plain_policy(config: EvaluateConfig, source: str, device: torch.device, *, s
     from foresighted.models.loading import load_plain_policy
 
     return load_plain_policy(
-        source, device, _decoding(config), setting=setting, dtype=config.dtype, system_prompt=config.system_prompt
-    )
+        source, find_device(config), _decoding(config), setting=setting, dtype=config.dtype,
+        system_prompt=config.system_prompt,
+    )  # fmt: skip  # one argument a line says no more
 
 
 def _decoding(config: EvaluateConfig) -> Decoding:
@@ -233,33 +226,27 @@ def _decoding(config: EvaluateConfig) -> Decoding:
     return Decoding(config.max_new_tokens, min_new_tokens=1, temperature=config.temperature)
 
 
-def _of_run(config: EvaluateConfig, out: Path, device: torch.device) -> Policy:
-    import torch
-    from safetensors.torch import load_file
-
+def _of_run(config: EvaluateConfig, out: Path) -> Policy:
     from foresighted.alignment import checkpoint
     from foresighted.models.loading import load_policy
+    from foresighted.store.tensors import read_tensors
 
-    trained = from_mapping(TrainConfig, read_yaml(out / _RUN))
+    trained = from_mapping(TrainConfig, read_yaml(out / CONFIG))
+    if trained.policy.startswith(OBJECT):
+        raise RunError(f"policies: {out} was trained from a Python object; give {out / 'policy'}, its last weights")
     folder = checkpoint.newest(out)
     if folder is None:
         raise RunError(f"policies: {out} has no whole checkpoint; wait for its first, or go on with train --resume")
     if config.system_prompt is not None:
         trained = replace(trained, system_prompt=config.system_prompt)
-    policy = load_policy(trained, device)
+    policy = load_policy(trained, find_device(config))
     policy.decoding = _decoding(config)
-    saved, parameters = load_file(folder / "policy.safetensors"), policy.trainable()
-    if saved.keys() != parameters.keys():
-        raise RunError(f"policies: {folder} has other parameters than {out / _RUN} says; was that file changed?")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+    told = f"policies: {folder} has other parameters than {out / CONFIG} says; was that file changed?"
+    read_tensors(folder / "policy.safetensors", policy.trainable(), told)
     return policy
 
 
 def describe(named: Sequence[Named]) -> Mapping[str, str]:
     """Return name to source, several seeds of a policy with commas."""
-    found: dict[str, list[str]] = {}
-    for one in named:
-        found.setdefault(one.name, []).append(one.source)
-    return {name: ", ".join(places) for name, places in found.items()}
+    names = dict.fromkeys(one.name for one in named)
+    return {name: ", ".join(one.source for one in named if one.name == name) for name in names}

@@ -110,7 +110,7 @@ class PolicyResult:
     repetition: Interval | None
     """Share of an answer's word pairs that stood in it before."""
     refusals: Share | None
-    """Answers that open as a refusal in English: a heuristic, `texts.refuses`."""
+    """Answers that open as a refusal in English: a heuristic, `summary.refuses`."""
     empty: int
     rating: Rating | None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from foresighted.store.rows import read
 CAPABILITIES = "capabilities.jsonl"
 
 TIE = "tie"
+UNCATEGORISED = "uncategorised"
 Result = Literal["win", "tie", "loss", "position_bias", "failure"]
 FAILURES = (
     "rate_limit", "server", "timeout", "connection", "rejected", "refused", "malformed", "error",
@@ -88,12 +90,12 @@ Row = TypeVar("Row", AnswerRow, JudgementRow)
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read rows, the last one for each key; a torn last line is left out.
+    """Read rows, the last one for each key; a torn last line is left out, and no file is no row.
 
     Raises:
         DataError: unreadable, or a line with a column that is missing or of the wrong type, with its number.
     """
-    return list({key(row): row for row in read(path, kind)}.values())
+    return list({key(row): row for row in read(path, kind)}.values()) if path.exists() else []
 
 
 def key(row: AnswerRow | JudgementRow) -> tuple[Any, ...]:
@@ -115,5 +117,11 @@ def digest_of(*texts: str) -> str:
 
 def counted(kinds: Iterable[str | None]) -> dict[str, int]:
     """Return how often each kind occurs, in the order of `FAILURES`."""
-    found = [kind for kind in kinds if kind is not None]
-    return {kind: found.count(kind) for kind in (*FAILURES, *sorted(set(found) - set(FAILURES))) if kind in found}
+    found = Counter(kind for kind in kinds if kind is not None)
+    return {kind: found[kind] for kind in (*FAILURES, *sorted(found.keys() - set(FAILURES))) if kind in found}
+
+
+def total(values: Iterable[int | None]) -> int | None:
+    """Return the sum of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from foresighted.errors import ConfigError
+from foresighted.errors import ConfigError, nearest
 from foresighted.judging.rows import TIE
 from foresighted.settings import Settings, setting
 
@@ -107,7 +107,8 @@ class EvaluateConfig(Settings):
     capability_tasks: str | None = setting(None, "capabilities", "folder of task files of your own")
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
-        address = urlsplit(self.base_url or "http://localhost")
+        address, judge = urlsplit(self.base_url or "http://localhost"), self.judge or "likelihood"
+        local = judge.startswith("reward:") or judge.partition(":")[0] == "likelihood" or "judge" in self.own_files
         yield bool(self.policies), "policies: got none; give NAME=MODEL, for example --policies base=embedded"
         yield (
             address.scheme in ("http", "https") and bool(address.hostname),
@@ -116,6 +117,11 @@ class EvaluateConfig(Settings):
         yield (
             address.username is None and address.password is None and not address.query,
             "base_url: holds a user name, password or query; a key belongs in the environment (--api-key-env)",
+        )
+        yield (
+            local or self.uses_endpoint,
+            f"judge: got {judge!r}{nearest(judge, ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
+            " openai:MODEL, reward:MODEL, likelihood, likelihood:MODEL or FILE.py:NAME",
         )
         yield (
             self.base_url is None or self.uses_endpoint,

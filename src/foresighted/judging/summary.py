@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from foresighted.judging import texts
-from foresighted.judging.findings import findings
 from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
 from foresighted.judging.rows import AnswerRow, JudgementRow
+from foresighted.judging.sentences import sentences
 from foresighted.judging.winrates import outcomes, pair_result
 from foresighted.statistics.intervals import Interval, mean_interval, wilson_share
 from foresighted.statistics.ratings import Rating, holm, ratings
-from foresighted.texts import repetition
+from foresighted.texts import repetition, words
 
 LEVEL = 0.95
+_OPENING = 160  # characters
+_REFUSAL = re.compile(
+    r"\b(?:i(?:['’]m| am)(?: very| so| really)? sorry|i(?: apologi[sz]e)|as an ai\b|as a language model"
+    r"|i (?:can ?not|can['’]t|won['’]t|will not|am unable to|must decline|do not feel comfortable|don['’]t feel"
+    r" comfortable)\b|i['’]m (?:unable|not able) to|(?:can ?not|unable to|can['’]t) (?:help|assist|comply|provide))",
+    re.IGNORECASE,
+)
 
 
 def summarise(
@@ -29,7 +36,6 @@ def summarise(
     capabilities: Sequence[Capability] = (),
     prompt_source: str,
     missing: int = 0,
-    ordered: bool = True,
     seed: int,
 ) -> Evaluation:
     """Return everything that tables and sentences say.
@@ -38,17 +44,13 @@ def summarise(
         policies: name to source, the baseline first.
         answers: of all policies; none where judgements came from a table.
         judgements: of any pairs of them.
-        judge: who judged.
+        judge: who judged; None where judgements came from a table, without orders.
         capabilities: results of lm-evaluation-harness.
         prompt_source: where prompts came from.
         missing: prompts that some policy has no answer to.
-        ordered: both orders were shown.
         seed: of the bootstrap.
-
-    Returns:
-        The evaluation, sentences included.
     """
-    pairs = _pairs(judgements, list(policies), seed=seed, ordered=ordered)
+    pairs = _pairs(judgements, list(policies), seed=seed, ordered=judge is not None)
     rated = ratings(outcomes(judgements), list(policies), seed=seed, level=LEVEL) or {}
     prompts = {row.prompt_id for row in answers} | {row.prompt_id for row in judgements}
     evaluation = Evaluation(
@@ -67,7 +69,7 @@ def summarise(
         multiplicity=_multiplicity(len(pairs)),
         sentences=(),
     )
-    return replace(evaluation, sentences=findings(evaluation))
+    return replace(evaluation, sentences=sentences(evaluation))
 
 
 def _pairs(
@@ -99,22 +101,31 @@ def _policy(
     seeds |= {row.first_seed for row in judgements if row.first == name}
     seeds |= {row.second_seed for row in judgements if row.second == name}
 
-    def mean(value: Callable[[AnswerRow], float | None]) -> Interval | None:
-        return _mean(answers, value, seed)
-
-    refused = sum(texts.refuses(row.text) for row in answers)
+    refused = sum(refuses(row.text) for row in answers)
     return PolicyResult(
         name=name,
         source=source,
         seeds=tuple(sorted(seeds)),
         answers=len(answers),
-        words=mean(lambda row: texts.word_count(row.text)),
-        tokens=mean(lambda row: row.tokens),
-        repetition=mean(lambda row: repetition(row.text)),
+        words=_mean(answers, lambda row: len(words(row.text)), seed),
+        tokens=_mean(answers, lambda row: row.tokens, seed),
+        repetition=_mean(answers, lambda row: repetition(row.text), seed),
         refusals=wilson_share(refused, len(answers), level=LEVEL) if answers else None,
         empty=sum(not row.text.strip() for row in answers),
         rating=rating,
     )
+
+
+def refuses(text: str) -> bool:
+    """Return whether a text opens as a refusal does in English (its first 160 characters).
+
+    A heuristic: it misses a polite refusal in other words, and takes an answer that opens with an apology for one.
+
+    Example:
+        >>> refuses("I'm sorry, but I can't help with that."), refuses("Paris is the capital of France.")
+        (True, False)
+    """
+    return _REFUSAL.search(text.strip()[:_OPENING]) is not None
 
 
 def _mean(answers: Sequence[AnswerRow], value: Callable[[AnswerRow], float | None], seed: int) -> Interval | None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foresighted.errors import DataError, nearest
-from foresighted.judging.rows import TIE, JudgementRow, Result
+from foresighted.judging.rows import TIE, UNCATEGORISED, JudgementRow, Result
 
-UNCATEGORISED = "uncategorised"
 _VS = "_vs_"
 _DIGITS = 15  # a longer number is no seed and no length, and a float no longer holds it exactly
 

@@ -242,8 +242,8 @@ def _judge_section(evaluation: Evaluation) -> Section:
 
 
 def _responses(directory: Path, policies: Sequence[str]) -> Responses | None:
-    answers = read_rows(directory / ANSWERS, AnswerRow) if (directory / ANSWERS).exists() else []
-    judged = read_rows(directory / JUDGEMENTS, JudgementRow) if (directory / JUDGEMENTS).exists() else []
+    answers = read_rows(directory / ANSWERS, AnswerRow)
+    judged = read_rows(directory / JUDGEMENTS, JudgementRow)
     net: dict[tuple[str, int, str], int] = {}
     notes: dict[tuple[str, int, str], list[str]] = {}
     kinds: dict[str, str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval, Share
+from foresighted.statistics.ratings import Rating
 
 
 def count(number: int, noun: str) -> str:
@@ -37,6 +38,13 @@ def share_text(share: Share) -> str:
 def of_text(share: Share) -> str:
     """Return `successes of total` with the interval of the share, in per cent."""
     return f"{share.successes} of {share.total} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def rating_text(rating: Rating) -> str:
+    """Return a rating with its interval, or a remark where that is unknown."""
+    if rating.low is None or rating.high is None:
+        return f"{rating.rating:+.2f} [interval unknown]"
+    return f"{rating.rating:+.2f} [{rating.low:+.2f}, {rating.high:+.2f}]"
 
 
 def methods_text(intervals: Iterable[Interval | Share | None]) -> str:

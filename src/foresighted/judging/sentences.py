@@ -6,21 +6,21 @@ from collections.abc import Iterable, Sequence
 
 from foresighted.judging.result import Capability, Evaluation, JudgeResult, PairResult, PolicyResult
 from foresighted.statistics.intervals import Interval
-from foresighted.statistics.ratings import Rating
-from foresighted.statistics.wording import count, interval_text, methods_text, p_equals, p_text, share_text
+from foresighted.statistics.wording import (
+    count,
+    interval_text,
+    methods_text,
+    p_equals,
+    p_text,
+    rating_text,
+    share_text,
+)
 
 _BY_CHANCE = 0.05
 _SUBSTANTIAL = 0.1  # share of pairs
 
 
-def rating_text(rating: Rating) -> str:
-    """Return a rating with its interval, or a remark where that is unknown."""
-    if rating.low is None or rating.high is None:
-        return f"{rating.rating:+.2f} [interval unknown]"
-    return f"{rating.rating:+.2f} [{rating.low:+.2f}, {rating.high:+.2f}]"
-
-
-def findings(evaluation: Evaluation) -> tuple[str, ...]:
+def sentences(evaluation: Evaluation) -> tuple[str, ...]:
     """Return what was seen: verdicts with intervals, then what limits them."""
     said: list[str] = []
     for pair in evaluation.pairs:
@@ -30,7 +30,7 @@ def findings(evaluation: Evaluation) -> tuple[str, ...]:
     said += _capability_sentences(evaluation.capabilities)
     said += _design_sentences(evaluation)
     if evaluation.judge is not None:
-        said += _judge_sentences(evaluation.judge, evaluation.pairs)
+        said += _judge_sentences(evaluation.judge)
     return tuple(said)
 
 
@@ -171,7 +171,7 @@ def _design_sentences(evaluation: Evaluation) -> Iterable[str]:
         yield "These judgements say nothing of the order in which answers were shown, so position bias is not known."
 
 
-def _judge_sentences(judge: JudgeResult, pairs: Sequence[PairResult]) -> Iterable[str]:
+def _judge_sentences(judge: JudgeResult) -> Iterable[str]:
     if judge.mode:
         yield f"Judge {judge.name}: {judge.mode}."
     if judge.defused:

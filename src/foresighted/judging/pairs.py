@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from foresighted.errors import ConfigError
 from foresighted.judging.judges import Judge, Question, Reply
-from foresighted.judging.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, digest_of, key
-from foresighted.judging.texts import word_count
+from foresighted.judging.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, digest_of, key, total
 from foresighted.store.rows import append
+from foresighted.texts import words
 
 _BLOCK = 16  # rows written at a time
 _LONGEST = 2000
+_NOT_ASKED = (Reply(), Reply())
 
 
 class Pair(NamedTuple):
@@ -46,7 +47,7 @@ class Pair(NamedTuple):
         return Question(prompt, first, second), Question(prompt, second, first)
 
 
-def pairs(answers: Sequence[AnswerRow], policies: Sequence[str], categories: Mapping[str, str]) -> list[Pair]:
+def every_pair(answers: Sequence[AnswerRow], policies: Sequence[str], categories: Mapping[str, str]) -> list[Pair]:
     """Return every pair of policies on every prompt that both answered: the later named over the earlier.
 
     Policies with several training seeds meet seed by seed; one with a single seed meets each seed of the other.
@@ -59,7 +60,10 @@ def pairs(answers: Sequence[AnswerRow], policies: Sequence[str], categories: Map
     prompts = list(dict.fromkeys(row.prompt_id for row in answers))
     result = []
     for second, first in itertools.combinations(policies, 2):
-        for seed, first_seed, second_seed in _meetings(first, second, seeds):
+        met = meetings(seeds[first], seeds[second])
+        if not met and seeds[first] and seeds[second]:
+            raise ConfigError(f"policies: {first} and {second} have several training seeds and none in common")
+        for seed, first_seed, second_seed in met:
             for prompt in prompts:
                 mine, other = found.get((first, first_seed, prompt)), found.get((second, second_seed, prompt))
                 if mine and other:
@@ -67,25 +71,22 @@ def pairs(answers: Sequence[AnswerRow], policies: Sequence[str], categories: Map
     return result
 
 
-def _meetings(first: str, second: str, seeds: Mapping[str, Sequence[int]]) -> list[tuple[int, int, int]]:
-    mine, other = seeds[first], seeds[second]
+def meetings(mine: Sequence[int], other: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return which training seeds of two policies are compared: what the pair stands for, mine and the other's."""
     if len(other) == 1:
         return [(seed, seed, other[0]) for seed in mine]
     if len(mine) == 1:
         return [(seed, mine[0], seed) for seed in other]
-    common = sorted(set(mine) & set(other))
-    if not common and mine and other:
-        raise ConfigError(f"policies: {first} and {second} have several training seeds and none in common")
-    return [(seed, seed, seed) for seed in common]
+    return [(seed, seed, seed) for seed in mine if seed in other]
 
 
-def complete(answers: Sequence[AnswerRow]) -> tuple[list[AnswerRow], int]:
+def complete(answers: Sequence[AnswerRow], policies: Iterable[str]) -> tuple[list[AnswerRow], int]:
     """Return the answers to prompts that every policy and seed answered, and how many prompts were left out."""
-    asked = {(row.policy, row.seed): set[str]() for row in answers}
+    silent = set(policies) - {row.policy for row in answers}
+    answered: dict[tuple[str, int], set[str]] = {(name, 0): set() for name in silent}
     for row in answers:
-        asked[row.policy, row.seed].add(row.prompt_id)
-    common = set.intersection(*asked.values()) if asked else set()
-    every = set.union(*asked.values()) if asked else set()
+        answered.setdefault((row.policy, row.seed), set()).add(row.prompt_id)
+    common, every = set.intersection(*answered.values()), set.union(*answered.values())
     return [row for row in answers if row.prompt_id in common], len(every - common)
 
 
@@ -115,8 +116,8 @@ def judge_pairs(
     waiting: list[JudgementRow] = []
     try:
         for pair in todo:
-            both = None if pair.identical else _two(replies)
-            waiting.append(_row(pair, both, 0 if both is None else _estimate(judge, pair)))
+            both = _NOT_ASKED if pair.identical else (next(replies), next(replies))
+            waiting.append(_row(pair, *both, estimate(judge, [pair])))
             if len(waiting) == _BLOCK:
                 append(path, waiting)
                 rows, waiting = rows + waiting, []
@@ -126,27 +127,17 @@ def judge_pairs(
     return rows + waiting
 
 
-def _two(replies: Iterator[Reply]) -> tuple[Reply, Reply]:
-    return next(replies), next(replies)
-
-
-def _estimate(judge: Judge, pair: Pair) -> int:
-    return sum(judge.estimate(question) for question in pair.questions())
-
-
 def estimate(judge: Judge, todo: Sequence[Pair]) -> int:
     """Return about how many tokens judging these pairs takes, nothing of it cached."""
-    return sum(_estimate(judge, pair) for pair in todo if not pair.identical)
+    return sum(judge.estimate(question) for pair in todo if not pair.identical for question in pair.questions())
 
 
-def _row(pair: Pair, replies: tuple[Reply, Reply] | None, tokens: int) -> JudgementRow:
+def _row(pair: Pair, one: Reply, turned: Reply, tokens: int) -> JudgementRow:
     first, second = pair.first.policy, pair.second.policy
-    forward = backward = None
-    both: tuple[Reply, ...] = replies or ()
-    if replies is not None:
-        forward = {"first": first, "second": second, "tie": TIE, None: None}[replies[0].verdict]
-        backward = {"first": second, "second": first, "tie": TIE, None: None}[replies[1].verdict]
-    failed = next((reply for reply in both if reply.failure), None)
+    forward = {"first": first, "second": second, "tie": TIE, None: None}[one.verdict]
+    backward = {"first": second, "second": first, "tie": TIE, None: None}[turned.verdict]
+    both = (one, turned)
+    failed = next((reply for reply in both if reply.failure), Reply())
     return JudgementRow(
         first=first,
         second=second,
@@ -155,34 +146,32 @@ def _row(pair: Pair, replies: tuple[Reply, Reply] | None, tokens: int) -> Judgem
         second_seed=pair.second.seed,
         prompt_id=pair.first.prompt_id,
         category=pair.category,
-        result=result_of(forward, backward, first, asked=replies is not None),
-        identical=replies is None,
+        result="tie" if pair.identical else result_of(forward, backward, first),
+        identical=pair.identical,
         forward=forward,
         backward=backward,
-        forward_reason=_storable(replies[0].reason if replies else None),
-        backward_reason=_storable(replies[1].reason if replies else None),
-        failure=failed.failure if failed else None,
-        failure_detail=_storable(failed.detail if failed else None),
+        forward_reason=_storable(one.reason),
+        backward_reason=_storable(turned.reason),
+        failure=failed.failure,
+        failure_detail=_storable(failed.detail),
         tokens_estimated=tokens,
-        tokens_prompt=_sum(reply.tokens_prompt for reply in both),
-        tokens_completion=_sum(reply.tokens_completion for reply in both),
+        tokens_prompt=total(reply.tokens_prompt for reply in both),
+        tokens_completion=total(reply.tokens_completion for reply in both),
         sent=sum(not reply.cached for reply in both) if tokens else 0,
         cached=sum(reply.cached for reply in both),
-        first_words=word_count(pair.first.text),
-        second_words=word_count(pair.second.text),
+        first_words=len(words(pair.first.text)),
+        second_words=len(words(pair.second.text)),
         digest=pair.digest,
     )
 
 
-def result_of(forward: str | None, backward: str | None, first: str, *, asked: bool = True) -> Result:
+def result_of(forward: str | None, backward: str | None, first: str) -> Result:
     """Return what two verdicts come to for the policy `first`; each is the name of the policy preferred, or `tie`.
 
     Example:
         >>> result_of("a", "a", "a"), result_of("a", "b", "a"), result_of("tie", "tie", "a"), result_of("a", None, "a")
         ('win', 'position_bias', 'tie', 'failure')
     """
-    if not asked:
-        return "tie"
     if forward is None or backward is None:
         return "failure"
     if forward != backward:
@@ -193,8 +182,3 @@ def result_of(forward: str | None, backward: str | None, first: str, *, asked: b
 def _storable(text: str | None) -> str | None:
     """Return a judge's text as a file can hold it: half surrogate pairs replaced, at most 2000 characters."""
     return None if text is None else text[:_LONGEST].encode("utf-8", "replace").decode()
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return sum(value for value in known if value is not None) if any(value is not None for value in known) else None
