@@ -218,6 +218,7 @@ def test_what_is_no_policy(config, tmp_path, tiny_deberta, trained):
     (tmp_path / "x.csv").write_text("x")
     for source, words in (
         ("./nowhere", "no file or folder ./nowhere"),
+        ("~nobody-of-this-name/x", "no file or folder ~nobody-of-this-name/x"),
         (tmp_path / "empty", "is none of a model folder"),
         (tmp_path / "x.csv", "a file of answers ends in .jsonl"),
     ):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,9 @@ def task_manager(config: EvaluateConfig) -> Any:
         ConfigError: it is not installed, the folder of tasks is not there, or a task is unknown.
     """
     folder = config.capability_tasks
-    if folder is not None and not Path(folder).expanduser().is_dir():
+    if folder is not None and not Path(expanduser(folder)).is_dir():
         raise ConfigError(f"capability_tasks: no folder {folder}")
-    own = str(Path(folder).expanduser().resolve()) if folder else None
+    own = str(Path(expanduser(folder)).resolve()) if folder else None
     if own is not None:
         manager = _tasks(own, defaults=False)
         if set(config.capabilities) <= set(manager.all_tasks):

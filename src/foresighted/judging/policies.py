@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -44,7 +45,7 @@ def sources(named: Sequence[Named]) -> list[Source]:
     """
     found: list[Source] = []
     for one in named:
-        path = Path(one.source).expanduser()
+        path = Path(expanduser(one.source))
         folders = {file.parent.name.removeprefix("seed-"): str(file.parent) for file in path.glob(f"seed-*/{CONFIG}")}
         runs = sorted((int(text), folder) for text, folder in folders.items() if text.isdecimal())
         if runs and not (path / CONFIG).exists():

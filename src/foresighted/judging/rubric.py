@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def load_rubric(source: str) -> Rubric:
     """
     if source == "paper":
         return PAPER
-    path = Path(source).expanduser()
+    path = Path(expanduser(source))
     try:
         text = path.read_text(encoding="utf-8")
         loaded = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else {"criteria": text}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -147,7 +148,7 @@ class EvaluateConfig(Settings):
         path = (self.judge or "").rpartition(":")[0]
         own = path.endswith(".py") and not path.startswith(("openai:", "reward:", "likelihood:"))
         found = {"judge": Path(path)} if own else {}
-        return found if self.rubric == "paper" else found | {"rubric": Path(self.rubric).expanduser()}
+        return found if self.rubric == "paper" else found | {"rubric": Path(expanduser(self.rubric))}
 
     def named(self) -> tuple[Named, ...]:
         """Return the policies as names and sources.
@@ -188,4 +189,4 @@ def cache_file(config: EvaluateConfig, out: Path) -> Path | None:
     """Return where paid replies are kept, or None."""
     if config.cache is None:
         return out / "judge.sqlite"
-    return None if config.cache == "off" else Path(config.cache).expanduser()
+    return None if config.cache == "off" else Path(expanduser(config.cache))
