@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import NumericalError
 from foresighted.influence.capture import frozen_except
+from foresighted.influence.head import bradley_terry
 from foresighted.influence.naive import Forward, Inputs, classifier
-from foresighted.influence.preference import bradley_terry
 from foresighted.influence.scopes import select
 from foresighted.steering import Influence, Paid, Reference, compared
 
@@ -81,6 +81,38 @@ def conjugate_gradients(
     )
 
 
+class _Loss:
+    """The mean Bradley-Terry loss of all candidates, as what vectors of parameters are multiplied by."""
+
+    def __init__(self, margin: Tensor, labels: Tensor, parameters: list[nn.Parameter], damping: float) -> None:
+        self._parameters = parameters
+        self._damping = damping
+        self._margin = margin
+        self._slope = self.gradient(bradley_terry(margin, labels), graph=True)
+        self._weight = torch.ones_like(margin, requires_grad=True)  # whose derivative turns a gradient into products
+        self._weighted = self.gradient((margin * self._weight).sum(), graph=True)
+        self._bend = (margin.sigmoid() * (1 - margin.sigmoid()) / margin.numel()).detach()
+
+    def gradient(self, value: Tensor, *, graph: bool = False) -> Tensor:
+        """Return the gradient of a number, shape P."""
+        found = torch.autograd.grad(
+            value, self._parameters, retain_graph=True, create_graph=graph, materialize_grads=True
+        )
+        return torch.cat([g.flatten() for g in found])
+
+    def along(self, vector: Tensor) -> Tensor:
+        """Return <d_i, vector> of every candidate."""
+        return torch.autograd.grad(self._weighted @ vector, self._weight, retain_graph=True)[0]
+
+    def hessian(self, vector: Tensor) -> Tensor:
+        """Return (H + damping I) vector, H the full Hessian."""
+        return self.gradient(self._slope @ vector) + self._damping * vector
+
+    def gauss_newton(self, vector: Tensor) -> Tensor:
+        """Return the same for the Gauss-Newton matrix."""
+        return self.gradient((self._margin * (self._bend * self.along(vector))).sum()) + self._damping * vector
+
+
 def solved_products(
     model: nn.Module,
     inputs: Inputs,
@@ -95,7 +127,6 @@ def solved_products(
     curvature: Literal["hessian", "gauss-newton"] = "hessian",
     forward: Forward | None = None,
     tolerance: float = TOLERANCE,
-    iterations: int = ITERATIONS,
 ) -> tuple[Tensor, int]:
     """Return <t_i, (H + damping I)^-1 d_i> by conjugate gradients, H of the mean Bradley-Terry loss of all candidates.
 
@@ -104,19 +135,17 @@ def solved_products(
 
     Args:
         model: the reward model.
-        inputs: its keyword arguments, R = B (N + 1) rows: a prompt's N candidates, then its reference; B N rows where
-            there is no reference response.
+        inputs: its keyword arguments, R rows that stand as `steering.kernels` takes them.
         labels: p* of the candidates, shape B N.
         prompts: B.
         scope: whose parameters, as `select` takes it.
         damping: above 0, in units of the Hessian's eigenvalues.
-        reference: what a candidate is compared with.
+        reference: as `steering.kernels` takes it; so are influence and paid.
         influence: test point.
         paid: by reward or margin.
         curvature: the full Hessian, or its Gauss-Newton part.
         forward: inputs to rewards; default: the one logit of a sequence classifier.
         tolerance: largest relative residual.
-        iterations: most products a system.
 
     Returns:
         Shape B N, and the most iterations that a system took.
@@ -124,42 +153,18 @@ def solved_products(
     Raises:
         NumericalError: H is not positive after damping, or conjugate gradients do not converge.
     """
-    run = forward or classifier(model)
     parameters = select(model, scope)
-    own = list(parameters.values())
     with frozen_except(model, parameters), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
-        reward, other = compared(run(inputs).view(prompts, -1), reference)
+        reward, other = compared((forward or classifier(model))(inputs).view(prompts, -1), reference)
         margin = reward - other
-        loss = bradley_terry(margin, labels)
-
-        def gradient(value: Tensor, graph: bool = False) -> Tensor:
-            found = torch.autograd.grad(value, own, retain_graph=True, create_graph=graph, materialize_grads=True)
-            return torch.cat([g.flatten() for g in found])
-
-        slope = gradient(loss, graph=True)
-        weight = torch.ones_like(margin, requires_grad=True)  # whose derivative turns a gradient into products
-        weighted = gradient((margin * weight).sum(), graph=True)
-        bend = (margin.sigmoid() * (1 - margin.sigmoid()) / margin.numel()).detach()
-
-        def along(vector: Tensor) -> Tensor:
-            """Return <d_i, vector> of every candidate."""
-            return torch.autograd.grad(weighted @ vector, weight, retain_graph=True)[0]
-
-        def product(vector: Tensor) -> Tensor:
-            if curvature == "hessian":
-                return gradient(slope @ vector) + damping * vector
-            return gradient((margin * (bend * along(vector))).sum()) + damping * vector
-
-        def solve(vector: Tensor) -> Solution:
-            return conjugate_gradients(product, vector, tolerance=tolerance, iterations=iterations)
-
+        loss = _Loss(margin, labels, list(parameters.values()), damping)
+        product = loss.hessian if curvature == "hessian" else loss.gauss_newton
         payment = margin if paid == "margin" else reward
-        if influence == "batch":
-            solution = solve(gradient(payment.mean()))
-            return along(solution.value).detach(), solution.iterations
-        answers = [(solve(gradient(value)), i) for i, value in enumerate(payment.flatten())]
-        products = torch.stack([along(solution.value).flatten()[i] for solution, i in answers])
-        return products.view_as(margin).detach(), max(solution.iterations for solution, _ in answers)
+        points = [payment.mean()] if influence == "batch" else list(payment.flatten())
+        solutions = [conjugate_gradients(product, loss.gradient(point), tolerance=tolerance) for point in points]
+        products = [loss.along(solution.value).flatten() for solution in solutions]
+        own = products[0] if influence == "batch" else torch.stack([row[i] for i, row in enumerate(products)])
+        return own.view_as(margin).detach(), max(solution.iterations for solution in solutions)
 
 
 def adamw_metric(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Gradient products of a reward model's linear head, read off its features: no backward pass.
+"""The loss of preferences, and gradient products of a linear head, read off its features without a backward pass.
 
 For r = w . f + b the gradient over (w, b) is g = [f, 1], so with a reference of features f'
 
@@ -9,10 +9,24 @@ For r = w . f + b the gradient over (w, b) is g = [f, 1], so with a reference of
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
+from torch.nn import functional
 
 from foresighted.errors import DataError
 from foresighted.steering import Products
+
+
+def bradley_terry(margin: Tensor, label: Tensor, *, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Return the Bradley-Terry loss -p log s(m) - (1 - p) log s(-m), m = r(first) - r(second).
+
+    Args:
+        margin: m, any shape.
+        label: p in [0, 1] that the first is preferred, of the same shape: soft, or hard bits.
+        reduction: `mean` of all, or `none`: each.
+    """
+    return functional.binary_cross_entropy_with_logits(margin, label.to(margin), reduction=reduction)
 
 
 def head_products(features: Tensor, reference: Tensor) -> Products:

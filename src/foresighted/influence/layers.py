@@ -13,7 +13,7 @@ Where positions are many and the layer small, writing them out in blocks is chea
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Outer(NamedTuple):
     """Factor of each entry, shape O I; None is 1."""
 
     def scaled(self, scale: Tensor) -> Outer:
-        """Return the same gradients with each entry times a factor of the parameter's shape."""
+        """Return the gradients with each entry times a factor of the parameter's shape."""
         return self._replace(scale=scale)
 
     def pair_cost(self, rows: int, pairs: int) -> tuple[int, int]:
@@ -176,16 +176,14 @@ def combine(forms: list[Form]) -> Form | None:
     """Return the form of the sum over several uses of one parameter; None where the uses are of different kinds."""
     if len(forms) == 1:
         return forms[0]
-    outers = [form for form in forms if isinstance(form, Outer)]
-    lookups = [form for form in forms if isinstance(form, Lookup)]
-    denses = [form for form in forms if isinstance(form, Dense)]
-    if len(outers) == len(forms):
-        return Outer(torch.cat([form.a for form in outers], 1), torch.cat([form.b for form in outers], 1))
-    if len(lookups) == len(forms):
-        return Lookup(torch.cat([form.ids for form in lookups], 1), torch.cat([form.d for form in lookups], 1))
-    if len(denses) == len(forms):
-        return Dense(torch.stack([form.g for form in denses]).sum(0))
-    return None
+    kind: type[Form] = type(forms[0])
+    if any(type(form) is not kind for form in forms):
+        return None
+    if kind is Dense:
+        return Dense(torch.stack([form[0] for form in forms]).sum(0))
+    pairs: Any = [form[:2] for form in forms]
+    first, second = (torch.cat(parts, 1) for parts in zip(*pairs, strict=True))
+    return Outer(first, second) if kind is Outer else Lookup(first, second)
 
 
 def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:

@@ -49,9 +49,8 @@ class GradientProducts:
     """Inner products of per-sample reward gradients, which are never written out where that costs more.
 
     The first call (and up to two more while a gradient is 0) checks each layer on two rows of its input against
-    autograd. What fails that check (a layer of
-    another type, a weight used outside its layer, rows that meet) is computed by one backward pass a row instead,
-    which is always right, and said once in a warning.
+    autograd. What fails (a layer of another type, a weight used outside its layer, rows that meet) is computed by one
+    backward pass a row instead, which is always right, and said once in a warning.
 
     Args:
         model: the reward model. Dropout is off and gradients of weights are left alone while it is read.
@@ -169,11 +168,7 @@ class GradientProducts:
 
         rows = _rows(inputs)
         slow = list(self._slow.values())
-        with (
-            frozen_except(self.model, self._slow),
-            self._patched(),
-            capture.taps(rows, add) as root,
-        ):
+        with frozen_except(self.model, self._slow), self._patched(), capture.taps(rows, add) as root:
             rewards = self._rewards(inputs)
             if slow:
                 capture.listening = False
@@ -198,15 +193,17 @@ class GradientProducts:
             )
         return rewards
 
+    def _captured(self, slow: set[str]) -> Capture:
+        return Capture(self.model, {name: p for name, p in self.parameters.items() if name not in slow})
+
     def _patched(self) -> AbstractContextManager[None]:
         return row_by_row(self.model, self.parameters.values()) if self._by_row else nullcontext()
 
     def _give_up(self, names: set[str]) -> None:
         """Compute some parameters by one backward pass a row from now on."""
         self._slow |= {name: self.parameters[name] for name in names}
-        wanted = {name: parameter for name, parameter in self.parameters.items() if name not in self._slow}
         uses = {} if self._capture is None else self._capture.uses
-        self._capture = Capture(self.model, wanted)
+        self._capture = self._captured(set(self._slow))
         self._capture.uses = uses
         _log.warning(
             "influence: %d of %d parameters in scope %s (%s) are not read layer by layer; they take one backward pass"
@@ -228,8 +225,7 @@ class GradientProducts:
         self._checks_left = self._checks_left - 1 if 0.0 in sizes.values() else 0  # a zero proves nothing: look again
         slow = set(self._slow)
         while True:
-            wanted = {name: parameter for name, parameter in self.parameters.items() if name not in slow}
-            capture = Capture(self.model, wanted)
+            capture = self._captured(slow)
             try:
                 wrong = self._misread(capture, few, plain.detach(), truth, sizes)
             except NotByRow as error:

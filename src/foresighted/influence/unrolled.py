@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import ConfigError, NumericalError
-from foresighted.influence.preference import bradley_terry
+from foresighted.influence.head import bradley_terry
 from foresighted.steering import Influence, Paid, Reference, compared
 
 Parameters = Mapping[str, Tensor]

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from foresighted.errors import ConfigError
-from foresighted.models import embedded
-from foresighted.models.loading import load_encoder, load_gold_reward
+from foresighted.models.loading import load_gold_reward, reward_model
 from foresighted.models.policy import Policy
-from foresighted.models.reward_model import RewardModel, mean_pooled
+from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.store.python_files import load_from_file
@@ -78,14 +77,10 @@ class RelevanceLabels(Utilities):
 
     def __init__(self, policy: Policy, device: torch.device) -> None:
         self._policy = policy
-        self._encoder, self._tokenizer = load_encoder(embedded.encoder_source(), device)
+        self._encoder = reward_model("embedded", device=device, layout="response", max_length=256)
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
-        device = next(self._encoder.parameters()).device
-        batch = self._tokenizer(list(texts), padding=True, truncation=True, max_length=256, return_tensors="pt")
-        with torch.no_grad():
-            states = self._encoder(**batch.to(device)).last_hidden_state
-        return mean_pooled(states, batch["attention_mask"])
+        return self._encoder.features(texts, texts, chunk=len(texts))
 
     def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return U of each response; about 1 to 4 for a sound answer of the embedded policy, negative for nonsense."""

@@ -228,24 +228,14 @@ def reward_model(
     return RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
 
 
-def load_encoder(source: str, device: torch.device) -> tuple[Any, Any]:
-    """Return an encoder and its tokenizer, in float32 and eval mode.
-
-    Raises:
-        ModelError: weights absent.
-    """
-    encoder = load("encoder", importlib.import_module("transformers").AutoModel, source, dtype=torch.float32)
-    return encoder.to(device).eval(), tokenizer_of("encoder", source)
-
-
 def _is_encoder(source: Any) -> bool:
     return isinstance(source, str) and (source == "embedded" or source.startswith("encoder:"))
 
 
 def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
-    """Return an encoder, its folder, and a head of zeros: before the first fit, no response is better than another."""
+    """Return an encoder, its folder and a head of zeros: before the first fit, no response is better than another."""
     folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
-    body, _ = load_encoder(folder, torch.device("cpu"))
+    body = load("encoder", importlib.import_module("transformers").AutoModel, folder, dtype=torch.float32)
     head = nn.Linear(body.config.hidden_size, 1)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)

@@ -61,7 +61,8 @@ class Reader:
         if batch["input_ids"].shape[1] > self.longest:
             if not self._cut:
                 self._cut = True
-                _log.warning("a text has more than %d tokens: the beginning of its prompt is cut off", self.longest)
+                lost = "its end" if self.layout == "response" else "the beginning of its prompt"
+                _log.warning("a text has more than %d tokens: %s is cut off", self.longest, lost)
             rows = [self._row(parts, special) for parts in zip(*segments, strict=True)]
             batch = self.tokenizer.pad(rows, **form)
         return dict(batch)
@@ -91,10 +92,9 @@ class Reader:
         """Return one row's tokens, cut to the limit."""
 
         def tokens(*texts: str, **form: Any) -> Any:
-            return self.tokenizer(*([text] for text in texts), verbose=False, **form)
+            return self.tokenizer(*texts, verbose=False, **form)
 
-        over = len(tokens(*parts, add_special_tokens=special)["input_ids"][0]) - self.longest
-        fits = len(parts) == 1 or len(tokens(parts[0], add_special_tokens=False)["input_ids"][0]) > over
+        over = len(tokens(*parts, add_special_tokens=special)["input_ids"]) - self.longest
+        fits = len(parts) == 1 or len(tokens(parts[0], add_special_tokens=False)["input_ids"]) > over
         strategy = "only_first" if fits else "longest_first"
-        row = tokens(*parts, add_special_tokens=special, truncation=strategy, max_length=self.longest)
-        return {name: values[0] for name, values in row.items()}
+        return dict(tokens(*parts, add_special_tokens=special, truncation=strategy, max_length=self.longest))

@@ -95,9 +95,8 @@ def kernels(
         raise DataError(f"gram: got shape {tuple(gram.shape)} for {prompts} prompts; expected B (N + 1) rows, or B N")
     least = 2 if reference == "leave-one-out" else 1
     if candidates < least:
-        raise DataError(
-            f"gram: got {per_prompt} rows a prompt; reference {reference!r} needs {rows_needed(reference, least)}"
-        )
+        needed = least + (reference == "response")
+        raise DataError(f"gram: got {per_prompt} rows a prompt; reference {reference!r} needs {needed}")
     check_finite(gram=gram)
     select, directions = _maps(gram, prompts, candidates, reference)
     if paid == "margin":
@@ -126,11 +125,6 @@ def compared(reward: Array, reference: Reference) -> tuple[Array, Array]:
     xp = array_namespace(reward)
     others = xp.sum(reward, axis=-1, keepdims=True) - reward
     return reward, others / (reward.shape[1] - 1)
-
-
-def rows_needed(reference: Reference, candidates: int) -> int:
-    """Return how many rows a prompt has in a Gram matrix."""
-    return candidates + (reference == "response")
 
 
 def _maps(gram: Array, prompts: int, candidates: int, reference: Reference) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ from pyarrow import parquet
 
 from foresighted.errors import DataError
 from foresighted.store.columns import MISSING, NUMBERS, Column, Table, as_text, canonical, flattened, number_of
+from foresighted.store.rows import object_of
 
 Format = Literal["jsonl", "csv", "parquet"]
 SUFFIXES: Mapping[str, Format] = {
@@ -107,19 +108,6 @@ def _open(part: Part) -> Any:
 # JSON lines
 
 
-def _object(line: bytes, part: Part, number: int) -> dict[str, Any] | None:
-    """Return a line's object, or None for an empty line."""
-    if not line.strip():
-        return None
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{part.path}, line {number}: not a JSON object; mend or remove this line")
-    return row
-
-
 def _peek_jsonl(part: Part) -> list[dict[str, Any]]:
     rows = []
     with _open(part) as file:
@@ -128,7 +116,7 @@ def _peek_jsonl(part: Part) -> list[dict[str, Any]]:
                 raise DataError(f"{part.path}: one JSON array; write one object a line (jq -c '.[]' FILE > FILE.jsonl)")
             if not line.endswith(b"\n") and not _whole(line):
                 break
-            if row := _object(line, part, number):
+            if line.strip() and (row := object_of(line, f"{part.path}, line {number}")):
                 rows.append(row)
     return rows
 
@@ -169,9 +157,8 @@ def _json_block(
         table = arrow_json.read_json(pa.py_buffer(block), arrow_json.ReadOptions(block_size=LONGEST_LINE), options)
         return canonical(table, columns), table.num_rows
     except pa.ArrowException:  # line by line
-        lines = enumerate(block.split(b"\n"), start=number)
-        objects = ((f"{part.path}, line {at}", _object(line, part, at)) for at, line in lines)
-        return _by_row(((where, row) for where, row in objects if row is not None), columns)
+        lines = ((f"{part.path}, line {at}", line) for at, line in enumerate(block.split(b"\n"), start=number))
+        return _by_row(((where, object_of(line, where)) for where, line in lines if line.strip()), columns)
 
 
 def _json_options(columns: Mapping[str, Column]) -> Any:

@@ -111,9 +111,20 @@ def read_lines(path: Path, *, ours: bool = False) -> list[tuple[int, str]]:
     return [(number, line) for number, line in numbered if line.strip()]
 
 
-def read_mappings(path: Path, *, ours: bool = True) -> list[dict[str, Any]]:
-    """Read a JSONL file as `numbered` does, without the numbers."""
-    return [row for _, row in numbered(path, ours=ours)]
+def read_mappings(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file of ours as `numbered` does, without the numbers."""
+    return [row for _, row in numbered(path)]
+
+
+def object_of(line: str | bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object in a line; raises `DataError` where it holds none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object; restore the file, or mend or remove this line")
+    return row
 
 
 def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]]]:
@@ -122,16 +133,7 @@ def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]
     Raises:
         DataError: the file cannot be read, or a line is not a JSON object.
     """
-    rows = []
-    for number, line in read_lines(path, ours=ours):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object; restore the file, or mend or remove this line")
-        rows.append((number, row))
-    return rows
+    return [(number, object_of(line, f"{path}, line {number}")) for number, line in read_lines(path, ours=ours)]
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:
