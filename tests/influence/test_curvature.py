@@ -8,8 +8,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.influence import naive_gradients
-from foresighted.influence.curvature import adamw_metric, conjugate_gradients, solved_products
-from foresighted.influence.unrolled import AdamW, Descent, adamw_state, unrolled_penalties
+from foresighted.influence.curvature import (
+    AdamW,
+    Descent,
+    adamw_metric,
+    adamw_state,
+    conjugate_gradients,
+    solved_products,
+    unrolled_penalties,
+)
 from foresighted.steering import kernels, pairwise
 
 pytestmark = pytest.mark.slow

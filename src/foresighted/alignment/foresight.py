@@ -14,9 +14,8 @@ from torch.func import functional_call
 from foresighted import influence, steering
 from foresighted.errors import DataError
 from foresighted.influence.capture import frozen_except
-from foresighted.influence.curvature import adamw_metric, solved_products
+from foresighted.influence.curvature import adamw_metric, adamw_state, solved_products, unrolled_penalties
 from foresighted.influence.head import leave_one_out
-from foresighted.influence.unrolled import adamw_state, unrolled_penalties
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import SteeringConfig
 from foresighted.steering import Kernels, Products, Reference, compared

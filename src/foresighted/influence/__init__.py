@@ -1,10 +1,10 @@
 """From a torch reward model to the gradient products that steering reads."""
 
+from foresighted.influence.curvature import Parameters
 from foresighted.influence.head import bradley_terry, head_products
 from foresighted.influence.naive import Forward, Inputs, naive_gradients
 from foresighted.influence.products import GradientProducts, Scored
 from foresighted.influence.scopes import find_head, select
-from foresighted.influence.unrolled import Parameters
 
 __all__ = [
     "Forward",

@@ -20,17 +20,8 @@ Forward = Callable[[Inputs], Tensor]
 def naive_gradients(
     model: nn.Module, inputs: Inputs, *, scope: str = "all", forward: Forward | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return rewards and their gradients, one response at a time.
-
-    Args:
-        model: the reward model.
-        inputs: its keyword arguments, R rows each.
-        scope: whose parameters, as `select` takes it.
-        forward: inputs to rewards of shape R; default: the one logit of a sequence classifier.
-
-    Returns:
-        Rewards of shape R, and gradients of shape R P.
-    """
+    """Return rewards of shape R and their gradients of shape R P, one response at a time; `GradientProducts` tells the
+    arguments."""
     parameters = select(model, scope)
     run = forward or classifier(model)
     rewards, gradients = [], []

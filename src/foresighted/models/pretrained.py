@@ -102,14 +102,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def with_adapter(model: Any, lora: Lora, seed: int, *, task: str | None = None, exclude: str | None = None) -> Any:
-    """Return a model with a fresh adapter, in eval mode.
-
-    Args:
-        model: without one; it is changed.
-        lora: the adapter.
-        seed: of its weights.
-        task: of PEFT.
-        exclude: module that gets none.
+    """Return a model, which is changed, with a fresh adapter from a seed, in eval mode; a module `exclude` gets none.
 
     Raises:
         ModelError: targets that the model does not have.

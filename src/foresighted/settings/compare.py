@@ -48,12 +48,7 @@ def arm_from_text(arm: str, kind: type, known: tuple[str, ...], told: str) -> tu
 
 
 def each_once(config: Settings, **examples: str) -> Iterable[tuple[bool, str]]:
-    """Return rules: these lists of a configuration hold something, each entry once.
-
-    Args:
-        config: has the lists.
-        **examples: their names, each with what one may write.
-    """
+    """Return rules: lists of a configuration, each given with what one may write, hold something, each entry once."""
     for name, example in examples.items():
         values = getattr(config, name)
         twice = f"{name}: {','.join(map(str, values))} names one twice; name each once"
@@ -92,7 +87,6 @@ class CompareConfig(Settings):
         Raises:
             ConfigError: the arm's form or one of its settings is unknown, or would change what arms share.
         """
-        form, overrides = arm_from_text(arm, TrainConfig, OF_AN_ARM, f"one of {', '.join(OF_AN_ARM)}")
-        threads = 1 if self.train.threads is None else self.train.threads
-        own = replace(self.train, **{**overrides, "steering": form, "seed": seed, "threads": threads})
-        return own.resolved()
+        form, own = arm_from_text(arm, TrainConfig, OF_AN_ARM, f"one of {', '.join(OF_AN_ARM)}")
+        own |= {"steering": form, "seed": seed, "threads": self.train.threads or 1}
+        return replace(self.train, **own).resolved()

@@ -24,11 +24,7 @@ def holds(condition: Array) -> bool:
 
 
 def check_weight(name: str, value: Any, *, above: float | None = None) -> None:
-    """Check a number such as gamma or the damping.
-
-    Raises:
-        ConfigError: negative, or not above `above`, or not finite.
-    """
+    """Raise `ConfigError` where a number such as gamma is negative, or not above `above`, or not finite."""
     low, word = (0.0, "at least 0") if above is None else (above, f"above {above:g}")
     right = (value >= low) & (value < float("inf")) & ((value > low) | (above is None))
     if not holds(right):
@@ -36,11 +32,7 @@ def check_weight(name: str, value: Any, *, above: float | None = None) -> None:
 
 
 def check_finite(**arrays: Array) -> None:
-    """Check that arrays are free of NaN and infinity.
-
-    Raises:
-        NumericalError: names the array and the first index.
-    """
+    """Raise `NumericalError` where an array holds NaN or infinity; it names the array and the first index."""
     for name, value in arrays.items():
         xp = array_namespace(value)
         finite = xp.isfinite(value)
@@ -53,11 +45,7 @@ def check_finite(**arrays: Array) -> None:
 
 
 def check_same_shape(**arrays: Array) -> None:
-    """Check that arrays have one shape; a Python number or an array without axes goes with any.
-
-    Raises:
-        DataError: names the arrays and their shapes.
-    """
+    """Raise `DataError` where arrays have not one shape; a Python number or an array without axes goes with any."""
     shapes = {name: tuple(value.shape) for name, value in arrays.items() if getattr(value, "ndim", 0)}
     if len(set(shapes.values())) > 1:
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -65,33 +53,21 @@ def check_same_shape(**arrays: Array) -> None:
 
 
 def check_rank(name: str, value: Array, axes: tuple[str, ...]) -> None:
-    """Check that an array has the named axes.
-
-    Raises:
-        DataError: another number of axes.
-    """
+    """Raise `DataError` where an array has not as many axes as are named."""
     if value.ndim != len(axes):
         expected = ", ".join(axes) + ("," if len(axes) == 1 else "")
         raise DataError(f"{name}: got shape {tuple(value.shape)}, expected ({expected})")
 
 
 def check_label(label: Array | float) -> None:
-    """Check that labels are preferences.
-
-    Raises:
-        DataError: a label outside [0, 1].
-    """
+    """Raise `DataError` where a label lies outside [0, 1]."""
     right = (label >= 0) & (label <= 1)
     if not holds(right):
         raise DataError(f"label: got {_first_wrong(label, right)}; a preference p* lies in [0, 1]")
 
 
 def check_loss_weights(weights: Array) -> None:
-    """Check the weights of loss terms.
-
-    Raises:
-        DataError: a negative weight, or one that is not finite.
-    """
+    """Raise `DataError` where a loss term's weight is negative or not finite."""
     right = (weights >= 0) & (weights < float("inf"))
     if not holds(right):
         raise DataError(f"weights: got {_first_wrong(weights, right)}; a term's weight is at least 0 and finite")

@@ -96,21 +96,10 @@ def unrolled(
     damping: float,
     weights: Array | None,
 ) -> Array:
-    """Return what K gradient steps of a linear reward model, differentiated through, take off each test point.
+    """Return -d r(t_i; phi_K) / d w_i, shape M, after K steps on sum_k w_k l_k + damping / 2 |phi - phi_0|^2.
 
-    Steps descend sum_k w_k l_k + damping / 2 |phi - phi_0|^2; the result is -d r(t_i; phi_K) / d w_i.
-
-    Args:
-        kernels: products of M candidates among n loss terms.
-        start: margins (or rewards) of the n terms before the first step.
-        slope: margins to first and second derivative of each term's loss.
-        steps: K.
-        rate: step size.
-        damping: at least 0; with it the limit of many steps is the exact form.
-        weights: of the terms, shape n; default 1 / n.
-
-    Returns:
-        Shape M.
+    `start` holds the margins (or rewards) of the n terms, of which `slope` gives first and second derivative of their
+    losses; with damping the limit of many steps is the exact form. `pairwise.unrolled` tells the rest.
     """
     check_weight("rate", rate, above=0.0)
     check_weight("damping", damping)

@@ -144,12 +144,9 @@ def check_claim(claim: Claim, out: Path, *, resume: bool) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], may_change: Collection[str]) -> str:
-    """Return, in words, the settings of a run that are now asked for otherwise; nothing where there are none.
+    """Return, in words, the settings that are now asked for otherwise, but for those that may change.
 
-    Args:
-        saved: what they were. What it does not name is passed over.
-        asked: what they are to be.
-        may_change: those that may be other ones.
+    What `saved` does not name is passed over.
     """
     differ = [n for n, value in asked.items() if n not in may_change and saved.get(n, value) != value]
     return "; ".join(f"{name} was {saved[name]!r}, now {asked[name]!r}" for name in differ)

@@ -24,10 +24,7 @@ _LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tok
 def write_environment(out: Path, device: torch.device | None = None, libraries: Sequence[str] = ()) -> None:
     """Write versions and hardware to `environment.json`; warn where a resumed run finds other ones.
 
-    Args:
-        out: run directory.
-        device: of the models; None where there are none.
-        libraries: named besides those that every run uses.
+    `device` is that of the models, where there are any; `libraries` are named besides those that every run uses.
     """
     found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in (*_LIBRARIES, *libraries):

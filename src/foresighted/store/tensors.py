@@ -18,15 +18,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path, parameters: Mapping[str, Tensor], told: str) -> None:
-    """Put what a file holds into parameters.
-
-    Args:
-        path: the safetensors file.
-        parameters: name -> tensor, changed in place.
-        told: the message where the file holds other names or shapes.
+    """Put what a safetensors file holds into parameters, in place.
 
     Raises:
-        RunError: that message.
+        RunError: `told`, where the file holds other names or shapes.
     """
     saved = load_file(path)
     if saved.keys() != parameters.keys() or any(saved[name].shape != parameters[name].shape for name in saved):
