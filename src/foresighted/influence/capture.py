@@ -121,9 +121,8 @@ def _output_hook(
 ) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         x = args[0] if args else None
-        if not (isinstance(x, Tensor) and isinstance(output, Tensor) and known(module)):
-            raise NotByRow(set(own.values()))
-        if x.shape[0] != rows or output.shape[0] != rows:
+        tensors = isinstance(x, Tensor) and isinstance(output, Tensor) and x.shape[0] == output.shape[0] == rows
+        if not tensors or not known(module):
             raise NotByRow(set(own.values()))
         return _Tap.apply(output, root, x, lambda entered, delta: sink(module, own, entered, delta))  # type: ignore[no-untyped-call]
 

@@ -40,16 +40,7 @@ class Solution(NamedTuple):
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor], right: Tensor, *, tolerance: float = TOLERANCE, iterations: int = ITERATIONS
 ) -> Solution:
-    """Solve A x = b for a symmetric positive A that is known by its products.
-
-    Args:
-        product: x to A x, shape P.
-        right: b, shape P.
-        tolerance: largest residual relative to b.
-        iterations: most products.
-
-    Returns:
-        `Solution`.
+    """Solve A x = b for a symmetric positive A that is known by its products, x to A x, both of shape P.
 
     Raises:
         NumericalError: A is not positive along some direction, or the tolerance is not met in time.

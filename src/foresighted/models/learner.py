@@ -137,11 +137,7 @@ def _split(rows: range, parts: int) -> list[list[int]]:
 
 
 def policy_learner(parameters: dict[str, Tensor], config: TrainConfig) -> Learner:
-    """Return the policy's learner.
-
-    Raises:
-        ModelError: the 8-bit optimiser without bitsandbytes.
-    """
+    """Return the policy's learner; raises `ModelError` for the 8-bit optimiser without bitsandbytes."""
     optimizer: torch.optim.Optimizer
     if config.optimizer == "paged_adamw_8bit":
         try:

@@ -41,16 +41,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def gumbel(rows: Tensor, step: int, tokens: Tensor) -> Tensor:
-    """Return standard Gumbel noise for tokens of some rows at one position.
-
-    Args:
-        rows: key of each row, shape R, int64.
-        step: position in the response.
-        tokens: token ids, shape R K, int64.
-
-    Returns:
-        Noise, shape R K, float32.
-    """
+    """Return standard Gumbel noise (R K, float32) for tokens (R K, int64) of keyed rows (R, int64) at one position."""
     at = _mix(rows + torch.full_like(rows, step + 1) * -7046029254386353131)
     mixed = _mix(at[:, None] + (tokens + 1) * -4417276706812531889)
     share = (_shift(mixed, 40).float() + 0.5) * 2.0**-24

@@ -24,14 +24,7 @@ NEWTON_STEPS = 5
 
 
 def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)), without overflow on either side.
-
-    Args:
-        x: any shape.
-
-    Returns:
-        Array of the same shape, in (0, 1).
-    """
+    """Return 1 / (1 + exp(-x)), in (0, 1), without overflow on either side."""
     xp = array_namespace(x)
     small = xp.exp(xp.where(x >= 0, -x, x))  # not of -|x|, whose derivative at 0 is 0
     return xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
@@ -108,19 +101,8 @@ def implicit_margin(margin: Array, spread: Array, label: Array | float, *, gamma
     """Return the margin after an implicit step of the follower: the root of m + c s(m) = margin + c p*, c = gamma G.
 
     The left side rises in m, so the root is unique. Mirrored to the side m <= 0, where it is convex, Newton's method
-    starts from the root with exp(m) in place of s(m), which Lambert's W gives, and is held inside a bracket.
-
-    Args:
-        margin: r(y) - r(y'), any shape.
-        spread: G >= 0, the same shape.
-        label: p* in [0, 1], the same shape, or one number.
-        gamma: steering weight.
-
-    Returns:
-        Margin after the step, the same shape; it never passes the label's own margin.
-
-    References:
-        Ours; derivation in docs/steering.md ("proximal").
+    starts from the root with exp(m) in place of s(m), which Lambert's W gives, and is held inside a bracket. It takes
+    what `proximal` takes; the result never passes the label's own margin.
     """
     xp = array_namespace(margin, spread)
     reach = forms.squared_length(spread) * gamma

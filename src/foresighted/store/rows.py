@@ -62,11 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
     """Read what `write_json` wrote.
 
-    Args:
-        path: the file.
-        kind: dataclass that it holds.
-        what: the file is, for messages.
-        again: what to do where it is no such thing.
+    Messages call its content `what` and end with `again`, what to do where the file is no such thing.
 
     Raises:
         DataError: it cannot be read, is not JSON, or lacks something, with the place of the fault.
@@ -152,10 +148,7 @@ def decode(mapping: Any, kind: type[Row], where: str) -> Row:
     Types are those of the annotations: numbers (finite, unless the field's metadata says what `null` stands for), text,
     `Literal`, enums, dataclasses, tuples, lists, mappings, and unions of these with None.
 
-    Args:
-        mapping: the object.
-        kind: the dataclass. Keys that it does not have are passed over, and fields that are missing take their default.
-        where: the object stands, with which messages begin.
+    Keys that it does not have are passed over, fields that are missing take their default, messages begin with `where`.
 
     Raises:
         DataError: a field is missing, or a value is not of its type.
