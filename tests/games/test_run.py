@@ -131,3 +131,13 @@ def test_divergence_is_counted_and_never_averaged_away(tmp_path):
     assert cells[0]["final_utility"] is None
     assert cells[0]["good"]["count"] == 0
     json.dumps(cells, allow_nan=False)
+
+
+def test_parts_without_kept_actions_fit_the_tables(tmp_path, monkeypatch):
+    """The actions of the lowest seeds alone are kept, so that a part of the others has none."""
+    monkeypatch.setattr(run, "ROWS_A_PART", 12)
+    monkeypatch.setattr(run, "ACTION_SEEDS", 2)
+    swept = {"arms": ("rlhf",), "seeds": (0, 1, 2, 3), "sweep": ("labels_per_round=1,2",)}
+    sweep(Request(**swept, game=LINEAR, base=LinearSettings(iterations=6)), tmp_path)
+    kept = pq.read_table(tmp_path / "actions.parquet", columns=["seed", "labels_per_round"]).to_pydict()
+    assert (set(kept["seed"]), set(kept["labels_per_round"])) == ({0, 1}, {1, 2})

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from foresighted.games.network import NETWORK
     from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings
 
-_HOMES = {
-    "game": ("Follower", "Game", "Observation"),
-    "linear": ("LINEAR",),
-    "network": ("NETWORK",),
-    "settings": ("GameSettings", "LinearSettings", "NetworkSettings"),
-    "loop": ("Trajectories", "simulate"),
-}
-
 __all__ = [
     "LINEAR",
     "NETWORK",
@@ -36,7 +28,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is asked for: the command line reads settings without loading JAX."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"foresighted.games.{home}"), name)
-    raise AttributeError(f"module 'foresighted.games' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'foresighted.games' has no attribute {name!r}")
+    homes = (import_module(f"foresighted.games.{home}") for home in ("settings", "game", "linear", "network", "loop"))
+    return next(vars(home)[name] for home in homes if name in vars(home))

@@ -103,9 +103,6 @@ def gradient(objective: Callable[[Array], Array], s: GameSettings) -> Callable[[
         objective: J, from an array to a number.
         s: settings.
 
-    Returns:
-        A function from an array to an array of its shape.
-
     References:
         Regularised objective: arXiv 2602.18037. Forward differences: the published linear game of arXiv 2605.04266.
     """
@@ -134,12 +131,7 @@ def label_function(game: Game, s: GameSettings) -> Label:
         preference   p = sigmoid(preference_scale (U(y) - U(y')))
         sampled      1 where Phi(e) < p, else 0
 
-    Args:
-        game: has the utility.
-        s: its settings.
-
-    Returns:
-        A function of action, reference and a standard normal number e (None for exact labels).
+    e is the standard normal number that is handed in, None for exact labels.
     """
 
     def label(y: Array, reference: Array, noise: Array | None) -> Array:
@@ -165,10 +157,7 @@ def mean_loss(s: GameSettings, reward: Callable[[Array], Array], follower: Follo
     Args:
         s: settings.
         reward: r of one action.
-        follower: holds the data.
-
-    Returns:
-        A number; empty rows do not count.
+        follower: holds the data; its empty rows do not count.
     """
     r = jax.vmap(reward)(follower.actions)
     if s.pairwise:
@@ -180,13 +169,6 @@ def mean_loss(s: GameSettings, reward: Callable[[Array], Array], follower: Follo
 
 
 def load_game(text: str) -> Game:
-    """Return the game FILE.py:NAME.
-
-    Args:
-        text: a Python file, which is run, and the name of a `Game` in it.
-
-    Raises:
-        ConfigError: as `load_from_file`.
-    """
+    """Run FILE.py and return the game NAME; raises ConfigError as `load_from_file`."""
     game: Game = load_from_file("game", text, "Game", lambda value: isinstance(value, Game))
     return game

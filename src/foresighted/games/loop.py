@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,22 +74,12 @@ def simulate(game: Game, arms: Sequence[str], seeds: Sequence[int], config: Game
 def play(
     game: Game, cells: Sequence[Cell], seeds: tuple[int, ...], on_piece: Callable[[int], None] | None = None
 ) -> Trajectories:
-    """Play cells that share a program.
-
-    Args:
-        game: the game.
-        cells: with one `program_key`.
-        seeds: whole numbers from 0.
-        on_piece: told how many rounds are done.
-
-    Returns:
-        `Trajectories`.
-    """
+    """Play cells that share a program, one `program_key`; `on_piece` is told how many rounds are done."""
     example = cells[0].settings
     forms, template = program_key(cells[0])
     rounds, width = example.iterations, -(-example.iterations // PIECES)
     kind = np.float64 if example.float64 else np.float32
-    with _precision(example.float64):
+    with jax.enable_x64(example.float64):
         with _MAKING:
             begin, piece, compiling = _programs(game, template, forms)
         numbers = {
@@ -112,10 +102,6 @@ def play(
                 on_piece(done + now)
     values = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *found)
     return Trajectories(tuple(cells), seeds, *values)
-
-
-def _precision(float64: bool) -> AbstractContextManager[Any]:
-    return cast(AbstractContextManager[Any], jax.enable_x64(float64))
 
 
 def _stack(trees: Sequence[Tree], kind: type) -> Tree:

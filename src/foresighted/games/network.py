@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from foresighted.games.game import Array, Follower, Game, Label, Score, Tree, gradient, mean_loss
-from foresighted.games.linear import ideal_signal, landscape, observe, utility
+from foresighted.games.game import Array, Follower, Label, Score, Tree, gradient, mean_loss
+from foresighted.games.linear import LINEAR
 from foresighted.games.settings import NetworkSettings
 
 Moments = tuple[Tree, Tree]
@@ -139,23 +140,20 @@ def _adam(s: Any, weights: Tree, memory: Moments, slope: Tree, count: Array) -> 
     return jax.tree.map(moved, weights, first, second), (first, second)
 
 
-NETWORK = Game(
+NETWORK = replace(
+    LINEAR,
     name="network",
     settings=NetworkSettings,
     start_draws=_start_draws,
     round_draws=_round_draws,
     start=_start,
-    utility=utility,
     reward=_reward,
     leader_step=_leader_step,
     follower_step=_follower_step,
-    observe=observe,
     gammas={"practical": 0.005, "relaxed": 0.005, "proximal": 0.05},
     actions_scored=lambda s: (
         s.inner_steps * s.policy_samples * (1 + s.dimension if s.gradient == "finite-difference" else 1)
     ),
     reward_and_norm=_reward_and_norm,
-    landscape=landscape,
-    ideal_signal=ideal_signal,
 )
-"""The network game."""
+"""The network game: utility and what is recorded are the linear game's."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foresighted.games.game import Game
 
 MOST_CELLS = 10_000
-NOT_OF_AN_ARM = ("iterations", "float64")
+NOT_OF_AN_ARM = ("iterations", "float64", "dimension")
 """What arms and points of a sweep must share, so that their records fit together."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from foresighted.games.run import Request
@@ -61,8 +62,11 @@ def write_figures(
     """Draw what the tables hold, into `OUT/figures`; return the PNG of each figure, PDF and SVG lie beside it."""
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
-    drawn = figures(request, out, cells, axes)
-    return [_saved(folder, name, draw) for name, draw in drawn.items()]
+    found = figures(request, out, cells, axes)
+    for name, draw in found.items():
+        for kind in FORMATS:
+            write(folder / f"{name}.{kind}", drawn_bytes(draw, kind))
+    return [folder / f"{name}.png" for name in found]
 
 
 def figures(
@@ -79,20 +83,16 @@ def figures(
     swept = [one.name for one in request.sweeps if one.name != "gamma"]
     lines = _lines(out / "trajectories.parquet", swept, ("utility", "noise", "signal"))
     found: dict[str, Callable[[], Figure]] = {
-        "utility": lambda: _by_iteration(lines, "utility", "true utility", request, len(cells)),
-        "noise": lambda: _by_iteration(lines, "noise", "noise (size off the signal)", request, len(cells)),
+        name: partial(_by_iteration, lines, name, text, request, len(cells))
+        for name, text in (("utility", "true utility"), ("noise", "noise (size off the signal)"))
     }
     if request.game.landscape is not None:
-        found["phase"] = lambda: _phase(lines, request)
-    if request.game.landscape is not None and request.base.iterations > 1:
-        found["pca"] = lambda: _pca(_lines(out / "actions.parquet", swept, ("action",)), request)
+        found["phase"] = partial(_phase, lines, request, request.game.landscape)
+        if request.base.iterations > 1:
+            found["pca"] = lambda: _pca(_lines(out / "actions.parquet", swept, ("action",)), request)
     if axes is not None:
-        for share, text in (
-            ("dropped", "share of seeds that drop"),
-            ("collapsed", "share of seeds that collapse"),
-            ("good", "share of seeds that end well"),
-        ):
-            found[f"heat_map_{share}"] = lambda share=share, text=text: _heat_map(cells, axes, share, text)  # type: ignore[misc]
+        for share, text in (("dropped", "drop"), ("collapsed", "collapse"), ("good", "end well")):
+            found[f"heat_map_{share}"] = partial(_heat_map, cells, axes, share, f"share of seeds that {text}")
     return found
 
 
@@ -105,32 +105,22 @@ def drawn_bytes(draw: Callable[[], Figure], kind: str) -> bytes:
     return file.getvalue()
 
 
-def _saved(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
-    for kind in FORMATS:
-        write(folder / f"{name}.{kind}", drawn_bytes(draw, kind))
-    return folder / f"{name}.png"
-
-
 def _lines(path: Path, swept: Sequence[str], measured: Sequence[str]) -> list[Line]:
     """Return the first cells of a table, their iterations thinned."""
     keys = ["arm", "gamma", *swept]
-    table = pq.read_table(path, columns=[*keys, "seed", "iteration", *measured])
-    kinds = table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist()
-    several = {name for name in swept if len({kind[name] for kind in kinds}) > 1}
+    kinds = pq.read_table(path, columns=keys).group_by(keys, use_threads=False).aggregate([]).to_pylist()
+    several = [name for name in swept if len({kind[name] for kind in kinds}) > 1]
     arms = [kind["arm"] for kind in kinds]
     found = []
     for kind in kinds[:MOST_CELLS]:
-        mask = None
-        for name in keys:
-            same = pc.equal(table[name], kind[name])
-            mask = same if mask is None else pc.and_(mask, same)
-        own = table.filter(mask)
-        iteration, seeds = own["iteration"].to_numpy(), own["seed"].to_numpy()
-        order = np.lexsort((iteration, seeds))
-        count = len(np.unique(seeds))
-        steps = iteration[order].reshape(count, -1)[0]
+        own = pq.read_table(
+            path, columns=["seed", "iteration", *measured], filters=[(name, "==", kind[name]) for name in keys]
+        )
+        own = own.sort_by([("seed", "ascending"), ("iteration", "ascending")])
+        count = len(own["seed"].unique())
+        steps = own["iteration"].to_numpy()[: len(own) // count]
         at = np.unique(np.append(np.arange(0, len(steps), max(1, len(steps) // POINTS)), len(steps) - 1))
-        values = {name: _column(own[name])[order].reshape(count, len(steps), -1)[:, at] for name in measured}
+        values = {name: _column(own[name]).reshape(count, len(steps), -1)[:, at] for name in measured}
         told = [f"{name} {_tick(kind[name])}" for name in several]
         if kind["gamma"] > 0 and (":" not in kind["arm"] or arms.count(kind["arm"]) > 1):
             told.insert(0, f"γ {_tick(kind['gamma'])}")
@@ -142,7 +132,7 @@ def _lines(path: Path, swept: Sequence[str], measured: Sequence[str]) -> list[Li
 def _column(column: Any) -> NDArray[Any]:
     """Return a column as an array; lists as rows."""
     combined = column.combine_chunks()
-    values = combined.flatten() if hasattr(combined, "flatten") and column.type.num_fields else combined
+    values = combined.flatten() if column.type.num_fields else combined
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), -1)
 
 
@@ -152,7 +142,7 @@ def _by_iteration(lines: Sequence[Line], name: str, text: str, request: Request,
     axes = figure.add_subplot()
     seeds = max(line.values[name].shape[0] for line in lines)
     for index, line in enumerate(lines):
-        low, middle, high = _quantiles(line.values[name])
+        low, middle, high = np.quantile(line.values[name], [0.1, 0.5, 0.9], axis=0)  # NaN once a run has diverged
         look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
         axes.plot(line.iteration, middle, label=line.label, zorder=3 + index, **look)
         if seeds > 1:
@@ -169,11 +159,6 @@ def _by_iteration(lines: Sequence[Line], name: str, text: str, request: Request,
     return figure
 
 
-def _quantiles(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the 10, 50 and 90 % quantiles over seeds; NaN from where any run has diverged."""
-    return np.asarray(np.quantile(values, [0.1, 0.5, 0.9], axis=0))
-
-
 def _title(request: Request, seeds: int, band: str, drawn: int, cells: int) -> str:
     text = f"{request.game.name} game, {seeds} seeds, {band}" if seeds > 1 else f"{request.game.name} game, one seed"
     return text if drawn >= cells else f"{text}\nfirst {drawn} of {cells} cells"
@@ -187,12 +172,10 @@ def _paths(axes: Axes, paths: NDArray[Any], index: int, label: str) -> None:
     for path in paths:
         points = path.reshape(-1, 1, 2)
         segments = np.concatenate([points[:-1], points[1:]], axis=1)
-        width = 0.9 if several else 2.2
         shade = LineCollection(
-            list(segments), cmap=fade, linewidths=width, alpha=0.7 if several else 1, zorder=3 + index
-        )
-        shade.set_array(np.linspace(0.5, 1, len(segments)))
-        shade.set_clim(0, 1)
+            list(segments), cmap=fade, array=np.linspace(0.5, 1, len(segments)), clim=(0, 1),
+            linewidths=0.9 if several else 2.2, alpha=0.7 if several else 1, zorder=3 + index,
+        )  # fmt: skip
         axes.add_collection(shade)
     ends = paths[:, -1]
     axes.scatter(
@@ -201,41 +184,40 @@ def _paths(axes: Axes, paths: NDArray[Any], index: int, label: str) -> None:
     )  # fmt: skip
 
 
-def _background(axes: Axes, figure: Figure, x: Any, y: Any, height: Any) -> None:
-    drawn = axes.contourf(x, y, height, levels=20, cmap="Greys", alpha=0.4, zorder=0)
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
-    bar.set_label("true utility")
-    bar.locator = matplotlib.ticker.MaxNLocator(6)
-    bar.update_ticks()
-
-
-def _marks(axes: Axes, start: Any, ideal: Any) -> None:
+def _portrait(
+    lines: Sequence[Line], paths: Sequence[NDArray[Any]], request: Request, utility: Sequence[Any], start: Any,
+    ideal: Any, **look: Any,
+) -> Figure:  # fmt: skip
+    """Draw each line's paths, (runs, iterations, 2), over the utility of their plane (x, y, height)."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = axes.contourf(*utility, levels=20, cmap="Greys", alpha=0.4, zorder=0)
+    figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, label="true utility", ticks=MaxNLocator(6))
+    for index, (line, path) in enumerate(zip(lines, paths, strict=True)):
+        _paths(axes, path[:MOST_PATHS], index, line.label)
     axes.scatter(start[0], start[1], s=42, color="black", zorder=40, label="start")
     axes.scatter(
         ideal[0], ideal[1], s=170, color=IDEAL, marker="*", edgecolors="black", linewidths=0.7, zorder=41, label="ideal"
     )
+    axes.set(**look)
+    shown = min(MOST_PATHS, max(map(len, paths)))
+    axes.set_title(_title(request, shown, "one line each", len(lines), len(lines)))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
 
 
-def _phase(lines: Sequence[Line], request: Request) -> Figure:
+def _phase(lines: Sequence[Line], request: Request, landscape: Callable[[Any, Any, Any], Any]) -> Figure:
     """Draw signal against noise over the utility of an action whose signal part points at the ideal."""
     game, s = request.game, request.base
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
     ideal = 0.0 if game.ideal_signal is None else game.ideal_signal(s)
     right = 1.08 * max(ideal, *(float(np.nanmax(line.values["signal"])) for line in lines))
     top = 1.08 * max(float(np.nanmax(line.values["noise"])) for line in lines)
     x, y = np.meshgrid(np.linspace(0, right, 160), np.linspace(0, top, 160))
-    if game.landscape is not None:
-        _background(axes, figure, x, y, game.landscape(s, x, y))
-    for index, line in enumerate(lines):
-        paths = np.stack([line.values["signal"], line.values["noise"]], axis=-1)
-        _paths(axes, paths[:MOST_PATHS], index, line.label)
-    _marks(axes, (0, 0), (ideal, 0))
-    axes.set(xlim=(-0.02 * right, right), ylim=(-0.02 * top, top), xlabel="signal", ylabel="noise")
-    shown = min(MOST_PATHS, max(len(line.values["signal"]) for line in lines))
-    axes.set_title(_title(request, shown, "one line each", len(lines), len(lines)))
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    paths = [np.stack([line.values["signal"], line.values["noise"]], axis=-1) for line in lines]
+    return _portrait(
+        lines, paths, request, (x, y, landscape(s, x, y)), (0, 0), (ideal, 0),
+        xlim=(-0.02 * right, right), ylim=(-0.02 * top, top), xlabel="signal", ylabel="noise",
+    )  # fmt: skip
 
 
 def _pca(lines: Sequence[Line], request: Request) -> Figure:
@@ -253,18 +235,11 @@ def _pca(lines: Sequence[Line], request: Request) -> Figure:
     x, y = np.meshgrid(np.linspace(low[0], high[0], 120), np.linspace(low[1], high[1], 120))
     there = np.stack([x.ravel(), y.ravel()], axis=1) @ plane + centre
     height = np.asarray(jax.vmap(lambda a: game.utility(s, a))(there)).reshape(x.shape)
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    _background(axes, figure, x, y, height)
-    for index, line in enumerate(lines):
-        _paths(axes, (line.values["action"][:MOST_PATHS] - centre) @ plane.T, index, line.label)
-    _marks(axes, -centre @ plane.T, (ideal - centre) @ plane.T)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    axes.set(xlabel="principal component 1", ylabel="principal component 2")
-    shown = min(MOST_PATHS, max(len(line.values["action"]) for line in lines))
-    axes.set_title(_title(request, shown, "one line each", len(lines), len(lines)))
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    paths = [(line.values["action"] - centre) @ plane.T for line in lines]
+    return _portrait(
+        lines, paths, request, (x, y, height), -centre @ plane.T, (ideal - centre) @ plane.T,
+        xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="principal component 1", ylabel="principal component 2",
+    )  # fmt: skip
 
 
 def _heat_map(cells: Sequence[dict[str, Any]], names: tuple[str, str], share: str, text: str) -> Figure:

@@ -26,8 +26,7 @@ from foresighted.games.summary import run_statistics
 from foresighted.store.files import new_folder, replacing
 
 PARTS = "parts"
-TRAJECTORIES, ACTIONS, RUNS = "trajectories", "actions", "runs"
-TABLES = (TRAJECTORIES, ACTIONS, RUNS)
+TABLES = ("trajectories", "actions", "runs")
 WRITING: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["env", "arm"]}
 """Numbers are not worth a dictionary."""
 ACTION_SEEDS = 16
@@ -68,13 +67,13 @@ def write_part(
     runs = [place for run, place in places.items() if run in wanted]
     last = played.utility.shape[2] - 1
     coarse = _iterations(last, max(1, last // ACTION_POINTS))
-    tables = {
-        TRAJECTORIES: _trajectories(game.name, played, runs, _iterations(last, every)),
-        ACTIONS: _actions(game.name, played, [run for run in runs if played.seeds[run[1]] in kept], coarse),
-        RUNS: _runs(game, played, runs, drop_threshold),
-    }
+    tables = (
+        _trajectories(game.name, played, runs, _iterations(last, every)),
+        _actions(game.name, played, [run for run in runs if played.seeds[run[1]] in kept], coarse),
+        _runs(game, played, runs, drop_threshold),
+    )
     with new_folder(out / PARTS / name) as folder:
-        for table, content in tables.items():
+        for table, content in zip(TABLES, tables, strict=True):
             pq.write_table(content, folder / f"{table}.parquet", **WRITING)
         (folder / "runs.json").write_text(json.dumps(sorted(wanted)))
 
@@ -85,23 +84,14 @@ def _iterations(last: int, every: int) -> Any:
 
 def _keys(env: str, played: Trajectories, runs: Sequence[Place], rows: int) -> dict[str, Any]:
     """Return the columns that name a run, `rows` rows for each; a swept gamma is the gamma column."""
-    cells = [played.cells[i] for i, _ in runs]
-    arms = list(dict.fromkeys(cell.arm for cell in played.cells))
-
-    def column(values: Sequence[Any]) -> Any:
-        return np.repeat(np.asarray(values), rows)
-
-    def names(known: list[str], values: Sequence[str]) -> Any:
-        index = column([known.index(value) for value in values]).astype(np.int32)
-        return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(known)).dictionary_decode()
-
-    swept = [name for name, _ in played.cells[0].swept if name != "gamma"]
+    cells, (of_cell, of_seed) = played.cells, np.repeat(np.asarray(runs, int).reshape(-1, 2), rows, axis=0).T
+    swept = [name for name, _ in cells[0].swept if name != "gamma"]
     return {
-        "env": names([env], [env] * len(runs)),
-        "arm": names(arms, [cell.arm for cell in cells]),
-        "gamma": column([cell.settings.gamma for cell in cells]).astype(np.float64),
-        "seed": column([played.seeds[j] for _, j in runs]).astype(np.int64),
-        **{name: pa.array(column([getattr(cell.settings, name) for cell in cells])) for name in swept},
+        "env": pa.array([env] * len(cells)).take(of_cell),
+        "arm": pa.array([cell.arm for cell in cells]).take(of_cell),
+        "gamma": pa.array([cell.settings.gamma for cell in cells], pa.float64()).take(of_cell),
+        "seed": pa.array(played.seeds, pa.int64()).take(of_seed),
+        **{name: pa.array([getattr(cell.settings, name) for cell in cells]).take(of_cell) for name in swept},
     }
 
 
@@ -151,11 +141,7 @@ def finished_runs(out: Path) -> dict[Run, str]:
 
 
 def put_together(out: Path) -> None:
-    """Write each table of the sweep from all parts on disk, whole or not at all.
-
-    Args:
-        out: directory of the sweep.
-    """
+    """Write each table of the sweep in `out` from all parts on disk, whole or not at all."""
     parts = sorted(set(finished_runs(out).values()))
     for table in TABLES:
         files = [out / PARTS / part / f"{table}.parquet" for part in parts]

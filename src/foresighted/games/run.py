@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,6 +23,7 @@ from foresighted.settings import OLD_NAMES, settings, to_mapping
 from foresighted.store.directory import CONFIG, Claim, check_claim, claimed
 from foresighted.store.environment import write_environment
 
+MAY_GROW = ("arms", "seeds", "sweep")
 ROWS_A_PART = 2**17
 """Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
 
@@ -126,8 +127,7 @@ def _play(request: Request, out: Path, jobs: int | None, on_progress: Callable[[
     put_together(out)
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """One call of a program: cells and seeds, both padded to the shape that its program was compiled for."""
 
     cells: tuple[Cell, ...]
@@ -157,9 +157,6 @@ def _blocks(items: Sequence[Any], most: int) -> list[list[Any]]:
     width = -(-len(items) // count)
     blocks = [list(items[k : k + width]) for k in range(0, len(items), width)]
     return [block + [block[-1]] * (width - len(block)) for block in blocks]
-
-
-MAY_GROW = ("arms", "seeds", "sweep")
 
 
 def check_sweeps(request: Request, saved: Mapping[str, Any], out: Path) -> None:

@@ -100,21 +100,12 @@ class GameSettings(Settings):
     def _rules(self) -> Iterable[tuple[bool, str]]:
         """Return what holds between settings, each with what to say if it does not; a game may add its own."""
         differs = self.gradient == "finite-difference"
-        return (
-            (
-                not differs or self.influence == "self",
-                "influence: batch holds its test point fixed and needs autodiff",
-            ),
-            (
-                not differs or self.gamma_unit == "raw",
-                "gamma_unit: share holds gamma fixed as actions shift and needs autodiff",
-            ),
-            (
-                not differs or self.label_slope,
-                "label_slope: forward differences read labels at the shifted actions; set it to true",
-            ),
-            (self.confidence == 0 or self.ensemble >= 2, "confidence: needs an ensemble of at least 2"),
-        )
+        yield not differs or self.influence == "self", "influence: batch holds its test point fixed and needs autodiff"
+        told = "gamma_unit: share holds gamma fixed as actions shift and needs autodiff"
+        yield not differs or self.gamma_unit == "raw", told
+        told = "label_slope: forward differences read labels at the shifted actions; set it to true"
+        yield not differs or self.label_slope, told
+        yield self.confidence == 0 or self.ensemble >= 2, "confidence: needs an ensemble of at least 2"
 
     @property
     def pairwise(self) -> bool:
@@ -147,8 +138,10 @@ class LinearSettings(GameSettings):
     exploration: float = setting(0.0, "labels", "spread of the labelled actions around the leader's", low=0)
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
+        yield from super()._rules()
+        yield _signal_fits(self)
         told = "gamma_unit: share needs two actions, and this game scores one at a time; use raw"
-        return (*super()._rules(), _signal_fits(self), (self.gamma_unit == "raw", told))
+        yield self.gamma_unit == "raw", told
 
 
 @dataclass(frozen=True)
@@ -183,18 +176,12 @@ class NetworkSettings(GameSettings):
     buffer_size: int = setting(50, "labels", "newest labels that the reward model learns from", low=1)
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
-        return (
-            *super()._rules(),
-            _signal_fits(self),
-            (
-                self.labels_per_round <= self.buffer_size,
-                f"buffer_size: got {self.buffer_size}, must hold the {self.labels_per_round} labels of a round",
-            ),
-            (
-                self.gamma_unit == "raw" or self.policy_samples >= 2,
-                f"gamma_unit: share needs policy_samples of at least 2, got {self.policy_samples}",
-            ),
-        )
+        yield from super()._rules()
+        yield _signal_fits(self)
+        told = f"buffer_size: got {self.buffer_size}, must hold the {self.labels_per_round} labels of a round"
+        yield self.labels_per_round <= self.buffer_size, told
+        told = f"gamma_unit: share needs policy_samples of at least 2, got {self.policy_samples}"
+        yield self.gamma_unit == "raw" or self.policy_samples >= 2, told
 
 
 def _signal_fits(s: LinearSettings | NetworkSettings) -> tuple[bool, str]:
