@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import foresighted as fpo
+from foresighted.api.arguments import plain
 from foresighted.errors import ConfigError, DataError
 from foresighted.settings import to_mapping
 
@@ -84,6 +85,17 @@ def test_a_game_that_is_unknown_is_one_line():
         fpo.simulate("netwrk")
     with pytest.raises(ConfigError, match="gama"):
         fpo.simulate("linear", gama=1)
+    for name in ("jobs", "good_utility"):
+        with pytest.raises(ConfigError, match=f"{name}: got 'a'"):
+            fpo.simulate("linear", **{name: "a"})
+
+
+def test_a_mapping_is_names_and_values(compared, tmp_path):
+    assert plain({"gamma": [0.1, 1], "before": compared[0], "after": tmp_path}) == [
+        "gamma=0.1,1",
+        f"before={compared[0].directory}",
+        f"after={tmp_path}",
+    ]
 
 
 @pytest.fixture

@@ -126,8 +126,22 @@ def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, loade
         fpo.train(preset="dmeo")
     with pytest.raises(ConfigError, match="out: needed with resume"):
         fpo.train(resume=True)
-    with pytest.raises(DataError, match="prompts: got int"):
-        fpo.train(prompts=3)
+    for prompts in (3, {"prompt": ["Why?"]}, {"Why?"}):
+        with pytest.raises(DataError, match=f"prompts: got {type(prompts).__name__}"):
+            fpo.train(prompts=prompts)
+    with pytest.raises(DataError, match=r"prompts: .*no prompt"):
+        fpo.train(prompts=[])
+    for name in ("out", "config", "start"):
+        with pytest.raises(ConfigError, match=f"{name}: got 3, expected a path"):
+            fpo.train(prompts=[{"prompt": "a", "split": "heldout"}, {"prompt": "b", "split": "train"}], **{name: 3})
+    with pytest.raises(ConfigError, match="policy: got int"):
+        fpo.train(policy=3)
+    with pytest.raises(ConfigError, match="reward_tokenizer: got str"):
+        fpo.train(reward_model=loaded["reward_model"], reward_tokenizer="x")
+    with pytest.raises(ConfigError, match=r"preset: got \['demo'\]"):
+        fpo.train(preset=["demo"])
+    with pytest.raises(RunError, match="device: torch has no 'cuda:99' here"):
+        fpo.train(prompts=[{"prompt": "a", "split": "heldout"}, {"prompt": "b", "split": "train"}], device="cuda:99")
     with pytest.raises(DataError, match="leaves no heldout prompt"):
         fpo.train(prompts=["Why?"])
     assert not list((tmp_path / "runs").glob("*"))
@@ -161,7 +175,8 @@ def test_prompts_of_other_kinds(kind, rows):
     from foresighted.api.objects import rows_of
 
     assert rows_of(Dataset.from_list(rows) if kind == "dataset" else rows) == rows_of(pd.DataFrame(rows))
-    assert rows_of(["Why?"]) == [{"prompt": "Why?"}]
+    assert rows_of(["Why?"]) == [{"prompt": "Why?"}] == rows_of(text for text in ["Why?"])
+    assert rows_of([{"Question": "Why?", "id": 1, "more": [2]}]) == [{"id": "1", "prompt": "Why?"}]
 
 
 def test_settings_of_a_config_object_are_keywords(tiny):

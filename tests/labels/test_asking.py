@@ -14,7 +14,7 @@ from foresighted.alignment.run import train
 from foresighted.errors import ConfigError, DataError
 from foresighted.labels.asking import Asker, LabellerError
 from foresighted.labels.buffer import Buffer
-from foresighted.labels.labellers import Utilities, one_by_one, own_labels
+from foresighted.labels.labellers import Utilities, as_labeller, one_by_one, own_labels
 from foresighted.labels.pair import Pair, Place, label_means, pair_id, utilities
 from foresighted.labels.queue import FileQueue
 
@@ -87,12 +87,14 @@ def labellers(tmp_path):
         "file": own_labels("labels", f"{path}:longer"),
         "async file": own_labels("labels", f"{path}:later"),
         "object in a file": own_labels("labels", f"{path}:whole"),
+        "by its parameter": as_labeller("labels", of_lists),
+        "async, by its parameter": as_labeller("labels", awaited),
         "queue": Answered(tmp_path / "queue"),
     }
 
 
 KINDS = ["lists", "async", "one by one", "async, one by one", "utilities", "file", "async file", "object in a file",
-         "queue"]  # fmt: skip
+         "by its parameter", "async, by its parameter", "queue"]  # fmt: skip
 
 
 def make_pairs(order=range(6)):
@@ -231,6 +233,10 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
         Asker(lambda text: 1.0)
     with pytest.raises(ConfigError, match="a queue answers rounds later"):
         Asker(FileQueue(tmp_path)).read(make_pairs())
+    with pytest.raises(ConfigError, match=r"labels: <lambda> cannot be called with \(prompt, first, second\)"):
+        as_labeller("labels", lambda first, second: 1.0)
+    with pytest.raises(ConfigError, match=r"labels: got .*FileQueue.*give a function of .*FPOReward"):
+        as_labeller("labels", FileQueue(tmp_path))
 
 
 def test_a_queue_is_asked_once_and_its_last_word_counts(tmp_path):

@@ -61,7 +61,7 @@ def compare(
         ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
         Stopped: after an interrupt, with every running round finished and saved.
     """
-    load_prompts(given.prompts or config.train.prompts, limit=config.train.prompt_limit)
+    load_prompts(config.train.prompts if given.prompts is None else given.prompts, limit=config.train.prompt_limit)
     device = find_device(config.train)
     usual = run_claim(config.train).usual
     claim = Claim("comparison", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds"), usual)

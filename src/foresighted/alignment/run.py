@@ -70,7 +70,7 @@ def train(
     """
     config = config.resolved()
     given.check(config)
-    prompts = load_prompts(given.prompts or config.prompts, limit=config.prompt_limit)
+    prompts = load_prompts(config.prompts if given.prompts is None else given.prompts, limit=config.prompt_limit)
     claim = run_claim(config)
     check_claim(claim, out, resume=resume)
     _check_tracker(config)
@@ -194,9 +194,9 @@ def find_device(config: TrainConfig) -> torch.device:
     if state.num_processes > 1:
         raise RunError(f"started as {state.num_processes} processes; foresighted train runs in one: start it plainly")
     try:
-        return torch.device(state.device if config.device == "auto" else config.device)
-    except RuntimeError:
-        raise RunError(f"device: torch does not know {config.device!r}; use auto, cpu, cuda, cuda:1 or mps") from None
+        return torch.empty(0, device=state.device if config.device == "auto" else config.device).device
+    except (RuntimeError, AssertionError):  # unknown; not in this build of torch or this machine
+        raise RunError(f"device: torch has no {config.device!r} here; use auto, cpu, cuda, cuda:1 or mps") from None
 
 
 def _check_tracker(config: TrainConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -49,32 +49,53 @@ def configured(
     """
     if resume and out is None:
         raise ConfigError("out: needed with resume; give the directory of the run to go on with")
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"preset: got {preset!r}{nearest(preset, PRESETS)}, expected {' or '.join(sorted(PRESETS))}")
+    if preset is not None and str(preset) not in PRESETS:
+        hint, known = nearest(str(preset), PRESETS), " or ".join(sorted(PRESETS))
+        raise ConfigError(f"preset: got {preset!r}{hint}, expected {known}")
     merged = values_of(preset, kind) if preset else {}
-    own = Path(out or ".") / "config.yaml"
-    again = resume and own.exists() and not (preset or config)
-    for path in (own if again else None, config):
+    own = None if out is None else path_of("out", out) / "config.yaml"
+    again = resume and own is not None and own.exists() and not (preset or config)
+    for path in (own if again else None, None if config is None else path_of("config", config)):
         if path is not None:
-            held = read_yaml(Path(path))
+            held = read_yaml(path)
             take_out(held)
             merged |= renamed(held, names(kind, inside))
     given = {name: plain(value) for name, value in values.items()}
     return from_mapping(kind, merged | renamed(given, names(kind, inside)), inside, **fields)
 
 
+def path_of(name: str, value: Any) -> Path:
+    """Return the path that an argument gives, `~` for the home folder.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, str | PathLike):
+        raise ConfigError(f"{name}: got {value!r:.60}, expected a path")
+    return Path(value).expanduser()
+
+
 def plain(value: Any) -> Any:
-    """Return a value as a configuration file would hold it: a path is text, a range is a list."""
+    """Return a value as a configuration file would hold it: path as text, range as list, mapping as NAME=VALUE."""
+    if isinstance(value, Mapping):
+        return [f"{name}={_text(part)}" for name, part in value.items()]
     if isinstance(value, PathLike):
         return str(value)
     return list(value) if isinstance(value, range) else value
+
+
+def _text(value: Any) -> str:
+    """Return a value of a mapping: of numbers a,b,c, of a result where it lies."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(getattr(value, "directory", value))
 
 
 @contextmanager
 def directory(out: Place | None, command: str) -> Iterator[Path]:
     """Give the directory to write in: `out`, or a new one, runs/COMMAND-1, -2, ...; removed if nothing came of it."""
     if out is not None:
-        yield Path(out)
+        yield path_of("out", out)
         return
     made = _new(command)
     try:

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from foresighted.api.arguments import Place
+from foresighted.api.arguments import Place, path_of
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame, joined, plot_of
 from foresighted.auditing.result import Audit as Data
@@ -100,6 +100,7 @@ def audit(
         >>> audit("logs/", columns={"reward": "scores.rm"}).verdict  # doctest: +SKIP
         'collapsed'
     """
+    place = None if out is None else path_of("out", out)
     if not isinstance(source, str | PathLike):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "frame.parquet"
@@ -107,10 +108,10 @@ def audit(
             data = _audited(path, columns, power, progress)
         data = replace(data, source=replace(data.source, path="frame", format=f"{type(source).__name__} in memory"))
     else:
-        data = _audited(Path(source), columns, power, progress)
-    if out is not None:
-        write_audit(data, Path(out))
-    return Audit(data, None if out is None else Path(out))
+        data = _audited(path_of("source", source), columns, power, progress)
+    if place is not None:
+        write_audit(data, place)
+    return Audit(data, place)
 
 
 def _audited(path: Path, columns: Mapping[str, str] | None, power: float, progress: Told | bool | None) -> Data:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foresighted.alignment.played import read_plan, run_directory
-from foresighted.api.arguments import Place, configured, directory
+from foresighted.api.arguments import Place, configured, directory, path_of
 from foresighted.api.objects import resumed, separated
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import frame, joined
@@ -85,7 +85,7 @@ def compare(
             raise ConfigError(f"{name}: compare takes a name; save the model to a folder and give that")
     given, named = separated(None, None, None, None, prompts, labels)
     if resume and out is not None:
-        given = resumed(given, named, Path(out))
+        given = resumed(given, named, path_of("out", out))
     merged = configured(CompareConfig, named | settings, out=out, resume=resume, preset=preset, config=config)
     given.check(merged.train)
     from foresighted.alignment.compare import compare as play

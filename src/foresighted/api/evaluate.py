@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from foresighted.api.arguments import Place, configured, directory
+from foresighted.api.arguments import Place, configured, directory, path_of
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame, joined, plot_of
 from foresighted.errors import ConfigError, RunError
@@ -80,7 +80,7 @@ def evaluate(
     """Let policies answer, show pairs of answers to a judge, and report; what `foresighted evaluate` runs.
 
     Args:
-        policies: name -> model, run directory or file of answers; the first is the baseline.
+        policies: name -> model, run or its directory, or file of answers; the first is the baseline.
         judgements: a table of judgements that were made elsewhere; nothing is asked then.
         baseline: the policy to compare with, for `judgements` only.
         out: the directory; None for a new folder under `runs/`, or for nothing written with `judgements`.
@@ -127,11 +127,9 @@ def plan(
 
 def _configured(values: Mapping[str, Any], out: Place | None, resume: bool, config: Place | None) -> EvaluateConfig:
     def take_out(held: dict[str, Any]) -> None:
-        if out is not None and config is None and kind_of(Path(out)) == "table":
+        if out is not None and config is None and kind_of(path_of("out", out)) == "table":
             raise RunError(f"out: {out} holds {NOUNS['table']}; choose another --out")
 
-    if isinstance(named := values.get("policies"), Mapping):
-        values = {**values, "policies": [f"{name}={source}" for name, source in named.items()]}
     return configured(EvaluateConfig, values, out=out, resume=resume, config=config, take_out=take_out)
 
 
@@ -144,5 +142,5 @@ def _from_table(values: Mapping[str, Any], judgements: Place, baseline: str | No
     seed = from_text(EvaluateConfig, "seed", text) if isinstance(text, str) else text
     if wrong := faults(EvaluateConfig, {"seed": seed}):
         raise ConfigError("; ".join(wrong))
-    place = None if out is None else Path(out)
-    return Evaluation(evaluate_table(Path(judgements), baseline=baseline, seed=seed, out=place), place)
+    place = None if out is None else path_of("out", out)
+    return Evaluation(evaluate_table(path_of("judgements", judgements), baseline=baseline, seed=seed, out=place), place)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from foresighted.alignment.given import OBJECT, PROMPTS, Given
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.settings import read_yaml
+from foresighted.store.aliases import key_of
 from foresighted.store.rows import read_mappings
 
 _DIGITS = 16
@@ -32,10 +33,10 @@ def separated(
         reward_model: a name, or a sequence classifier with one label.
         reward_tokenizer: of that model, likewise.
         prompts: a name, or anything that `rows_of` reads.
-        labels: a name, a function(prompt, first, second) -> [0, 1], or a `types.Labeller` with a utility.
+        labels: a name, a function(prompt, first, second) -> [0, 1], or a `types.Labeller`.
 
     Raises:
-        ConfigError: a tokenizer without its model, a model with an adapter, or labels that cannot be called.
+        ConfigError: a tokenizer without its model, a model with an adapter, or an object of another kind.
     """
     values: dict[str, Any] = {}
     pairs = {}
@@ -47,6 +48,10 @@ def separated(
             raise ConfigError(f"{needs}: goes with a loaded model only; got the {name} {model!r}")
         if type(model).__module__.startswith("peft."):
             raise ConfigError(f"{name}: got a model with an adapter; give its base, or merge_and_unload() it first")
+        if not _is_name(model) and not hasattr(model, "config"):
+            raise ConfigError(f"{name}: got {type(model).__name__}, expected a name or a loaded model")
+        if reader is not None and not callable(getattr(reader, "get_vocab", None)):
+            raise ConfigError(f"{needs}: got {type(reader).__name__}, expected a loaded tokenizer")
         pairs[name] = None if _is_name(model) else (model, reader)
         values[name] = model if _is_name(model) else _model_name(model, reader)
     if pairs["policy"] is not None:
@@ -64,11 +69,9 @@ def _is_name(value: Any) -> bool:
 def _labeller(labels: Any) -> Any:
     if _is_name(labels):
         return None
-    if not callable(labels):
-        raise ConfigError(f"labels: got {type(labels).__name__}, expected a name or a function(prompt, first, second)")
     from foresighted.labels.labellers import as_labeller
 
-    return as_labeller(labels)
+    return as_labeller("labels", labels)
 
 
 def resumed(given: Given, values: Mapping[str, Any], out: Path) -> Given:
@@ -99,27 +102,26 @@ def rows_of(prompts: Any) -> list[dict[str, Any]]:
     """Return prompts as rows of a prompt file.
 
     Args:
-        prompts: a sequence of texts or of mappings, a `datasets.Dataset`, or a pandas or polars frame, with the column
-            `prompt` and, where there are any, `id`, `kind` and `split`.
+        prompts: texts or mappings in a fixed order, a `datasets.Dataset`, or a pandas or polars frame, with the column
+            `prompt` (or another name that a prompt file may give it) and, where there are any, `id`, `kind`, `split`.
 
     Raises:
         DataError: something else.
     """
-    if isinstance(prompts, Sequence):
-        found: Iterable[Any] = prompts
-    elif callable(make := getattr(prompts, "to_dicts", None) or getattr(prompts, "to_list", None)):
-        found = make()  # polars, datasets
+    if callable(make := getattr(prompts, "to_dicts", None) or getattr(prompts, "to_list", None)):
+        prompts = make()  # polars, datasets
     elif callable(make := getattr(prompts, "to_dict", None)):
-        found = make("records")  # pandas
-    else:
+        prompts = make("records")  # pandas
+    if isinstance(prompts, Mapping | Set | bytes) or not isinstance(prompts, Iterable):
         raise DataError(f"prompts: got {type(prompts).__name__}, expected texts, mappings, a Dataset or a frame")
-    return [{"prompt": row} if isinstance(row, str) else _row(n, row) for n, row in enumerate(found)]
+    return [{"prompt": row} if isinstance(row, str) else _row(n, row) for n, row in enumerate(prompts)]
 
 
 def _row(number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise DataError(f"prompts: row {number}: got {type(row).__name__}, expected a text or a mapping with 'prompt'")
-    kept = {name: row[name] for name in ("id", "prompt", "kind", "split") if isinstance(row.get(name), str | int)}
+    keys = {"id": "id", "prompt": key_of("prompt", row), "kind": "kind", "split": "split"}
+    kept = {name: row[key] for name, key in keys.items() if isinstance(row.get(key), str | int)}
     return {name: value if name == "prompt" else str(value) for name, value in kept.items()}
 
 

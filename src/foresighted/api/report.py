@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foresighted.api.arguments import Place
+from foresighted.api.arguments import Place, path_of
 from foresighted.api.audit import Audit
 from foresighted.api.compare import Comparison
 from foresighted.api.evaluate import Evaluation
@@ -31,8 +31,8 @@ def report(what: Result | Place, out: Place | None = None) -> Path:
 
     if isinstance(what, Result) and what.directory is None:
         raise ConfigError("report: the result lies in no directory; call its write(DIRECTORY) first, and give that")
-    path = Path(what.directory if isinstance(what, Result) and what.directory else what)  # type: ignore[arg-type]
-    page = None if out is None else Path(out)
+    path = path_of("report", what.directory if isinstance(what, Result) else what)
+    page = None if out is None else path_of("out", out)
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise ConfigError(f"out: got {page}, expected a file name in a directory that exists, for example page.html")
     return write_report(path, page)

@@ -151,8 +151,10 @@ def simulate(
         >>> simulate("network", arms=["rlhf", "practical:gamma=0.01"], seeds=range(64))  # doctest: +SKIP
     """
     request = requested(game, values, out=out, resume=resume, config=config)
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs: got {jobs}, must be at least 1")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise ConfigError(f"jobs: got {jobs!r}, must be a whole number, at least 1")
+    if not isinstance(good_utility, int | float):
+        raise ConfigError(f"good_utility: got {good_utility!r}, expected a number")
     from foresighted.games.run import sweep
 
     name = request.game.name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from foresighted.alignment.comparison import summarise
-from foresighted.api.arguments import Place, configured, directory
+from foresighted.api.arguments import Place, configured, directory, path_of
 from foresighted.api.objects import resumed, separated
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, frame, plot_of
@@ -117,8 +117,8 @@ def train(
         reward_model: a name, or a loaded sequence classifier with one label.
         reward_tokenizer: of a loaded reward model.
         prompts: a name, texts, mappings with the key `prompt`, a `datasets.Dataset`, or a pandas or polars frame.
-        labels: a name, a function(prompt, first, second) -> preference for `first` in [0, 1], or a `types.Labeller`
-            that also has a utility.
+        labels: a name, a function(prompt, first, second) -> preference for `first` in [0, 1], or a `types.Labeller`:
+            it has a utility, or its first parameter is called `prompts`.
         out: the run directory; None for a new folder under `runs/`, which the result's `directory` names.
         resume: go on with the run in `out`; objects are given again, and must be the same.
         preset: named starting point; file and keywords override it.
@@ -140,7 +140,7 @@ def train(
     """
     given, named = separated(policy, tokenizer, reward_model, reward_tokenizer, prompts, labels)
     if resume and out is not None:
-        given = resumed(given, named, Path(out))
+        given = resumed(given, named, path_of("out", out))
     merged = configured(TrainConfig, named | settings, out=out, resume=resume, preset=preset, config=config)
     given.check(merged)
     from foresighted.alignment.run import train as play
@@ -151,6 +151,6 @@ def train(
         def on_round(row: RoundRow) -> None:
             tell(merged.steering, row.round, merged.rounds, note=f"reward {row.reward_chosen:.2f}")
 
-        shared = None if start is None else Path(start)
+        shared = None if start is None else path_of("start", start)
         play(merged, place, resume=resume, start=shared, on_round=on_round, given=given)
     return Run(place)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError
-from foresighted.labels.labellers import Utilities, load_labeller
+from foresighted.labels.labellers import Utilities, first_parameter, load_labeller
 from foresighted.labels.pair import Pair, sides
 from foresighted.labels.queue import LabelQueue, Question
 from foresighted.models import noise
@@ -63,7 +63,7 @@ class Asker:
         self.queue = labels if isinstance(labels, LabelQueue) else None
         """Who answers rounds later; None where labels come at once."""
         if self.queue is None:
-            _check_callable(labels, setting)
+            first_parameter(setting, labels, "(prompts, first, second)", "or a queue with submit and collect")
         self._labels, self._setting = labels, setting
         self._sampled, self._seed = sampled, seed
         self._timeout, self._retries = timeout, retries
@@ -190,19 +190,6 @@ def load_labels(config: TrainConfig, policy: Policy, device: torch.device, given
     """Return whom a configuration asks, and how; raises what `load_labeller` does."""
     labeller = load_labeller(config, policy, device) if given is None else given
     return Asker(labeller, sampled=config.sampled_labels, seed=config.seed)
-
-
-def _check_callable(labels: Any, setting: str) -> None:
-    if not callable(labels):
-        wanted = "give a function of (prompts, first, second), or a queue with submit and collect"
-        raise ConfigError(f"{setting}: got {labels!r:.60}; {wanted}")
-    try:
-        inspect.signature(labels).bind([], [], [])
-    except TypeError as error:
-        name = getattr(labels, "__name__", type(labels).__name__)
-        raise ConfigError(f"{setting}: {name} cannot be called with (prompts, first, second): {error}") from None
-    except ValueError:  # some callables have no signature
-        return
 
 
 def _columns(pairs: Sequence[Pair]) -> tuple[list[str], list[str], list[str]]:

@@ -143,10 +143,40 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
 
 
 def own_labels(setting: str, text: str) -> Labeller:
-    """Return the labeller FILE.py:NAME, given for `setting`; raises what `python_files.load_from_file` does."""
-    return as_labeller(load_from_file(setting, text, "function", callable))
+    """Return the labeller FILE.py:NAME, given for `setting`; raises what `load_from_file` and `as_labeller` do."""
+    return as_labeller(setting, load_from_file(setting, text, "function", callable))
 
 
-def as_labeller(own: Any) -> Labeller:
-    """Return a labeller of one's own as it stands if it has a utility, else as a function of one pair."""
-    return own if isinstance(own, Labeller) and isinstance(own, Utility) else one_by_one(own)
+def as_labeller(setting: str, own: Any) -> Labeller:
+    """Return a labeller of one's own: as it stands if it has a utility or its first parameter is called `prompts`, else
+    as a function of one pair.
+
+    Raises:
+        ConfigError: it cannot be called with (prompt, first, second).
+    """
+    first = first_parameter(setting, own, "(prompt, first, second)", "a queue is for FPOReward")
+    found: Labeller = own if isinstance(own, Utility) or first == "prompts" else one_by_one(own)
+    return found
+
+
+def first_parameter(setting: str, labels: Any, wanted: str, queue: str) -> str:
+    """Return what the first parameter of a labeller is called; nothing where it has no signature.
+
+    Args:
+        setting: what it was given for; error messages begin with it.
+        labels: what is to be called with three arguments.
+        wanted: those, in words.
+        queue: what the error says of a queue.
+
+    Raises:
+        ConfigError: it cannot be called so.
+    """
+    if not callable(labels):
+        raise ConfigError(f"{setting}: got {labels!r:.60}; give a function of {wanted}; {queue}")
+    try:
+        return next(iter(inspect.signature(labels).bind(None, None, None).arguments))
+    except TypeError as error:
+        name = getattr(labels, "__name__", type(labels).__name__)
+        raise ConfigError(f"{setting}: {name} cannot be called with {wanted}: {error}") from None
+    except ValueError:  # some callables have no signature
+        return ""
