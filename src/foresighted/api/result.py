@@ -100,7 +100,8 @@ class Result(ABC):
         except (ConfigError, ImportError) as error:
             picture = f"<p>No picture: {escape(str(error))}</p>"
         where = escape(str(self.directory)) if self.directory else "not written"
-        return f"<div><b>{type(self).__name__}</b> ({where})<ul>{said}</ul>{picture}{table}</div>"
+        wide = f'<div style="overflow-x: auto">{table}</div>'
+        return f"<div><b>{type(self).__name__}</b> ({where})<ul>{said}</ul>{picture}{wide}</div>"
 
 
 def plot_of(page: Page, name: str | None) -> Plot:

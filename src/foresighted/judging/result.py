@@ -185,5 +185,5 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         DataError: unreadable, or not what `write_evaluation` writes, with the place of the fault.
     """
-    again = "run foresighted evaluate --resume to write it again"
+    again = "write it again with foresighted evaluate, --resume or the same --judgements"
     return read_json(path / EVALUATION if path.is_dir() else path, Evaluation, what="evaluation", again=again)
