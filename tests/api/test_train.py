@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -114,6 +115,18 @@ def test_a_run_with_objects_goes_on_with_the_same_ones_only(by_objects, loaded, 
     assert "LlamaForCausalLM" in told
     whole = by_objects[0].directory
     assert list(fpo.train(**loaded, labels=shorter, out=whole, resume=True, rounds=3).rounds["round"]) == [1, 2, 3]
+
+
+def test_a_mended_label_function_goes_on_with_a_warning(by_objects, loaded, caplog):
+    def mended(prompt: str, first: str, second: str) -> float:
+        return 1.0
+
+    mended.__module__, mended.__qualname__ = shorter.__module__, shorter.__qualname__
+    out = by_objects[0].directory.parent / "mended"
+    shutil.copytree(by_objects[0].directory, out)
+    run = fpo.train(**loaded, labels=mended, out=out, resume=True, rounds=4)
+    assert "labels: the source of" in caplog.text
+    assert set(run.candidates[run.candidates["round"] == 4]["label"].dropna()) == {1.0}
 
 
 def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, loaded):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from foresighted.settings import read_yaml
 from foresighted.store.aliases import key_of
 from foresighted.store.rows import read_mappings
 
+_log = logging.getLogger(__name__)
 _DIGITS = 16
 
 
@@ -74,8 +76,9 @@ def _labeller(labels: Any) -> Any:
     return as_labeller("labels", labels)
 
 
-def resumed(given: Given, values: Mapping[str, Any], out: Path) -> Given:
-    """Return what a run that goes on is given: prompts that it kept are read again.
+def resumed(given: Given, values: dict[str, Any], out: Path) -> Given:
+    """Return what a run that goes on is given: prompts that it kept are read again. A label function whose source was
+    mended since keeps its place in `values`, with a warning: it is asked from here on.
 
     Raises:
         RunError: another object than the run began with.
@@ -84,7 +87,11 @@ def resumed(given: Given, values: Mapping[str, Any], out: Path) -> Given:
     saved = read_yaml(path) if path.exists() else {}
     for name in ("policy", "reward_model", "labels", "prompts"):
         before = str(saved.get(name, ""))
-        if before.startswith(OBJECT) and values.get(name, before) != before:
+        now = str(values.get(name, before))
+        if name == "labels" and now != before and now.rpartition(":")[0] == before.rpartition(":")[0]:
+            _log.warning("labels: the source of %s has changed since %s began; it labels from here on", now, out)
+            values[name] = before
+        elif before.startswith(OBJECT) and now != before:
             raise RunError(
                 f"{name}: {out} began with {before.removeprefix(OBJECT)}, got"
                 f" {str(values[name]).removeprefix(OBJECT)}; give the same one, or another out"

@@ -93,7 +93,8 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{escape(text)}</li>" for text in self.sentences)
-        table = self.tables[self.main].head(_ROWS).to_html(escape=True, index=False, na_rep="", float_format="%.4g")
+        rows = self.tables[self.main].head(_ROWS).dropna(axis="columns", how="all")
+        table = rows.to_html(escape=True, index=False, na_rep="", float_format="%.4g")
         try:
             data = base64.b64encode(self.plot()._repr_png_()).decode()
             picture = f'<img style="max-width: 100%" alt="the main charts" src="data:image/png;base64,{data}">'

@@ -19,6 +19,7 @@ COLOURS = ("#c24a00", "#0069a8", "#00785a", "#a8437f", "#7a5c00", "#3b6fd4", "#6
 """Okabe and Ito's hues, darkened until each has a contrast of 3 to 1 on white; the baseline is first."""
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 2, 2, 2))
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+MAX_TICKS = 8  # rounds up to which each has its tick
 MAX_MARKERS = 15
 MAX_HOVERS = 200
 """Longer lines have no value to point at; their table has every one."""
@@ -233,7 +234,10 @@ def _tooltip(chart: Chart) -> list[dict[str, Any]]:
 def _line_layers(chart: Chart) -> list[dict[str, Any]]:
     looks = _looks(chart.series)
     colour, dash, shape = looks["color"], looks["strokeDash"], looks["shape"]
-    axis = {"format": "d", "tickMinStep": 1} if chart.whole else {}
+    axis: dict[str, Any] = {"format": "d", "tickMinStep": 1} if chart.whole else {}
+    places = sorted(point.x for one in chart.series for point in one.points)
+    if chart.whole and places and places[-1] - places[0] <= MAX_TICKS:  # else 1 stands at 0.5, too
+        axis["values"] = list(range(int(places[0]), int(places[-1]) + 1))
     x = {"field": "x", "type": "quantitative", "title": chart.x, "axis": {"grid": False, **axis}}
     x["scale"] = {"zero": False, "nice": False, "padding": 8}
     y = {"field": "y", "type": "quantitative", "title": chart.y, "scale": {"zero": False}}
