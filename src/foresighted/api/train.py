@@ -117,8 +117,7 @@ def train(
         reward_model: a name, or a loaded sequence classifier with one label.
         reward_tokenizer: of a loaded reward model.
         prompts: a name, texts, mappings with the key `prompt`, a `datasets.Dataset`, or a pandas or polars frame.
-        labels: a name, a function(prompt, first, second) -> preference for `first` in [0, 1], or a `types.Labeller`:
-            it has a utility, or its first parameter is called `prompts`.
+        labels: a name, a function(prompt, first, second) -> [0, 1], or a `types.Labeller` (of lists: `prompts` first).
         out: the run directory; None for a new folder under `runs/`, which the result's `directory` names.
         resume: go on with the run in `out`; objects are given again, and must be the same.
         preset: named starting point; file and keywords override it.
