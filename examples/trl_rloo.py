@@ -39,7 +39,7 @@ def main(script_args, training_args, model_args):
     training_args.reward_weights = [1.0, 0.0]
     trainer = RLOOTrainer(
         policy,
-        reward_funcs=[fpo, gold],
+        reward_funcs=[reward, gold],
         callbacks=[reward, fpo.CollapseMonitor(gold="rewards/gold/mean", action="rollback")],
         args=training_args,
         train_dataset=Dataset.from_list(dataset),

@@ -34,7 +34,7 @@ def _refused(result, *words):
         (["--quantization", "4bit"], ["quantization: 4bit needs"]),
         (["--optimizer", "paged_adamw_8bit"], ["needs bitsandbytes"]),
         (["--lora-targets", "nothing"], ["lora_targets: got nothing"]),
-        (["--device", "warp"], ["device: torch does not know 'warp'"]),
+        (["--device", "warp"], ["device:", "'warp'", "use auto, cpu, cuda"]),
         (["--report-to", "wandb"], ["report_to: wandb is not installed"]),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -40,12 +41,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert files.damaged(folder, known) == folder / "inner" / "a"
 
 
+@pytest.mark.processes
 def test_killed_while_it_fills_a_folder_the_next_one_starts_anew(tmp_path):
-    if (child := os.fork()) == 0:
-        with files.new_folder(tmp_path / "x") as part:
-            (part / "stale").write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    code = (
+        "import os, sys; from pathlib import Path; from foresighted.store import files\n"
+        "with files.new_folder(Path(sys.argv[1])) as part: (part / 'stale').write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    died = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False)
+    assert died.returncode == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
     with files.new_folder(tmp_path / "x") as part:
         (part / "fresh").write_text("whole")

@@ -90,7 +90,7 @@ def test_the_files_of_others_may_end_without_a_newline(tmp_path):
     for text, number in (('{"a": 1}\n{"a": ', 2), (100_000 * "[", 1)):
         path.write_text(text)
         with pytest.raises(DataError, match=f"line {number}: not a JSON object"):
-            read_mappings(path, ours=False)
+            numbered(path, ours=False)
 
 
 def test_columns_of_a_later_version_are_passed_over(tmp_path):
