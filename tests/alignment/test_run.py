@@ -144,7 +144,7 @@ def test_records_that_are_missing_are_an_error(unbroken, tiny, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     os.truncate(out / records.CANDIDATES, 100)
-    with pytest.raises(RunError, match=r"candidates.jsonl: has 100 bytes, the checkpoint was written at"):
+    with pytest.raises(RunError, match=r"candidates.jsonl: has 100 bytes, .*checkpoint"):
         train(replace(tiny, rounds=8), out, resume=True)
 
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_explained_and_nothing_is_lost(unbroken, tiny, tmp_path, 
         original(path, lines)
 
     monkeypatch.setattr(files, "append", full)
-    with pytest.raises(RunError, match="No space left on device; free some space, then go on with --resume"):
+    with pytest.raises(RunError, match=r"No space left on device; .*--resume"):
         train(replace(tiny, rounds=6), out)
     monkeypatch.setattr(files, "append", original)
     train(replace(tiny, rounds=6), out, resume=True)
@@ -305,7 +305,7 @@ def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_pa
 
     monkeypatch.setattr(RewardModel, "rewards", broken)
     with pytest.raises(
-        NumericalError, match=r"round 3: reward nan for candidate 2 of prompt '\w+'.*checkpoint in .* is whole"
+        NumericalError, match=r"round 3: reward nan for candidate 2 of prompt '\w+'.*checkpoint .*whole"
     ):
         train(tiny, tmp_path / "run")
     monkeypatch.undo()

@@ -43,7 +43,7 @@ def test_conjugate_gradients_solve_and_say_how_long_they_took():
 
 def test_conjugate_gradients_that_do_not_converge_or_meet_a_negative_curvature_say_so():
     matrix, right = _system(low=1e-6)
-    with pytest.raises(NumericalError, match=r"residual .* after 3 iterations, wanted 1e-12; raise the damping"):
+    with pytest.raises(NumericalError, match=r"3 iterations.*1e-12; raise the damping"):
         conjugate_gradients(lambda v: matrix @ v, right, tolerance=1e-12, iterations=3)
     with pytest.raises(NumericalError, match=r"Hessian: curvature .* after damping, must be above 0"):
         conjugate_gradients(lambda v: (matrix - torch.eye(12)) @ v, right)

@@ -99,8 +99,8 @@ def _naive_accuracy(folder, items: int) -> float:
 
 
 def test_what_cannot_be_run_is_one_line(config, tmp_path, monkeypatch):
-    read = capabilities_module._tasks
-    monkeypatch.setattr(capabilities_module, "_tasks", lambda folder, defaults: read(folder, defaults=False))
+    read = capabilities_module.tasks
+    monkeypatch.setattr(capabilities_module, "tasks", lambda folder, defaults: read(folder, defaults=False))
     with pytest.raises(ConfigError, match=r"no task 'colour' \(did you mean 'colours'\?\)"):
         evaluate(replace(config, capabilities=("colour",)), tmp_path / "out")
     with pytest.raises(ConfigError, match="capability_tasks: no folder /no/where"):

@@ -130,12 +130,12 @@ def test_hard_labels_and_extreme_margins_stay_finite(library):
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("gamma", [-0.1, float("nan"), float("inf")])
 def test_a_wrong_gamma_is_named(forms, name, gamma):
-    with pytest.raises(ConfigError, match=rf"^gamma: got {gamma}, must be at least 0 and finite$"):
+    with pytest.raises(ConfigError, match=rf"^gamma: got {gamma}, .*at least 0.*finite"):
         _call(forms, name, S, G, VALUE, LABEL, gamma)
 
 
 def test_a_wrong_gamma_among_many_is_found(library, forms):
-    with pytest.raises(ConfigError, match=r"^gamma: got -1 at entry 1 \(flat\), 1 wrong in all, must be at least 0"):
+    with pytest.raises(ConfigError, match=r"^gamma: got -1 at entry 1 .*at least 0"):
         forms.practical(library.array([1.0, 2.0]), gamma=library.array([0.5, -1.0]))
 
 
@@ -143,14 +143,14 @@ def test_a_wrong_gamma_among_many_is_found(library, forms):
 def test_numbers_that_are_not_finite_are_named(library, forms, name):
     bad = np.array(S)
     bad[1, 2] = np.inf
-    with pytest.raises(NumericalError, match=r"^gram: entry 6 \(flat\) of shape \(3, 4\) is not finite, and 1 in all"):
+    with pytest.raises(NumericalError, match=r"^gram: entry 6 .*\(3, 4\).*not finite"):
         _call(forms, name, *(library.array(a) for a in (bad, G, VALUE, LABEL)), GAMMA)
 
 
 @pytest.mark.parametrize("name", ["relaxed", "proximal"])
 def test_rewards_of_another_shape_are_named(library, loss, forms, name):
     names = {"pairwise": "margin", "pointwise": "reward"}
-    with pytest.raises(DataError, match=rf"gram \(3, 4\).*{names[loss]} \(12,\).*expected one shape, for example"):
+    with pytest.raises(DataError, match=rf"gram \(3, 4\).*{names[loss]} \(12,\).*expected one shape"):
         _call(forms, name, *(library.array(a) for a in (S, G, VALUE.reshape(-1), LABEL)), GAMMA)
 
 
@@ -158,9 +158,9 @@ def test_rewards_of_another_shape_are_named(library, loss, forms, name):
 def test_a_label_outside_zero_and_one_is_named(library, name):
     label = np.array(LABEL)
     label[0, 1], label[2, 3] = 1.5, -1.0
-    with pytest.raises(DataError, match=r"^label: got 1\.5 at entry 1 \(flat\), 2 wrong in all; a preference p\* lies"):
+    with pytest.raises(DataError, match=r"^label: got 1\.5 at entry 1 .*, 2 wrong"):
         _call(pairwise, name, *(library.array(a) for a in (S, G, VALUE, label)), GAMMA)
-    with pytest.raises(DataError, match=r"^label: got -0\.1; a preference p\* lies in \[0, 1\]$"):
+    with pytest.raises(DataError, match=r"^label: got -0\.1; .*\[0, 1\]"):
         _call(pairwise, name, *(library.array(a) for a in (S, G, VALUE)), -0.1, GAMMA)
 
 

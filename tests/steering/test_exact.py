@@ -129,7 +129,7 @@ def test_many_steps_are_exact_where_they_end(loss, forms, slopes, head):
 
 def test_steps_that_diverge_say_so(forms, head):
     with (
-        pytest.raises(NumericalError, match="unrolled: 4000 steps of size 100 diverge; lower the step size"),
+        pytest.raises(NumericalError, match=r"unrolled: 4000 steps of size 100 .*lower the step size"),
         np.errstate(all="ignore"),
     ):
         forms.unrolled(head.kernels, head.value, head.label, steps=4000, rate=100.0, damping=1.0)
@@ -137,7 +137,7 @@ def test_steps_that_diverge_say_so(forms, head):
 
 def test_a_kernel_that_is_no_gram_matrix_says_so():
     kernels = Kernels(np.eye(2), np.array([[0.0, 4.0], [4.0, 0.0]]))
-    with pytest.raises(NumericalError, match=r"smallest eigenvalue -0\.49 after damping 0\.01, must be above 0; raise"):
+    with pytest.raises(NumericalError, match=r"eigenvalue -0\.49.*damping 0\.01.*above 0; raise"):
         pairwise.exact(kernels, np.zeros(2), np.full(2, 0.5), damping=0.01)
 
 

@@ -85,7 +85,7 @@ def test_a_gram_matrix_that_does_not_fit_the_prompts_is_named(shape, prompts, re
 def test_a_gram_matrix_with_nan_says_where(library):
     gram = np.eye(4)
     gram[1, 2] = np.nan
-    with pytest.raises(NumericalError, match=r"gram: entry 6 \(flat\) of shape \(4, 4\) is not finite, and 1 in all"):
+    with pytest.raises(NumericalError, match=r"gram: entry 6 .*\(4, 4\).*not finite"):
         kernels(library.array(gram), prompts=2)
 
 

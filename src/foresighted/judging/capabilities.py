@@ -55,10 +55,10 @@ def task_manager(config: EvaluateConfig) -> Any:
         raise ConfigError(f"capability_tasks: no folder {folder}")
     own = str(Path(expanduser(folder)).resolve()) if folder else None
     if own is not None:
-        manager = _tasks(own, defaults=False)
+        manager = tasks(own, defaults=False)
         if set(config.capabilities) <= set(manager.all_tasks):
             return manager
-    manager = _tasks(own, defaults=True)
+    manager = tasks(own, defaults=True)
     for task in config.capabilities:
         if task not in manager.all_tasks:
             raise ConfigError(
@@ -68,7 +68,7 @@ def task_manager(config: EvaluateConfig) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _tasks(folder: str | None, *, defaults: bool) -> Any:
+def tasks(folder: str | None, *, defaults: bool) -> Any:
     """Return the harness's index of tasks. Its own takes many seconds, so it is read only where it is needed."""
     try:
         from lm_eval.tasks import TaskManager
