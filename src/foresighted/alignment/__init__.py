@@ -1,1 +1,1 @@
-"""The loop on language models: policy, reward model, labels, sampling, selection, rounds, resume."""
+"""The loop on language models: rounds, the follower, held-out answers, checkpoints, comparisons of arms."""

@@ -1,1 +1,1 @@
-"""Statistics of comparisons, from records alone."""
+"""Answers of policies, judged in pairs and in both orders: judges, win rates, capability checks."""

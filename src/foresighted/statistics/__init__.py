@@ -1,1 +1,1 @@
-"""Intervals, and what is told by them: NumPy alone."""
+"""Intervals, profiles of means, tests, ratings and the one definition of collapse: NumPy and SciPy alone."""
