@@ -22,6 +22,8 @@ help:
 	@echo "make clean   remove .venv, the site and caches (runs/ is kept)"
 
 # Bytecode is written by whoever first runs a module: compiling everything takes longer than the rest of an installation.
+# So it must be kept, whatever the shell says: without, each process would compile torch and transformers anew (12 s).
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 $(VENV)/.demo: constraints.txt pyproject.toml Makefile
