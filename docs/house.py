@@ -85,7 +85,6 @@ def picture(source: Path) -> str:
         )
     half = BOX / 2 + 4 + max(x for x, _ in places.values())
     box = f"{-half:.0f} 0 {2 * half:.0f} {20 + HIGH + FLOOR * max(floors.values())}"
-    return (
-        f'<svg class="house" viewBox="{box}" role="img" aria-label="Rooms of the package; each imports'
-        f' only from rooms above it">{"".join(lines)}{"".join(boxes)}</svg>'
-    )
+    told = "Rooms of the package; each imports only from rooms above it"
+    head = f'<svg class="house" style="max-width: {2.2 * half:.0f}px" viewBox="{box}" role="img" aria-label="{told}">'
+    return f"{head}{''.join(lines)}{''.join(boxes)}</svg>"
