@@ -47,3 +47,12 @@ def test_what_names_no_file(tmp_path):
         _load(tmp_path / "none.py")
     with pytest.raises(ConfigError, match=r"judge: got 'mine', expected FILE\.py:NAME"):
         load_from_file("judge", "mine", "function", callable)
+
+
+def test_a_file_that_changed_is_run_as_it_is_now_and_leaves_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    path = tmp_path / "own.py"
+    for value in (1, 2):  # the same length, in the same second
+        path.write_text(f"def said():\n    return {value}\n")
+        assert load_from_file("labels", f"{path}:said", "function", callable)() == value
+    assert [inside.name for inside in tmp_path.iterdir()] == ["own.py"]

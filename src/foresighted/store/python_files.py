@@ -41,12 +41,13 @@ def load_from_file(setting: str, text: str, kind: str, fits: Callable[[Any], boo
 
 def _run(setting: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"foresighted_file_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file() or spec is None:
         raise ConfigError(f"{setting}: no file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        # Compiled here: a cache of bytecode would run an old text of the same length and second, and litter the folder.
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # whatever the file does when it is run
         sys.modules.pop(spec.name, None)
         said = " ".join(str(error).split())
