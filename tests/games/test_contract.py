@@ -12,6 +12,8 @@ from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK, simulate
 from foresighted.games.game import load_game
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "bandit_game.py"
 BANDIT = load_game(f"{EXAMPLE}:BANDIT")
 SMALL = {

@@ -9,6 +9,8 @@ import pytest
 
 from foresighted.games import LINEAR, LinearSettings, simulate
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = LinearSettings(gradient="finite-difference", float64=True)
 ARMS = ("rlhf", "relaxed", "practical")
 OWN = Path(__file__).parent / "linear_seed0_points.json"

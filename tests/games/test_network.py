@@ -8,6 +8,8 @@ import torch
 
 from foresighted.games import NETWORK, NetworkSettings, simulate
 
+pytestmark = pytest.mark.slow
+
 SHORT = NetworkSettings(iterations=12, float64=True)
 
 

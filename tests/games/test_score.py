@@ -16,6 +16,8 @@ from foresighted.games.plan import Cell, program_key
 from foresighted.games.score import score_function
 from foresighted.steering import FORMS
 
+pytestmark = pytest.mark.slow
+
 W = np.array([[0.5, -0.2, 0.1]])
 Y = np.array([[1.0, 0.5, -0.5], [0.2, 0.3, 0.9]])
 DATA = np.array([[0.5, 0.1, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.0]])

@@ -16,6 +16,8 @@ from foresighted.store import records
 from foresighted.store.directory import arm_directory
 from foresighted.store.rows import append
 
+pytestmark = pytest.mark.slow
+
 
 def of_trajectory(utility, reward, seeds=2, noise=0.05):
     """Grids of (rows, seeds, 20 prompts) with given means; prompts differ by about 1."""

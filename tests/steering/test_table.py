@@ -14,6 +14,8 @@ from foresighted.errors import ConfigError
 from foresighted.settings import TrainConfig, choices
 from foresighted.steering import FORMS, Form
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["Why is the sky blue?"] * 3 + ["What is rain?"] * 3
 RESPONSES = ["Light scatters.", "Because of air", "It just is blue, blue.", "Water falls", "Clouds cool", "rain"]
 
