@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Round:
     reward_model_drift: float | None = None
     policy_loss: float | None = None
 
-    @property
+    @cached_property
     def judged(self) -> list[tuple[float, float]]:
         """Margin r(first) - r(second), before the update, and label of each pair that somebody labelled."""
         reward, reference = self.scores.reward.tolist(), self.scores.reference_reward.tolist()

@@ -8,24 +8,22 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from foresighted.api.arguments import Place, path_of
 from foresighted.api.progress import Told, shown
-from foresighted.api.result import Plot, Result, frame, joined, plot_of
+from foresighted.api.result import FromFile, Plot, frame, joined, plot_of
 from foresighted.auditing.result import Audit as Data
 from foresighted.auditing.result import read_audit, write_audit
 from foresighted.errors import DataError
 
 
-class Audit(Result):
+class Audit(FromFile):
     """What an audit says: `verdict`, `collapsed`, and every number in `data`."""
 
     main: ClassVar[str] = "rounds"
-
-    def __init__(self, data: Data, directory: Path | None = None) -> None:
-        super().__init__(directory)
-        self.data = data
+    reader = staticmethod(read_audit)
+    data: Data
 
     @property
     def verdict(self) -> str:
@@ -49,16 +47,6 @@ class Audit(Result):
         parts = ("rounds", "calibration", "kinds", "symptoms")
         found = {part: joined([frame(getattr(arm, part), arm=arm.label) for arm in arms]) for part in parts}
         return {"arms": frame(arms), **found, "look_at": frame(self.data.look_at)}
-
-    @classmethod
-    def read(cls, directory: str | Path) -> Self:
-        """Read `audit.json`, or the directory that holds it.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        path = Path(directory)
-        return cls(read_audit(path), path if path.is_dir() else path.parent)
 
     def write(self, directory: str | Path) -> Path:
         """Write `audit.json` in a directory; return the file."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from foresighted.api.arguments import Place, configured, directory, path_of
 from foresighted.api.progress import Told, shown
-from foresighted.api.result import Plot, Result, frame, joined, plot_of
+from foresighted.api.result import FromFile, Plot, frame, joined, plot_of
 from foresighted.errors import ConfigError, RunError
 from foresighted.judging.result import Evaluation as Data
 from foresighted.judging.result import read_evaluation, write_evaluation
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from foresighted.judging.plan import Estimate
 
 
-class Evaluation(Result):
+class Evaluation(FromFile):
     """What an evaluation says: win rates in `pairs`, answers in `policies`, every number in `data`."""
 
     main: ClassVar[str] = "pairs"
-
-    def __init__(self, data: Data, directory: Path | None = None) -> None:
-        super().__init__(directory)
-        self.data = data
+    reader = staticmethod(read_evaluation)
+    data: Data
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -41,16 +39,6 @@ class Evaluation(Result):
         named = [(f"{pair.first} over {pair.second}", pair) for pair in self.data.pairs]
         found = {name: frame(getattr(self.data, name)) for name in ("pairs", "policies", "capabilities")}
         return found | {"categories": joined([frame(pair.categories, pair=name) for name, pair in named])}
-
-    @classmethod
-    def read(cls, directory: str | Path) -> Self:
-        """Read `evaluation.json`, or the directory that holds it.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        path = Path(directory)
-        return cls(read_evaluation(path), path if path.is_dir() else path.parent)
 
     def write(self, directory: str | Path) -> Path:
         """Write `evaluation.json` in a directory; return the directory."""

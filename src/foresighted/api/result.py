@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from foresighted.errors import ConfigError, nearest
+from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.statistics.intervals import Interval, Share
 
 if TYPE_CHECKING:
@@ -103,6 +104,46 @@ class Result(ABC):
         where = escape(str(self.directory)) if self.directory else "not written"
         wide = f'<div style="overflow-x: auto">{table}</div>'
         return f"<div><b>{type(self).__name__}</b> ({where})<ul>{said}</ul>{picture}{wide}</div>"
+
+
+class FromFile(Result):
+    """A result whose numbers are `data`, one JSON file in its directory.
+
+    Args:
+        data: the numbers.
+        directory: where the file lies; None where nothing was written.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def reader(path: Path) -> Any:
+        """Return the numbers from that file, or from the directory that holds it."""
+
+    def __init__(self, data: Any, directory: Path | None = None) -> None:
+        super().__init__(directory)
+        self.data = data
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Self:
+        """Read the file, or the directory that holds it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        path = Path(directory)
+        return cls(cls.reader(path), path if path.is_dir() else path.parent)
+
+
+def copied(source: Path, directory: str | Path, *leave: str) -> Path:
+    """Copy a directory to a new one, but for what is named like one of `leave`; return it.
+
+    Raises:
+        DataError: the new directory is not empty.
+    """
+    to = Path(directory)
+    if to.exists() and any(to.iterdir()):
+        raise DataError(f"directory: {to} is not empty; give a new one")
+    return shutil.copytree(source, to, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True)
 
 
 def plot_of(page: Page, name: str | None) -> Plot:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from foresighted.api.arguments import Place, configured, directory
 from foresighted.api.progress import Told, shown
-from foresighted.api.result import Plot, Result, frame
+from foresighted.api.result import Plot, Result, copied, frame
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.settings import read_yaml
 from foresighted.statistics.wording import number
@@ -88,10 +87,7 @@ class Simulation(Result):
 
     def write(self, directory: str | Path) -> Path:
         """Copy tables, summary and configuration to a new directory."""
-        to = Path(directory)
-        if to.exists() and any(to.iterdir()):
-            raise DataError(f"directory: {to} is not empty; give a new one")
-        return shutil.copytree(self.directory, to, dirs_exist_ok=True)
+        return copied(self.directory, directory)
 
     def plot(self, name: str | None = None, axes: tuple[str, str] | None = None) -> Plot:
         """Return true utility by iteration, or another figure by its name: noise, phase, pca, heat_map_dropped, ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,8 +10,7 @@ from foresighted.alignment.comparison import summarise
 from foresighted.api.arguments import Place, configured, directory, path_of
 from foresighted.api.objects import resumed, separated
 from foresighted.api.progress import Told, shown
-from foresighted.api.result import Plot, Result, frame, plot_of
-from foresighted.errors import DataError
+from foresighted.api.result import Plot, Result, copied, frame, plot_of
 from foresighted.settings import TrainConfig
 from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, RoundRow
 from foresighted.store.rows import read_mappings
@@ -54,10 +52,7 @@ class Recorded(Result):
 
     def write(self, directory: str | Path) -> Path:
         """Copy the records and the trained policy, without checkpoints, to a new directory."""
-        to = Path(directory)
-        if to.exists() and any(to.iterdir()):
-            raise DataError(f"directory: {to} is not empty; give a new one")
-        return shutil.copytree(self.directory, to, ignore=shutil.ignore_patterns(*_NOT_COPIED), dirs_exist_ok=True)
+        return copied(self.directory, directory, *_NOT_COPIED)
 
     def plot(self, name: str | None = None) -> Plot:
         """Return held-out true utility and proxy reward by round, or another chart of the report by its name."""

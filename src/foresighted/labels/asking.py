@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from foresighted.errors import ConfigError, DataError, ForesightedError, RunError
+from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
 from foresighted.labels.labellers import Utilities, first_parameter, load_labeller
 from foresighted.labels.pair import Pair, sides
 from foresighted.labels.queue import LabelQueue, Question
@@ -155,7 +155,7 @@ class Asker:
             except ForesightedError:  # a mistake that another attempt would not mend
                 raise
             except (Exception, SystemExit) as error:  # whatever a labeller's network, model or file does
-                said = f"{_where(error)}failed with {type(error).__name__}: {' '.join(str(error).split())}"
+                said = f"{_where(error)}failed with {one_line(error)}"
                 if attempt > retries:
                     raise LabellerError(f"{self._setting}: {said}; mend it, then resume") from error
                 _log.warning("%s: attempt %d %s", self._setting, attempt, said)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from foresighted.errors import ConfigError, nearest
+from foresighted.errors import ConfigError, nearest, one_line
 
 
 def load_from_file(setting: str, text: str, kind: str, fits: Callable[[Any], bool]) -> Any:
@@ -50,6 +50,5 @@ def _run(setting: str, path: Path) -> ModuleType:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # whatever the file does when it is run
         sys.modules.pop(spec.name, None)
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{setting}: {path} fails with {type(error).__name__}: {said}") from error
+        raise ConfigError(f"{setting}: {path} fails with {one_line(error)}") from error
     return module
