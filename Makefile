@@ -6,13 +6,14 @@ RUN ?= runs/demo
 WORKERS ?= 2
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test test-fast test-capabilities lint types docs ci bench bench-influence bench-trl bench-games clean
+.PHONY: help demo test test-fast test-capabilities fuzz lint types docs ci bench bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
 	@echo "make test    the test suite, on two cores (WORKERS=2)"
 	@echo "make test-fast   the tests that need neither seconds, nor a browser, nor processes of their own"
 	@echo "make test-capabilities   the tests of lm-evaluation-harness, which it installs first"
+	@echo "make fuzz    generated inputs by the thousand (20 minutes); counts by kind at the end"
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
 	@echo "make ci      test, lint, types and docs"
 	@echo "make bench   speed of our round against the published order of work"
@@ -55,6 +56,11 @@ test-fast: $(VENV)/.made
 
 test-capabilities: $(VENV)/.capabilities
 	@$(BIN)/pytest tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
+
+FUZZ_EXAMPLES ?= 600
+
+fuzz: $(VENV)/.made
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest --numprocesses $(WORKERS) tests/fuzz $(call STEP,pytest tests/fuzz)
 
 lint: $(VENV)/.made
 	@$(BIN)/ruff check . $(call STEP,ruff check)

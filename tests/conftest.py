@@ -274,3 +274,19 @@ def told() -> Callable[..., None]:
 def script(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """Find a script beside the test's own file: what a process of its own runs."""
     return lambda name: Path(request.path).with_name(name)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what became of the generated inputs of `tests/fuzz`, by kind."""
+    table: dict[str, dict[str, int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "fuzz" and report.when == "call" and value[1]:
+                    counts = table.setdefault(value[0], {})
+                    counts.update({key: counts.get(key, 0) + number for key, number in value[1].items()})
+    if table:
+        terminalreporter.section("generated inputs")
+        for kind, counts in sorted(table.items()):
+            told = ", ".join(f"{key} {number}" for key, number in counts.items())
+            terminalreporter.line(f"{kind}: tried {sum(counts.values())}: {told}")
