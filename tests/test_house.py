@@ -9,8 +9,9 @@ from pathlib import Path
 
 import foresighted
 
-ROOMS = ("types", "errors", "texts", "steering", "settings", "store", "statistics", "influence", "prompts", "models",
-         "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "api", "cli")  # fmt: skip
+ROOMS = ("types", "errors", "inputs", "texts", "steering", "settings", "store", "statistics", "influence", "prompts",
+         "models", "labels", "games", "alignment", "judging", "auditing", "reporting", "integrations", "api",
+         "cli")  # fmt: skip
 HOME = Path(foresighted.__file__).parent
 
 

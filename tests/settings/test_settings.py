@@ -129,3 +129,44 @@ def test_gamma_is_the_forms_own_where_none_is_given():
     assert [TrainConfig(steering=form).weight for form in ("rlhf", "practical", "exact")] == [0.0, 0.3, 1.0]
     assert TrainConfig(steering="exact", gamma=0.5).weight == 0.5
     assert TrainConfig().resolved() == TrainConfig(gamma=0.3)
+
+
+def test_a_hostile_yaml_file_is_one_line_and_no_wait(tmp_path):
+    path = tmp_path / "c.yaml"
+    laughs = "policy:\n- &x0 [lol]\n" + "".join(f"- &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    merged = "a: &a0 {x: 1}\n" + "".join(
+        f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+    )
+    for text, told in [
+        (laughs, "aliases written out"),
+        (merged, "aliases written out"),
+        ("a: &a [*a]", "an alias that holds itself"),
+        ("[" * 5000, "nested too deeply"),
+        ("seed: 1\nseed: 2\n", "'seed' stands twice"),
+        (f"seed: {'9' * 4000}", "a whole number of 4000 digits"),
+        ("seed: 2024-13-45", "is not YAML"),
+        ("- 1", "must be a mapping"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=told) as caught:
+            read_yaml(path)
+        assert len(str(caught.value)) < 500
+    path.write_text("seeds: &s [1, 2]\nsame: *s\n8: 8:16\n")
+    assert read_yaml(path) == {"seeds": [1, 2], "same": [1, 2], 8: "8:16"}
+    with path.open("wb") as file:
+        file.truncate(6 << 30)
+    with pytest.raises(ConfigError, match="bytes, more than"):
+        read_yaml(path)
+
+
+def test_sizes_that_nothing_holds_are_refused_in_a_few_words():
+    for values, told in [
+        ({"seeds": "0:4000000000"}, "names 4000000000 numbers"),
+        ({"seed": 10**4000}, "must lie within"),
+        ({"seed": 2**70}, "must lie within"),
+        ({"gamma": 10**400}, "must be finite"),
+        ({"policy": [["x"] * 9] * 9}, "expected text"),
+    ]:
+        with pytest.raises(ConfigError, match=told) as caught:
+            from_mapping(CompareConfig, values)
+        assert len(str(caught.value)) < 300

@@ -17,9 +17,10 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foresighted.errors import ConfigError
+from foresighted.inputs import regular
+from foresighted.settings import load_yaml
+from foresighted.settings.files import MOST_BYTES
 
 Messages = list[dict[str, str]]
 Schema = dict[str, Any]
@@ -84,13 +85,15 @@ def load_rubric(source: str) -> Rubric:
     if source == "paper":
         return PAPER
     path = Path(expanduser(source))
-    try:
-        text = path.read_text(encoding="utf-8")
-        loaded = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else {"criteria": text}
-    except OSError as error:
-        raise ConfigError(f"rubric: {path} cannot be read ({error.strerror}); give 'paper' or a file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rubric: {path} is not YAML in UTF-8 ({' '.join(str(error).split())})") from None
+    if path.suffix in (".yaml", ".yml"):
+        loaded = load_yaml("rubric", path)
+    else:
+        try:
+            loaded = {"criteria": regular(path, most=MOST_BYTES).read_text(encoding="utf-8")}
+        except OSError as error:
+            raise ConfigError(f"rubric: {path} cannot be read ({error.strerror}); give 'paper' or a file") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"rubric: {path} is not text in UTF-8; save it so") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("criteria"), str) or not loaded["criteria"].strip():
         raise ConfigError(f"rubric: {path} has no criteria; expected text under the key 'criteria'")
     if unknown := set(loaded) - {"criteria", "categories", "kinds"}:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foresighted.errors import DataError, nearest
+from foresighted.inputs import regular
 from foresighted.judging.rows import TIE, UNCATEGORISED, JudgementRow, Result
 
 _VS = "_vs_"
@@ -37,7 +38,7 @@ def read_table(path: Path, *, baseline: str | None = None) -> Table:
             cells than columns, or a cell that cannot be what its column says; with the line number.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with regular(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or [])
             lines = [(reader.line_num, line) for line in reader]

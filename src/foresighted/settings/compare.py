@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from foresighted.errors import ConfigError, nearest
+from foresighted.inputs import shown
 from foresighted.settings.fields import Settings, setting
 from foresighted.settings.files import from_text, renamed
 from foresighted.settings.train import TrainConfig
@@ -51,9 +53,9 @@ def each_once(config: Settings, **examples: str) -> Iterable[tuple[bool, str]]:
     """Return rules: lists of a configuration, each given with what one may write, hold something, each entry once."""
     for name, example in examples.items():
         values = getattr(config, name)
-        twice = f"{name}: {','.join(map(str, values))} names one twice; name each once"
         yield bool(values), f"{name}: got none, name at least one, for example {example}"
-        yield len(set(values)) == len(values), twice
+        twice = next((value for value, count in Counter(values).items() if count > 1), None)
+        yield twice is None, f"{name}: {shown(values)} names one twice, {twice}; name each once"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from foresighted.errors import ConfigError, nearest
+from foresighted.inputs import shown
 
 GROUPS = ("run", "policy", "sampling", "reward model", "labels", "steering", "held-out")
 """Order of the groups of settings in help, files and docs; groups of other configurations follow as they stand."""
+WIDEST = 2**63
+"""What whole numbers stay below, in either direction, whatever their setting: libraries hold them in 64 bits."""
 OLD_NAMES = {
     "label_seed": "seed",
     "steering_label": "steering_labels",
@@ -36,6 +39,7 @@ def setting(
     below: float | None = None,
     choices: Collection[str] = (),
     repeat: bool = False,
+    hidden: bool = False,
 ) -> Any:
     """Return a dataclass field that is a setting.
 
@@ -49,10 +53,11 @@ def setting(
         below: what the value must stay under.
         choices: texts it may be, where its type does not say.
         repeat: a list whose flag is given once an entry, since entries hold commas themselves.
+        hidden: no message shows the value, in whose place people give keys.
     """
     given = {"at least": low, "above": above, "at most": high, "below": below}
     bounds = {words: bound for words, bound in given.items() if bound not in (None, math.inf)}
-    told = {"group": group, "help": text, "choices": choices, "repeat": repeat}
+    told = {"group": group, "help": text, "choices": choices, "repeat": repeat, "hidden": hidden}
     return field(default=default, metadata=told | {"bounds": bounds, "finite": high != math.inf})
 
 
@@ -131,7 +136,8 @@ def wrong_type(kind: type, name: str, value: Any) -> str:
     if _fits(value, hint) and (value in known or not known or value is None):
         return ""
     told = "one of " + ", ".join(known) if known else _described(hint)
-    return f"{name}: got {value!r}{nearest(str(value), known)}, expected {told}"
+    got = f"a {type(value).__name__}" if settings(kind)[name].metadata["hidden"] else shown(value)
+    return f"{name}: got {got}{nearest(value[:80], known) if isinstance(value, str) else ''}, expected {told}"
 
 
 def out_of_range(kind: type, name: str, value: Any) -> str:
@@ -140,11 +146,20 @@ def out_of_range(kind: type, name: str, value: Any) -> str:
     for x in value if isinstance(value, tuple) else (value,):
         if not _fits(x, float):
             continue
-        finite = isinstance(x, int) or math.isfinite(x) or (x == math.inf and not told["finite"])
+        finite = _finite(x) or (x == math.inf and not told["finite"])
         if not finite or not all(_HOLDS[words](x, bound) for words, bound in told["bounds"].items()):
             expected = [f"{words} {bound}" for words, bound in told["bounds"].items()]
-            return f"{name}: got {x}, must be {' and '.join(expected if finite else ['finite', *expected])}"
+            return f"{name}: got {shown(x)}, must be {' and '.join(expected if finite else ['finite', *expected])}"
+        if isinstance(x, int) and abs(x) >= WIDEST:
+            return f"{name}: got {shown(x)}, must lie within {WIDEST} of 0"
     return ""
+
+
+def _finite(x: float) -> bool:
+    try:
+        return math.isfinite(x)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from foresighted.errors import ConfigError
+from foresighted.inputs import regular, shown
 from foresighted.settings.fields import OLD_NAMES, Settings, faults, hints, settings, unknown
 
 _log = logging.getLogger(__name__)
 _Kind = TypeVar("_Kind", bound=Settings)
+MOST_BYTES = 1 << 20
+"""Of a YAML file."""
+MOST_VALUES = 1_000_000
+"""Of a YAML file, aliases written out, and of a list of numbers."""
+_DIGITS = 400
 _told: set[str] = set()  # old names of which this process has said what they are now
 
 
@@ -102,6 +109,8 @@ def from_text(kind: type, name: str, text: str) -> Any:
                 return _PARSERS[part](text)
             except (ValueError, KeyError):
                 return text
+            except OverflowError as error:
+                raise ConfigError(f"{name}: {error}") from None
     return text
 
 
@@ -110,7 +119,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         start, colon, stop = part.partition(":")
-        found += range(int(start), int(stop)) if colon else [int(part)]
+        more = range(int(start), int(stop)) if colon else (int(part),)
+        if (count := max(0, more.stop - more.start) if isinstance(more, range) else 1) > MOST_VALUES - len(found):
+            raise OverflowError(f"{shown(text)} names {len(found) + count} numbers; name {MOST_VALUES} at most")
+        found += more
     return tuple(found)
 
 
@@ -137,7 +149,15 @@ def to_yaml(config: Settings) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 8:16 as text, a range of seeds; in YAML 1.1 it is 8 * 60 + 16."""
+    """Reads 8:16 as text, a range of seeds (in YAML 1.1 it is 8 * 60 + 16), and refuses what would be read wrongly or
+    without end: a key that stands twice, a whole number without bound, aliases of aliases of aliases."""
+
+    def get_single_node(self) -> Any:
+        """Return the root of the document, checked."""
+        root = super().get_single_node()
+        if root is not None:
+            _count(root, {})
+        return root
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -146,18 +166,59 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Return how many values a node stands for, each alias as often as it is named; None is a node being counted."""
+    if id(node) in known:
+        if (count := known[id(node)]) is None:
+            raise _wrong(node, "an alias that holds itself")
+        return count
+    known[id(node)] = None
+    inside: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if (twice := next((key for key, count in keys.items() if count > 1), None)) is not None:
+            raise _wrong(node, f"{shown(twice)} stands twice")
+        inside = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inside = node.value
+    elif node.tag.endswith(":int") and len(node.value) > _DIGITS:
+        raise _wrong(node, f"a whole number of {len(node.value)} digits")
+    total = 1 + sum(_count(part, known) for part in inside)
+    if total > MOST_VALUES:
+        raise _wrong(node, f"more than {MOST_VALUES} values, aliases written out")
+    known[id(node)] = total
+    return total
+
+
+def _wrong(node: yaml.Node, told: str) -> yaml.YAMLError:
+    return yaml.YAMLError(f"line {node.start_mark.line + 1}: {told}")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a flat YAML mapping.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML or no mapping.
     """
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from None
+    loaded = load_yaml("config", path)
     if not isinstance(loaded, dict):
         raise ConfigError(f"config: {path} must be a mapping of settings, got {type(loaded).__name__}")
     return loaded
+
+
+def load_yaml(setting: str, path: Path) -> Any:
+    """Read a YAML file; messages begin with the setting that it was given for.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or holds more than any configuration does.
+    """
+    try:
+        return yaml.load(regular(path, most=MOST_BYTES).read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{setting}: {path} cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise ConfigError(f"{setting}: {path} is not YAML that is read here (nested too deeply)") from None
+    except (yaml.YAMLError, ValueError) as error:  # of a date, of UTF-8, of digits
+        raise ConfigError(
+            f"{setting}: {path} is not YAML that is read here ({' '.join(str(error).split())[:300]})"
+        ) from None

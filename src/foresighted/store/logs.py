@@ -23,6 +23,7 @@ from pyarrow import json as arrow_json
 from pyarrow import parquet
 
 from foresighted.errors import DataError
+from foresighted.inputs import regular
 from foresighted.store.columns import MISSING, NUMBERS, Column, Table, as_text, canonical, flattened, number_of
 from foresighted.store.rows import object_of
 
@@ -102,6 +103,7 @@ def _unreadable(part: Part, error: Exception) -> DataError:
 
 
 def _open(part: Part) -> Any:
+    regular(part.path, most=None)
     return gzip.open(part.path, "rb") if part.path.suffix == ".gz" else part.path.open("rb")
 
 
@@ -309,7 +311,7 @@ def _csv_fault(part: Part, columns: Mapping[str, Column], error: Exception) -> D
 
 def _peek_parquet(part: Part) -> list[dict[str, Any]]:
     try:
-        with parquet.ParquetFile(part.path) as file:
+        with parquet.ParquetFile(regular(part.path, most=None)) as file:
             for batch in file.iter_batches(batch_size=PEEKED_ROWS):
                 rows: list[dict[str, Any]] = batch.to_pylist()
                 return rows
@@ -321,7 +323,7 @@ def _peek_parquet(part: Part) -> list[dict[str, Any]]:
 def _parquet_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[Table, int]]:
     tops = list(dict.fromkeys(path[0] for column in columns.values() for path in column.paths))
     try:
-        with parquet.ParquetFile(part.path) as file:
+        with parquet.ParquetFile(regular(part.path, most=None)) as file:
             row = 1
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=tops):
                 yield _parquet_batch(batch, part, row, columns)

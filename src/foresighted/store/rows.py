@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from foresighted.errors import DataError
+from foresighted.inputs import regular
 from foresighted.store import files
 
 NULL = "null"
@@ -68,7 +69,7 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
         DataError: it cannot be read, is not JSON, or lacks something, with the place of the fault.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(regular(path).read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {again}") from None
     except (ValueError, RecursionError):
@@ -93,7 +94,7 @@ def read_lines(path: Path, *, ours: bool = False) -> list[tuple[int, str]]:
         DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = regular(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); is the path right?") from None
     if ours:
