@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
+import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -268,6 +271,77 @@ def told() -> Callable[..., None]:
             place = found + len(word)
 
     return told
+
+
+_IN_PROCESS = Path(__file__).with_name("in_process.py")
+_WARM = multiprocessing.get_context("forkserver")
+_WARM.set_forkserver_preload(["foresighted.cli.main", "foresighted.alignment.run", "foresighted.judging.run", "peft",
+                              "foresighted.integrations.trl", "trl.trainer.grpo_trainer",
+                              "transformers.models.llama.modeling_llama",
+                              "transformers.models.deberta_v2.modeling_deberta_v2"])  # fmt: skip
+
+
+class Started:
+    """A script that runs in a process of its own, and what it has said so far."""
+
+    def __init__(self, process: Any, said: str) -> None:
+        self.process, self.pid, self._said = process, process.pid, said
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.process, name)
+
+    def wait(self, seconds: float = 300) -> int:
+        """Return its exit code (minus the signal that ended it); raises where it does not end."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            raise TimeoutError(f"still running after {seconds} s: {self.stderr}")
+        return int(self.process.exitcode)
+
+    @property
+    def stdout(self) -> str:
+        """Its standard output."""
+        return Path(f"{self._said}.1").read_text()
+
+    @property
+    def stderr(self) -> str:
+        """Its standard error."""
+        return Path(f"{self._said}.2").read_text()
+
+
+@pytest.fixture
+def start_script(tmp_path_factory) -> Callable[..., Started]:
+    """Start a script in a process of its own, in which the large libraries are loaded already (ten seconds saved each).
+
+    `start_script(path, *words, names={}, env={})`: arguments, globals and environment that it gets.
+    """
+
+    def start(path: Path, *words: object, names: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None):
+        said = str(tmp_path_factory.mktemp("said") / "std")
+        given = {
+            "PATH": str(path),
+            "WORDS": [str(w) for w in words],
+            "NAMES": names or {},
+            "ENV": env or {},
+            "SAID": said,
+        }
+        process = _WARM.Process(target=runpy.run_path, args=(str(_IN_PROCESS), given, "__main__"))
+        process.start()
+        return Started(process, said)
+
+    return start
+
+
+@pytest.fixture
+def start_foresighted(start_script, tmp_path_factory) -> Callable[..., Started]:
+    """Start the command line in a process of its own, as `start_script` does."""
+
+    def start(*words: object) -> Started:
+        path = tmp_path_factory.mktemp("command") / "command.py"
+        path.write_text("from foresighted.cli.main import main\nraise SystemExit(main())\n")
+        return start_script(path, *words)
+
+    return start
 
 
 @pytest.fixture

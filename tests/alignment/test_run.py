@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
 from dataclasses import replace
@@ -25,10 +23,6 @@ from foresighted.store.directory import start_directory
 from foresighted.store.rows import read
 
 pytestmark = pytest.mark.slow
-
-SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["foresighted.alignment.run", "peft", "transformers.models.llama.modeling_llama",
-                              "transformers.models.deberta_v2.modeling_deberta_v2"])  # fmt: skip
 
 
 def _bytes(out: Path) -> dict[str, bytes]:
@@ -84,14 +78,11 @@ def test_training_moves_the_policy_and_the_judge_and_the_export_loads(unbroken, 
 
 
 @pytest.fixture
-def start(script):
+def start(script, start_script):
     """Resume a run in a process of its own, which dies in its write number `kill_at`."""
 
     def start(config, out, kill_at=None):
-        names = {"CONFIG": config, "OUT": out, "KILL_AT": kill_at}
-        process = SPAWN.Process(target=runpy.run_path, args=(str(script("dying.py")), names, "__main__"))
-        process.start()
-        return process
+        return start_script(script("dying.py"), names={"CONFIG": config, "OUT": out, "KILL_AT": kill_at})
 
     return start
 

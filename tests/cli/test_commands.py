@@ -85,18 +85,13 @@ def test_paper_preset_runs_with_tiny_models_of_its_architectures(
     assert read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
 
 
-def _compare(config, out, *flags: str) -> list[str]:
-    """Return the command of a comparison in a process of its own, two runs at a time."""
-    start = [sys.executable, "-m", "foresighted", "compare", "--config", str(config), "--out", str(out)]
-    return [*start, "--jobs", "2", *flags]
-
-
 @pytest.fixture(scope="module")
 def comparison(tiny, tmp_path_factory):
-    """A comparison run by the real command in a process of its own: two arms, two seeds, two at a time."""
+    """A comparison run by the real command in a process of its own: two arms, at the same time."""
     folder = tmp_path_factory.mktemp("comparison")
     (folder / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=2)))
-    command = _compare(folder / "tiny.yaml", folder / "c", "--arms", "rlhf,relaxed:gamma=5", "--seeds", "0,1")
+    words = ["compare", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "c"), "--jobs", "2"]
+    command = [sys.executable, "-m", "foresighted", *words, "--arms", "rlhf,relaxed:gamma=5", "--seeds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "c", done.stdout
@@ -107,16 +102,11 @@ def test_compare_holds_everything_but_the_arm_fixed(comparison):
     out, printed = comparison
     assert "report: " in printed
     assert "labels" in printed
-    for seed in (0, 1):
-        first, second = (
-            [c for c in read(arm_directory(out, arm, seed) / records.CANDIDATES, CandidateRow) if c.round == 1]
-            for arm in ("rlhf", "relaxed:gamma=5")
-        )
-        assert [(c.prompt_id, c.text, c.reward) for c in first] == [(c.prompt_id, c.text, c.reward) for c in second]
-        a, b = (
-            read(arm_directory(out, arm, seed) / records.HELDOUT, HeldoutRow)[:3] for arm in ("rlhf", "relaxed:gamma=5")
-        )
-        assert a == b
+    arms = [arm_directory(out, arm, 0) for arm in ("rlhf", "relaxed:gamma=5")]
+    first, second = ([c for c in read(arm / records.CANDIDATES, CandidateRow) if c.round == 1] for arm in arms)
+    assert [(c.prompt_id, c.text, c.reward) for c in first] == [(c.prompt_id, c.text, c.reward) for c in second]
+    a, b = (read(arm / records.HELDOUT, HeldoutRow)[:3] for arm in arms)
+    assert a == b
     summary = json.loads((out / "summary.json").read_text())
     assert summary["sentences"]
     assert {arm["label"] for arm in summary["arms"]} == {"rlhf", "relaxed:gamma=5"}
@@ -132,14 +122,14 @@ def test_compare_resumes_and_adds_an_arm_without_touching_the_others(comparison,
     assert code == 0, err
     assert "practical" in text
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert (arm_directory(out, "practical", 1) / "policy").is_dir()
+    assert (arm_directory(out, "practical", 0) / "policy").is_dir()
 
 
 @pytest.mark.processes
 def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tmp_path):
     """The same numbers come from `foresighted train` with the arm's own config file."""
     out, _ = comparison
-    own = arm_directory(out, "relaxed:gamma=5", 1)
+    own = arm_directory(out, "relaxed:gamma=5", 0)
     assert foresighted("train", "--config", own / "config.yaml", "--out", tmp_path / "alone")[0] == 0
     assert (tmp_path / "alone" / records.CANDIDATES).read_bytes() == (own / records.CANDIDATES).read_bytes()
 
@@ -156,37 +146,26 @@ def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path,
     assert foresighted("compare", "--out", tmp_path / "c", *mended)[0] == 0  # nothing had been done there yet
 
 
-HEARS_INTERRUPTS = [
-    sys.executable, "-c",
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from foresighted.cli.main import main; sys.exit(main(sys.argv[1:]))",
-]  # fmt: skip
-"""`python -m foresighted` where a shell's background job, which starts with SIGINT ignored, is what runs the tests."""
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_comparison_leaves_no_process_and_resumes(tiny, tmp_path, sent, code):
+def test_an_interrupted_comparison_leaves_no_process_and_resumes(config_file, start_foresighted, tmp_path, sent, code):
     """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""
-    (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=5000, heldout_every=5000)))
     out = tmp_path / "c"
-    command = _compare(tmp_path / "tiny.yaml", out, "--arms", "rlhf,practical", "--seeds", "0", "--quiet")
-    command[:3] = HEARS_INTERRUPTS
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    flags = ["--rounds", 5000, "--heldout-every", 5000, "--arms", "rlhf,practical", "--seeds", 0, "--jobs", 2]
+    process = start_foresighted("compare", "--config", config_file, "--out", out, *flags, "--quiet")
     records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
     deadline = time.monotonic() + 300
     while not all(path.exists() for path in records_of):
-        assert process.poll() is None
+        assert process.is_alive(), process.stderr
         assert time.monotonic() < deadline
         time.sleep(0.1)
     if sent == signal.SIGINT:
         os.killpg(process.pid, sent)
     else:
-        process.send_signal(sent)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == code
+        os.kill(process.pid, sent)
+    assert process.wait() == code
     if sent == signal.SIGINT:
-        assert "which is saved; go on with --resume" in err
+        assert "which is saved; go on with --resume" in process.stderr
     for path in records_of:
         with FileLock(path.parent / ".lock", timeout=120):  # nobody writes there any more
             assert len(read(path, RoundRow)) < 5000

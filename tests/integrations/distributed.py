@@ -1,4 +1,4 @@
-"""What two processes do in test_processes.py: `torchrun distributed.py MODELS OUT SCENARIO`."""
+"""What two processes do in test_processes.py: `torchrun distributed.py MODELS OUT SCENARIO`, or the like."""
 
 from __future__ import annotations
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import shutil
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,18 +21,24 @@ SCRIPT = Path(__file__).parent / "distributed.py"
 TIMEOUT = 300
 
 
-def _two(*words: object) -> None:
-    """Run a scenario on two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [*command, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=TIMEOUT, env=environment,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def two(start_script) -> Callable[..., None]:
+    """Run a scenario on two processes, with the environment that torchrun gives each."""
+
+    def two(*words: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        shared |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        ranks = [start_script(SCRIPT, *words, env=shared | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)]
+        try:
+            assert [rank.wait(TIMEOUT) for rank in ranks] == [0, 0], [rank.stderr for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+
+    return two
 
 
 @pytest.fixture
@@ -65,12 +69,12 @@ def _spread(rows: list[dict]) -> dict[tuple[int, str], float]:
     return found
 
 
-def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path, distributed):
+def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp_path, distributed, two):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     distributed.replay(models, tmp_path / "1")
     torch.set_num_threads(threads)
-    _two(models, tmp_path / "2", "replay")
+    two(models, tmp_path / "2", "replay")
     assert {path.name for path in (tmp_path / "2").iterdir()} == set(distributed.ARMS)
     for arm in distributed.ARMS:
         one, two = tmp_path / "1" / arm, tmp_path / "2" / arm
@@ -87,8 +91,8 @@ def test_groups_that_straddle_two_processes_leave_the_records_of_one(models, tmp
                         assert value == b[column], (arm, name, column)
 
 
-def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
-    _two(models, tmp_path, "failures")
+def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path, two):
+    two(models, tmp_path, "failures")
     said = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
     assert said["different-0"] == said["different-1"]
     assert "RunError: reward model: after loading its replica on process 1 differs from" in said["different-0"]
@@ -99,11 +103,11 @@ def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count, distributed):
+def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count, distributed, two):
     if count == 1:
         distributed.killed_and_resumed(models, tmp_path)
     else:
-        _two(models, tmp_path, "killed_and_resumed")
+        two(models, tmp_path, "killed_and_resumed")
     whole, cut = tmp_path / "whole", tmp_path / "killed"
     names = ["foresighted/candidates.jsonl", "foresighted/rounds.jsonl", "foresighted/heldout.jsonl"]
     names += [f"weights-{rank}.json" for rank in range(count)]

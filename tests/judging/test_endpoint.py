@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socketserver
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -351,33 +350,27 @@ def test_real_tokens_stand_beside_the_estimate(server, config, answer_files, tmp
 
 
 @pytest.mark.processes
-def test_an_interrupt_leaves_what_is_done(server, fake, answer_files, tmp_path):
+def test_an_interrupt_leaves_what_is_done(server, fake, answer_files, tmp_path, start_foresighted):
     """Ctrl-C after some requests: what was judged is on disk, what was paid for is in the cache."""
     named = answer_files(a=["bad"] * 60, b=[f"good {i}" for i in range(60)])
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "foresighted", "evaluate", "--out", str(out)]
+    command = ["evaluate", "--out", out]
     flags = ["--policies", named, "--judge", "openai:m", "--base-url", server.url, "--concurrency", "2"]
-    hears = (  # a shell's background job would start it with SIGINT ignored
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from foresighted.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    started = [sys.executable, "-c", hears, *command[3:], *flags]
-    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True)
+    process = start_foresighted(*command, *flags)
 
     def behave(request, number):
         if number == 80:
-            process.send_signal(signal.SIGINT)
+            os.kill(process.pid, signal.SIGINT)
             time.sleep(0.2)
         return fake.honest(request, number)
 
     server.behave = behave
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    assert process.wait() == 130
+    assert "Traceback" not in process.stderr
     rows = (out / JUDGEMENTS).read_text().splitlines()
     assert 0 < len(rows) < 60
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    again = start_foresighted(*command, "--resume")
+    assert again.wait() == 0, again.stderr
     assert (out / JUDGEMENTS).read_text().splitlines()[: len(rows)] == rows
     assert read_evaluation(out).pairs[0].counts.wins == 60
     assert len(server.requests) <= 120 + 2  # the two under way when it was stopped may be asked again

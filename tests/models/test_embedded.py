@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import runpy
 import signal
 
@@ -8,8 +7,6 @@ import pytest
 
 from foresighted.errors import ModelError
 from foresighted.models import embedded
-
-CONTEXT = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
@@ -20,14 +17,12 @@ def gguf(tmp_path):
 
 
 @pytest.fixture
-def convert(script, tiny_llama, gguf):
+def convert(script, start_script, tiny_llama, gguf):
     """Convert in a process of its own, which dies where `kill` says."""
 
     def convert(cache, kill=None):
         names = {"TINY_LLAMA": str(tiny_llama), "GGUF": gguf, "CACHE": cache, "KILL": kill}
-        process = CONTEXT.Process(target=runpy.run_path, args=(str(script("converting.py")), names, "__main__"))
-        process.start()
-        return process
+        return start_script(script("converting.py"), names=names)
 
     return convert
 

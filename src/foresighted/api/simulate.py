@@ -12,15 +12,13 @@ from foresighted.api.arguments import Place, configured, directory
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, copied, frame
 from foresighted.errors import ConfigError, DataError, nearest
+from foresighted.games.summary import SUMMARY, write_summary
 from foresighted.settings import read_yaml
 from foresighted.statistics.wording import number
-from foresighted.store.rows import write_json
 
 if TYPE_CHECKING:
     from foresighted.games.game import Game
     from foresighted.games.run import Request
-
-SUMMARY = "summary.json"
 
 
 class Simulation(Result):
@@ -157,7 +155,7 @@ def simulate(
     with directory(out, "simulate") as place, shown(progress) as tell:
         tell(name, 0, 1)
         sweep(request, place, resume=resume, jobs=jobs, on_progress=lambda done, total: tell(name, done, total))
-    _summarise(request, place, good_utility)
+    write_summary(request, place, good_utility=good_utility)
     return Simulation(request, place)
 
 
@@ -213,24 +211,6 @@ def heat_map_axes(request: Request, names: Sequence[str] | None) -> tuple[str, s
         hint, there = nearest(wrong, swept) if wrong else "", ", ".join(swept) or "(none)"
         raise ConfigError(f"heat_map: got {','.join(names)!r}{hint}, expected two of the swept settings {there}")
     return names[0], names[1]
-
-
-def _summarise(request: Request, out: Path, good_utility: float) -> None:
-    """Write summary.json from the table of runs."""
-    import pyarrow.parquet as pq
-
-    from foresighted.games.summary import summarise
-
-    swept = tuple(sweep.name for sweep in request.sweeps)
-    cells = summarise(pq.read_table(out / "runs.parquet"), swept, good_utility=good_utility)
-    written = {
-        "game": request.game.name,
-        "drop_threshold": request.drop_threshold,
-        "good_utility": good_utility,
-        "level": 0.95,
-        "cells": cells,
-    }
-    write_json(out / SUMMARY, written)
 
 
 def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foresighted.statistics.collapse import Exact, judge
 from foresighted.statistics.intervals import Interval, Share, mean_interval, wilson_share
 from foresighted.statistics.numbers import Floats
+from foresighted.store.rows import write_json
 
+if TYPE_CHECKING:
+    from foresighted.games.run import Request
+
+SUMMARY = "summary.json"
+LEVEL = 0.95
+"""Of every interval of a sweep."""
 MEANS = ("final_utility", "peak_utility", "drop", "area", "final_proxy_reward")
 SHARES = ("collapsed", "dropped", "good")
 
@@ -55,6 +63,16 @@ def run_statistics(utility: Floats, proxy_reward: Floats, *, drop_threshold: flo
     }
 
 
+def write_summary(request: Request, out: Path, *, good_utility: float) -> None:
+    """Write summary.json from the table of runs of a sweep in `out`."""
+    import pyarrow.parquet as pq
+
+    swept = tuple(sweep.name for sweep in request.sweeps)
+    cells = summarise(pq.read_table(out / "runs.parquet"), swept, good_utility=good_utility)
+    head = {"game": request.game.name, "drop_threshold": request.drop_threshold, "good_utility": good_utility}
+    write_json(out / SUMMARY, {**head, "level": LEVEL, "cells": cells})
+
+
 def summarise(runs: Any, swept: tuple[str, ...], *, good_utility: float) -> list[dict[str, Any]]:
     """Return a row a cell: means with intervals over seeds, shares with intervals, what diverged.
 
@@ -85,10 +103,16 @@ def summarise(runs: Any, swept: tuple[str, ...], *, good_utility: float) -> list
             "diverged": {"count": len(diverged), "seeds": diverged},
         }
         for name in MEANS:
-            cell[name] = None if diverged else _named(mean_interval(np.asarray(own[name])[:, None], seed=0), "mean")
+            cell[name] = (
+                None if diverged else _named(mean_interval(np.asarray(own[name])[:, None], seed=0, level=LEVEL), "mean")
+            )
         for name in SHARES:
             count = sum(own[name])
-            cell[name] = {"count": count, "of": len(rows), **_named(wilson_share(count, len(rows)), "share")}
+            cell[name] = {
+                "count": count,
+                "of": len(rows),
+                **_named(wilson_share(count, len(rows), level=LEVEL), "share"),
+            }
         found.append(cell)
     return found
 

@@ -125,7 +125,6 @@ def local_judge(config: EvaluateConfig) -> LocalJudge:
     from foresighted.judging.policies import find_device, plain_policy
     from foresighted.labels.asking import Asker
     from foresighted.labels.labellers import GoldRewardLabels, LikelihoodLabels, own_labels
-    from foresighted.models.loading import load_gold_reward
 
     labels: Labeller
     kind, _, source = (config.judge or "").partition(":")
@@ -134,6 +133,8 @@ def local_judge(config: EvaluateConfig) -> LocalJudge:
     elif kind == "likelihood":
         labels = LikelihoodLabels(plain_policy(config, source or "embedded", setting="judge"))
     else:
+        from foresighted.models.loading import load_gold_reward
+
         try:
             labels = GoldRewardLabels(load_gold_reward(TrainConfig(seed=config.seed), find_device(config), source))
         except ModelError as error:

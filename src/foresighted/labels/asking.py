@@ -16,20 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
 from foresighted.labels.labellers import Utilities, first_parameter, load_labeller
 from foresighted.labels.pair import Pair, sides
 from foresighted.labels.queue import LabelQueue, Question
-from foresighted.models import noise
-from foresighted.models.policy import Policy
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.texts import text_of
 from foresighted.types import Labeller, Utility
+
+if TYPE_CHECKING:
+    import torch
+
+    from foresighted.models.policy import Policy
 
 _log = logging.getLogger(__name__)
 FIRST_WAIT = 0.5
@@ -182,6 +183,8 @@ class Asker:
     ) -> list[float]:
         if not self._sampled:
             return labels
+        from foresighted.models import noise
+
         rows = zip(labels, prompts, first, second, strict=True)
         return [float(noise.uniform(self._seed, "label", *texts) < p) for p, *texts in rows]
 

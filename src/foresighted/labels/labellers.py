@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError
-from foresighted.models.loading import load_gold_reward, reward_model
-from foresighted.models.policy import Policy
-from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.store.python_files import load_from_file
 from foresighted.texts import repetition, words
 from foresighted.types import Labeller, Utility
+
+if TYPE_CHECKING:  # a labeller of one's own needs no model library
+    import torch
+
+    from foresighted.models.policy import Policy
+    from foresighted.models.reward_model import RewardModel
 
 RELEVANCE_WEIGHT = 8.0
 REPETITION_WEIGHT = 4.0
@@ -76,6 +77,8 @@ class RelevanceLabels(Utilities):
     """
 
     def __init__(self, policy: Policy, device: torch.device) -> None:
+        from foresighted.models.loading import reward_model
+
         self._policy = policy
         self._encoder = reward_model("embedded", device=device, layout="response", max_length=256)
 
@@ -136,6 +139,8 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
     if name == "likelihood":
         return LikelihoodLabels(policy)
     if name.startswith("reward:"):
+        from foresighted.models.loading import load_gold_reward
+
         return GoldRewardLabels(load_gold_reward(config, device, name.removeprefix("reward:")))
     if not name.rpartition(":")[0].endswith(".py"):
         raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foresighted.texts import text_of
 from foresighted.types import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any  # rows are decoded by their annotations, and a labeller of one's own needs no torch
 
 
 class Place(NamedTuple):
