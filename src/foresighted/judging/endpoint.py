@@ -10,29 +10,42 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import sqlite3
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from foresighted.errors import ConfigError, ModelError, RunError
+from foresighted.errors import ConfigError, ModelError
 from foresighted.judging import rubric as rubrics
+from foresighted.judging.cache import Cache
 from foresighted.judging.judges import Question, Reply
+from foresighted.judging.key import Key
+from foresighted.judging.line import LARGEST, Line
 from foresighted.judging.rows import TRANSIENT
 from foresighted.judging.rubric import Messages, Rubric, Schema
 from foresighted.judging.settings import EvaluateConfig
+from foresighted.settings import to_mapping
+from foresighted.texts import printable
 
 _log = logging.getLogger(__name__)
 _BYTES_A_TOKEN = 4
 _TOKENS_A_MESSAGE = 4
 _EXPECTED_REPLY = 80  # tokens
-_KEPT = ("text", "tokens_prompt", "tokens_completion")
+_KEPT = ("text", "tokens_prompt", "tokens_completion", "cut")
 _GIVE_UP = 25  # failed requests in a row, each after all its retries
+_SAID = 200  # characters of what an endpoint says
+_LONGEST = 10_000  # of them that are looked at
+_MOST_TOKENS = 2**53
+_TOO_LONG = re.compile(
+    r"context.?(?:length|window|size)|maximum context|max_model_len|sequence length|prompt is too long|reduce the"
+    r"|(?:input|prompt|request|message)s? (?:is|are|was|were)? ?too (?:long|large)|too many (?:input )?tokens"
+    r"|exceeds? the (?:available|max|model)|input tokens",
+    re.IGNORECASE,
+)
+"""How endpoints say that a question is too long: that it is, says nothing of what else they take."""
 
 
 @dataclass(frozen=True)
@@ -43,63 +56,6 @@ class Dialect:
     limit: str = "max_tokens"
     temperature: bool = True
     system: bool = True
-
-
-class Cache:
-    """Replies that were paid for, in one SQLite file that threads and processes share: no question is asked twice.
-
-    Args:
-        path: of the file, made if it is not there; None keeps nothing.
-
-    Raises:
-        RunError: the file cannot be opened or is something else.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            raise RunError(f"cache: {path} cannot be used ({error}); choose another --cache, or off") from None
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return what is kept under a key, or None."""
-        if self._connection is None:
-            return None
-        with self._lock:
-            row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        try:
-            found = json.loads(row[0]) if row else None
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
-
-    def put(self, key: str, reply: dict[str, Any]) -> None:
-        """Keep a reply; it is on the disk when this returns.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
-        if self._connection is None:
-            return
-        try:
-            with self._lock:
-                self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
-        except sqlite3.Error as error:
-            raise RunError(f"cache: {self._path} cannot be written ({error}); free some space, then --resume") from None
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class Endpoint:
@@ -115,7 +71,7 @@ class Endpoint:
     """
 
     def __init__(self, config: EvaluateConfig, rubric: Rubric, cache: Cache) -> None:
-        from openai import OpenAI
+        import openai  # noqa: F401  # that it is there shows now
 
         self._config = config
         self._rubric = rubric
@@ -123,16 +79,17 @@ class Endpoint:
         self.model = (config.judge or "").partition(":")[2]
         if not self.model:
             raise ConfigError("judge: got 'openai:' without a model; give openai:MODEL")
-        self._key = os.environ.get(config.api_key_env, "")
-        if not self._key and config.base_url is None:
+        self._key = Key(config.api_key_env)
+        for name, value in to_mapping(config).items():
+            if self._key.within(str(value)):
+                raise ConfigError(f"{name}: holds the key of {config.api_key_env}; it belongs in that variable alone")
+        if not self._key.value and config.base_url is None:
             raise ConfigError(
                 f"judge: {config.judge} needs a key in the environment variable {config.api_key_env}; for a server of"
                 " your own give --base-url"
             )
         self.base_url = config.base_url or "https://api.openai.com/v1"
-        self._client = OpenAI(
-            api_key=self._key or "none", base_url=self.base_url, max_retries=config.retries, timeout=config.timeout
-        )
+        self._line = Line(self._key.value, self.base_url, retries=config.retries, timeout=config.timeout)
         self._dialect = Dialect(schema=config.structured != "text")
         self._lock = threading.Lock()
         self._probed = self._settled = False
@@ -146,7 +103,7 @@ class Endpoint:
     def close(self) -> None:
         """Close cache and connections."""
         self._cache.close()
-        self._client.close()
+        self._line.close()
 
     @property
     def asked(self) -> bool:
@@ -204,9 +161,13 @@ class Endpoint:
         found, why = rubrics.read_reply(reply.text, rubrics.VERDICT)
         bare = reply.text.strip().startswith("{") and reply.text.strip().endswith("}")
         self._bare, self._wrapped = self._bare + bare, self._wrapped + (not bare)
+        if found is None and reply.cut:
+            told = f"the reply ended at {self._config.max_reply_tokens} tokens (finish_reason=length) without a verdict"
+            return replace(reply, failure="cut", detail=f"{told}; raise --max-reply-tokens")
         if found is None:
-            return replace(reply, failure="malformed", detail=f"{why}: {' '.join(reply.text.split())[:120]}")
-        return replace(reply, verdict=found["verdict"], reason=found.get("reason"))  # type: ignore[arg-type]
+            return replace(reply, failure="malformed", detail=f"{why}: {self._line_of(reply.text[:_LONGEST])[:120]}")
+        reason = self._key.masked(found["reason"]) if "reason" in found else None
+        return replace(reply, verdict=found["verdict"], reason=reason)  # type: ignore[arg-type]
 
     def _ask_all(self, tasks: Iterable[tuple[Messages, Schema]]) -> Iterator[Reply]:
         waiting: deque[Future[Reply]] = deque()
@@ -222,6 +183,8 @@ class Endpoint:
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            if waiting:  # nobody reads on: an interrupt, or an error
+                self._line.stop()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _one(self, messages: Messages, schema: Schema, *, first: bool = False) -> Reply:
@@ -232,7 +195,9 @@ class Endpoint:
         key = hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
         kept = self._cache.get(key)
         if kept is not None and kept.keys() <= set(_KEPT):
-            return Reply(**kept, cached=True)
+            read, written = _count(kept.get("tokens_prompt")), _count(kept.get("tokens_completion"))
+            text, cut = self._key.masked(kept["text"]), kept.get("cut") is True
+            return Reply(text=text, tokens_prompt=read, tokens_completion=written, cut=cut, cached=True)
         if self._failing >= _GIVE_UP:
             detail = f"not asked: the endpoint failed {_GIVE_UP} times in a row"
             return Reply(failure=self._last_failure, detail=detail)
@@ -242,31 +207,36 @@ class Endpoint:
             self._failing = self._failing + 1 if reply.failure in TRANSIENT else 0
             self._last_failure = reply.failure
         if reply.text is not None:
-            self._settled = True
             self._cache.put(key, {name: getattr(reply, name) for name in _KEPT})
         return reply
 
     def _request(self, messages: Messages, schema: Schema, *, first: bool) -> Reply:
-        """Send one request, in whatever dialect the endpoint takes."""
+        """Send one request, in whatever dialect the endpoint takes; what it refuses is given up once it has answered
+        without."""
         import openai
 
+        known = dialect = self._dialect
+        learnt: list[str] = []
         while True:
-            dialect = self._dialect
             try:
                 with self._lock:
                     self.sent += 1
-                completion = self._client.chat.completions.create(**self._arguments(messages, schema, dialect))
-                return _read(completion)
+                reply = self._read(self._line.create(**self._arguments(messages, schema, dialect)))
+                self._learn(dialect, learnt)
+                return reply
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 text = self._said(error)
-                if not self._adapt(dialect, text):
-                    filtered = "content_filter" in str(getattr(error, "code", ""))
-                    return Reply(failure="refused" if filtered else "rejected", detail=text)
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise ModelError(
-                    f"judge: {self.base_url} refuses {self.model!r} ({self._said(error)}); check --judge, --base-url"
-                    f" and the key in {self._config.api_key_env}"
-                ) from None
+                if "content_filter" in str(getattr(error, "code", "")):
+                    return Reply(failure="refused", detail=text)
+                if known != self._dialect:  # another thread has just learnt it
+                    known = dialect = self._dialect
+                    learnt.clear()
+                    continue
+                other = None if self._settled or _TOO_LONG.search(text) else self._other(dialect, text)
+                if other is None:
+                    return Reply(failure="rejected", detail=text)
+                dialect, note = other
+                learnt.append(note)
             except openai.APIConnectionError as error:  # a time-out is one, too
                 timeout = isinstance(error, openai.APITimeoutError)
                 if first and not timeout:
@@ -276,11 +246,28 @@ class Endpoint:
                     ) from None
                 return Reply(failure="timeout" if timeout else "connection", detail=self._said(error))
             except openai.APIStatusError as error:
+                self._stop_at(error)
                 return Reply(failure=_status_kind(error.status_code), detail=self._said(error))
-            except (openai.OpenAIError, ValueError) as error:
+            except (openai.OpenAIError, ValueError, RecursionError) as error:
                 return Reply(failure="malformed", detail=self._said(error))
 
+    def _stop_at(self, error: Any) -> None:
+        """Raise a `ModelError` for a status that every question would meet."""
+        if 300 <= error.status_code < 400:
+            goal = printable(self._key.masked(str(error.response.headers.get("location", "")))[:_SAID])
+            raise ModelError(
+                f"judge: {self.base_url} sends its readers on to {goal or 'nowhere'} ({error.status_code}), which is"
+                " not followed (to another host never, on the same one by 307 and 308, five times): keys and answers go"
+                " to the host that was named; if that address is right, give it as --base-url"
+            ) from None
+        if error.status_code in (401, 402, 403, 404):
+            raise ModelError(
+                f"judge: {self.base_url} refuses {self.model!r} ({self._said(error)}); check --judge, --base-url"
+                f" and the key in {self._config.api_key_env}"
+            ) from None
+
     def _arguments(self, messages: Messages, schema: Schema, dialect: Dialect) -> dict[str, Any]:
+        messages = [{name: _sendable(text) for name, text in message.items()} for message in messages]
         if not dialect.system:
             messages = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
         limit = {dialect.limit: self._config.max_reply_tokens}
@@ -292,55 +279,89 @@ class Endpoint:
             arguments["response_format"] = {"type": "json_schema", "json_schema": form}
         return arguments
 
-    def _adapt(self, tried: Dialect, text: str) -> bool:
-        """Give up what the endpoint complains about; return whether there is anything left to try."""
+    def _other(self, tried: Dialect, text: str) -> tuple[Dialect, str] | None:
+        """Return what to try in place of what the endpoint complains about, and what to say of it if it helps."""
+        said = text.lower()
+        if "max_tokens" in said and tried.limit == "max_tokens":
+            return replace(tried, limit="max_completion_tokens"), "asked for max_completion_tokens"
+        if "temperature" in said and tried.temperature:
+            return replace(tried, temperature=False), "the endpoint takes no temperature: its own was used"
+        if "system" in said and tried.system:
+            return replace(tried, system=False), "the endpoint takes no system message"
+        if tried.schema and self._config.structured == "auto":
+            return replace(tried, schema=False), f"the endpoint refused a schema: {text[:80]}"
+        return None
+
+    def _learn(self, dialect: Dialect, notes: list[str]) -> None:
+        """Keep to a dialect that was answered; from then on a refusal is about its question."""
         with self._lock:
-            if self._dialect != tried:
-                return True  # another thread has just learnt it
-            new, note, said = tried, "", text.lower()
-            if "max_tokens" in said and tried.limit == "max_tokens":
-                new, note = replace(tried, limit="max_completion_tokens"), "asked for max_completion_tokens"
-            elif "temperature" in said and tried.temperature:
-                new, note = replace(tried, temperature=False), "the endpoint takes no temperature: its own was used"
-            elif "system" in said and tried.system:
-                new, note = replace(tried, system=False), "the endpoint takes no system message"
-            elif tried.schema and self._config.structured == "auto" and not self._settled:
-                new, note = replace(tried, schema=False), f"the endpoint refused a schema: {text[:80]}"
-            if new == tried:
-                return False
-            self._dialect = new
-            self.notes.append(note)
-            _log.warning("judge: %s", note)
-            return True
+            if not self._settled:
+                self._settled, self._dialect = True, dialect
+                self.notes += notes
+                for note in notes:
+                    _log.warning("judge: %s", note)
 
-    def _said(self, error: Exception) -> str:
-        """Return an error in one line, without the key."""
+    def _said(self, error: Any) -> str:
+        """Return what an error says in one line, without the key."""
         body = getattr(error, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        text = " ".join(str(said or getattr(error, "message", None) or error).split())[:200]
+        said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
+        text = str(said or getattr(error, "message", None) or error)
         with contextlib.suppress(Exception):
-            cause = error.__cause__
-            text += f": {' '.join(str(cause).split())[:100]}" if cause and str(cause) else ""
-        return text.replace(self._key, "***") if self._key else text
+            cause = str(error.__cause__ or "")
+            text += f": {cause[:_SAID]}" if cause else ""
+        return self._line_of(text)
+
+    def _line_of(self, text: str) -> str:
+        """Return what an endpoint says in one short line that can be printed, without the key."""
+        return printable(" ".join(self._key.masked(text[:_LONGEST]).split())[:_SAID])
+
+    def _read(self, body: bytes | None) -> Reply:
+        """Return what the body of a completion holds; a server may send anything with status 200."""
+        if body is None:
+            return Reply(failure="malformed", detail=f"a reply of more than {LARGEST >> 20} MiB")
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            return Reply(failure="malformed", detail=f"no JSON: {self._line_of(body[:_SAID].decode(errors='replace'))}")
+        usage = _mapping(found, "usage")
+        read, written = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+        counted = Reply(tokens_prompt=read, tokens_completion=written)
+        choices = found.get("choices") if isinstance(found, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        if not isinstance(choice.get("message"), dict):
+            failed = _mapping(found, "error")
+            told = self._line_of(str(failed.get("message") or "")) or "no choices in the reply"
+            code = failed.get("code")
+            kind = _status_kind(code) if isinstance(code, int) and code >= 400 else "malformed"
+            return replace(counted, failure=kind, detail=told)
+        refusal = choice["message"].get("refusal")
+        if refusal or choice.get("finish_reason") == "content_filter":
+            return replace(counted, failure="refused", detail=self._line_of(str(refusal or "content filter")))
+        text = self._key.masked(_content(choice["message"])[-2 * rubrics.LONGEST :])
+        return replace(counted, text=text, cut=choice.get("finish_reason") == "length")
 
 
-def _read(completion: Any) -> Reply:
-    """Return what a completion holds; a server may send anything with status 200."""
-    usage = getattr(completion, "usage", None)
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    read, written = (count if isinstance(count, int) else None for count in counts)
-    counted = Reply(tokens_prompt=read, tokens_completion=written)
-    choices = getattr(completion, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    if message is None:
-        return replace(counted, failure="malformed", detail="no choices in the reply")
-    refusal = getattr(message, "refusal", None)
-    if refusal or getattr(choice, "finish_reason", None) == "content_filter":
-        said = " ".join(str(refusal or "content filter").split())
-        return replace(counted, failure="refused", detail=said[:200])
-    content = getattr(message, "content", None)
-    return replace(counted, text=content if isinstance(content, str) else "")
+def _mapping(found: Any, name: str) -> dict[str, Any]:
+    inside = found.get(name) if isinstance(found, dict) else None
+    return inside if isinstance(inside, dict) else {}
+
+
+def _content(message: dict[str, Any]) -> str:
+    """Return the text of a message, which may come in parts; thoughts have parts of their own."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, or None where it can be none."""
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
+
+
+def _sendable(text: str) -> str:
+    """Return a text as UTF-8 can hold it: half a surrogate pair is replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _status_kind(status: int) -> str:

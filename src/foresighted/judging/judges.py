@@ -43,6 +43,8 @@ class Reply:
     tokens_completion: int | None = None
     cached: bool = False
     text: str | None = None
+    cut: bool = False
+    """Whether the reply ended where no more tokens were allowed."""
 
 
 class Judge(Protocol):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from foresighted.errors import ConfigError
 from foresighted.judging.judges import Judge, Question, Reply
-from foresighted.judging.rows import TIE, TRANSIENT, AnswerRow, JudgementRow, Result, digest_of, key, total
+from foresighted.judging.rows import AGAIN, TIE, AnswerRow, JudgementRow, Result, digest_of, key, total
 from foresighted.store.rows import append
 from foresighted.texts import words
 
@@ -92,7 +92,7 @@ def complete(answers: Sequence[AnswerRow], policies: Iterable[str]) -> tuple[lis
 
 def open_pairs(every: Sequence[Pair], judged: Collection[JudgementRow]) -> list[Pair]:
     """Return the pairs that want a verdict: not judged, other texts than were, or a failure that may have passed."""
-    done = {key(row): row for row in judged if row.failure not in TRANSIENT}
+    done = {key(row): row for row in judged if row.failure not in AGAIN}
     return [pair for pair in every if (row := done.get(pair.key)) is None or row.digest != pair.digest]
 
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from foresighted.errors import ConfigError, DataError
 from foresighted.judging import pairs, policies
+from foresighted.judging.cache import Cache
 from foresighted.judging.capabilities import task_manager
-from foresighted.judging.endpoint import Cache, Endpoint
+from foresighted.judging.endpoint import Endpoint
 from foresighted.judging.judges import LocalJudge, local_judge
 from foresighted.judging.policies import Source
 from foresighted.judging.rows import UNCATEGORISED, AnswerRow, key, read_rows

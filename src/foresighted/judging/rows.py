@@ -22,12 +22,15 @@ TIE = "tie"
 UNCATEGORISED = "uncategorised"
 Result = Literal["win", "tie", "loss", "position_bias", "failure"]
 FAILURES = (
-    "rate_limit", "server", "timeout", "connection", "rejected", "refused", "malformed", "error",
+    "rate_limit", "server", "timeout", "connection", "rejected", "refused", "cut", "malformed", "error",
 )  # fmt: skip
 """Kinds of failure. The first four are the endpoint's and are tried again by `--resume`; `rejected`: the endpoint
-called the request bad; `refused`: the judge would not judge; `malformed`: its answer is no verdict; `error`: a judge
-of the user's own raised."""
+called the request bad; `refused`: the judge would not judge; `cut`: its answer ended at
+`max_reply_tokens` without a verdict, and is asked for again; `malformed`: its answer is no verdict; `error`: a judge of
+the user's own raised."""
 TRANSIENT = ("rate_limit", "server", "timeout", "connection")
+AGAIN = (*TRANSIENT, "cut")
+"""What `--resume` asks about again."""
 
 
 @dataclass(frozen=True)

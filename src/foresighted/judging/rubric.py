@@ -8,6 +8,7 @@ judge round. It does not make it impossible: what is left shows as position bias
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -24,7 +25,8 @@ from foresighted.settings.files import MOST_BYTES
 
 Messages = list[dict[str, str]]
 Schema = dict[str, Any]
-_LONGEST = 20_000  # characters of a reply that are read, from its end
+LONGEST = 20_000
+"""Characters of a reply that are read, from its end."""
 _CONTROL = re.compile(
     r"<(?=\|)|(?<=\|)>|<(?=/?s>|/?(?:bos|eos|pad|unk|think|start_of_turn|end_of_turn|im_start|im_end)>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])|<(?=</?SYS>>)",
@@ -170,8 +172,10 @@ def category_schema(rubric: Rubric) -> Schema:
 def read_reply(text: str, schema: Schema) -> tuple[dict[str, str] | None, str]:
     """Return the one object in a reply that fits a schema, or None and why not.
 
-    JSON may stand in a text (a fenced block, a sentence around it, thoughts before it). A reply with several objects
-    that fit counts only if they agree in the field that matters: one quoted from an answer decides nothing.
+    JSON may stand in a text (a fenced block, a sentence around it, thoughts before it); line ends in its strings,
+    backslashes that escape nothing and a comma before a closing bracket are read as they were meant. A reply with
+    several objects that fit counts only if they agree in the field that matters: one quoted from an answer decides
+    nothing, and neither does a draft in the judge's thoughts.
 
     Args:
         text: the reply.
@@ -183,9 +187,9 @@ def read_reply(text: str, schema: Schema) -> tuple[dict[str, str] | None, str]:
     if not text.strip():
         return None, "an empty reply"
     decisive = next(name for name, rule in schema["properties"].items() if "enum" in rule)
-    objects = _objects(re.sub(r"<think>.*?</think>", "", text[-_LONGEST:], flags=re.DOTALL))
+    objects, why = _said_last(text[-LONGEST:])
     if not objects:
-        return None, "no JSON object"
+        return None, why
     named = {name.lower(): name for name in schema["properties"][decisive]["enum"]}
     fitting = [
         {**one, decisive: named[one[decisive].strip().lower()]}
@@ -200,18 +204,87 @@ def read_reply(text: str, schema: Schema) -> tuple[dict[str, str] | None, str]:
     return {name: str(value) for name, value in fitting[-1].items()}, ""
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
-    """Return the JSON objects that stand in a text, outermost ones only."""
-    decoder, found, place = json.JSONDecoder(), [], text.find("{")
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+_CLOSED = re.compile(
+    rf"</\s*(?:\w+:)?{_THOUGHT}\s*>|\[/{_THOUGHT}\]"
+    rf"|<[|\uff5c]/?(?:end[ _\u2581](?:of[ _\u2581])?|/){_THOUGHT}[|\uff5c]>"
+    rf"|\u25c1/{_THOUGHT}\u25b7|<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|<channel\|>"
+    r"|assistantfinal",
+    re.IGNORECASE,
+)
+"""What ends the thoughts of a judge: of DeepSeek, Qwen, Magistral, Seed, Cohere, Kimi, gpt-oss, Gemma and their kin."""
+_OPENED = re.compile(
+    rf"<\s*(?:\w+:)?{_THOUGHT}\s*>|\[{_THOUGHT}\]"
+    rf"|<[|\uff5c](?:start|begin)[ _\u2581](?:of[ _\u2581])?{_THOUGHT}[|\uff5c]>"
+    rf"|\u25c1{_THOUGHT}\u25b7|<\|channel\|?>\s*(?:analysis|commentary|thought)|\A\s*analysis(?=[A-Z])",
+    re.IGNORECASE,
+)
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_TOKEN = re.compile(rf"{_STRING}|[{{}}]", re.DOTALL)
+_LOOSE = re.compile(rf"({_STRING})|,(\s*[}}\]])", re.DOTALL)
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\', re.DOTALL)
+_MOST_MENDED = 50  # objects of a reply that are looked at again
+
+
+def _said_last(text: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the objects that follow the last mark of closed thoughts, or why there are none.
+
+    A mark inside an object is one that its reason quotes. What follows thoughts that do not end is no reply.
+    """
+    found = _objects(text)
+    quoted = [(start, end) for start, end, _ in found]
+    closed = [m.end() for m in _CLOSED.finditer(text) if not any(a < m.start() < b for a, b in quoted)]
+    last = closed[-1] if closed else 0
+    opened = [m.start() for m in _OPENED.finditer(text, last) if not any(a < m.start() < b for a, b in quoted)]
+    end = opened[0] if opened else len(text)
+    objects = [value for start, _, value in found if last <= start < end]
+    return objects, "" if objects else "its thoughts do not end" if opened else "no JSON object"
+
+
+def _objects(text: str) -> list[tuple[int, int, dict[str, Any]]]:
+    """Return the JSON objects that stand in a text, outermost ones only, each with its place."""
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_once)
+    found, place, mended = [], text.find("{"), 0
     while place >= 0:
+        end = place + 1
         try:
             value, end = decoder.raw_decode(text, place)
+            found.append((place, end, value))
         except (ValueError, RecursionError):
-            end = place + 1
-        else:
-            found.append(value)
+            if mended < _MOST_MENDED and (stop := _end(text, place)):
+                mended += 1
+                with contextlib.suppress(ValueError, RecursionError):
+                    found.append((place, stop, decoder.decode(_mended(text[place:stop]))))
+                    end = stop
         place = text.find("{", end)
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; a name that stands twice with two values has both, and so decides nothing."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        found[name] = value if name not in found or found[name] == value else [found[name], value]
+    return found
+
+
+def _end(text: str, place: int) -> int | None:
+    """Return where the bracket at a place is closed, strings passed over."""
+    depth = 0
+    for token in _TOKEN.finditer(text, place):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return None
+
+
+def _mended(text: str) -> str:
+    """Return an object without commas before closing brackets, and with backslashes that escape nothing as such."""
+
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if len(match[0]) > 1 else "\\\\"
+
+    return _LOOSE.sub(lambda match: _ESCAPE.sub(escaped, match[1]) if match[1] else match[2], text)
 
 
 def _fence(*texts: str) -> str:

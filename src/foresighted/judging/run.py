@@ -13,7 +13,8 @@ import yaml
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.judging import capabilities as harness
 from foresighted.judging import pairs, policies
-from foresighted.judging.endpoint import Cache, Endpoint
+from foresighted.judging.cache import Cache
+from foresighted.judging.endpoint import Endpoint
 from foresighted.judging.judges import Judge, local_judge
 from foresighted.judging.pairs import Pair
 from foresighted.judging.plan import Plan, planned
@@ -107,7 +108,7 @@ def _evaluate(config: EvaluateConfig, plan: Plan, out: Path, on_progress: Progre
         missing=missing, seed=config.seed,
     )  # fmt: skip
     write_evaluation(out, result)
-    _refuse_all_failed(result, out)
+    _refuse_all_failed(config, result, judgements, out)
     return result
 
 
@@ -240,12 +241,15 @@ def _judge_result(
     )
 
 
-def _refuse_all_failed(result: Evaluation, out: Path) -> None:
+def _refuse_all_failed(config: EvaluateConfig, result: Evaluation, rows: Sequence[JudgementRow], out: Path) -> None:
     failures = sum((Counter(pair.failures) for pair in result.pairs), Counter[str]())
     if failures and all(pair.counts.judged == pair.identical for pair in result.pairs):
         kinds = ", ".join(f"{kind} {number}" for kind, number in failures.items())
+        example = next((row.failure_detail for row in rows if row.failure and row.failure_detail), "")
         advice = "go on with --resume" if set(failures) & set(TRANSIENT) else "use another judge"
+        if "cut" in failures:
+            advice = f"go on with --resume and more than --max-reply-tokens {config.max_reply_tokens}"
         raise RunError(
-            f"judge: every pair that was asked about failed ({kinds}); see failure_detail in {out / JUDGEMENTS}, then"
-            f" {advice}"
+            f"judge: every pair that was asked about failed ({kinds}), the first with: {example}; see failure_detail in"
+            f" {out / JUDGEMENTS}, then {advice}"
         )

@@ -11,10 +11,12 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from foresighted.errors import ConfigError, nearest
+from foresighted.inputs import shown
+from foresighted.judging.key import WRONG_VARIABLE, is_variable, looks_like_key, without_keys
 from foresighted.judging.rows import TIE
 from foresighted.settings import Settings, setting
 
-_NAME = re.compile(r"(?P<name>[\w.+:-]+)(?:@(?P<seed>\d+))?")
+_NAME = re.compile(r"(?P<name>[\w.+:-]+)(?:@(?P<seed>[0-9]{1,9}))?")
 
 
 class Named(NamedTuple):
@@ -76,9 +78,14 @@ class EvaluateConfig(Settings):
         " (default: nobody; answers are only written and measured)",
     )
     base_url: str | None = setting(
-        None, "judge", "of an OpenAI-compatible endpoint, for example http://localhost:8000/v1 (default: OpenAI's own)"
+        None,
+        "judge",
+        "of an OpenAI-compatible endpoint, for example http://localhost:8000/v1 (default: OpenAI's own)",
+        hidden=True,
     )
-    api_key_env: str = setting("OPENAI_API_KEY", "judge", "environment variable that holds the key; it is not kept")
+    api_key_env: str = setting(
+        "OPENAI_API_KEY", "judge", "environment variable that holds the key; it is not kept", hidden=True
+    )
     rubric: str = setting("paper", "judge", "'paper' (its two criteria and three categories), or a .yaml or text file")
     categories: Literal["kind", "judge"] = setting(
         "kind", "judge", "category of a prompt: from its kind, or asked of the judge (one request a prompt)"
@@ -88,10 +95,12 @@ class EvaluateConfig(Settings):
         "judge",
         "ask for output by JSON schema; auto falls back to JSON in text where the endpoint refuses that, and says so",
     )
-    concurrency: int = setting(8, "judge", "requests at a time", low=1)
-    retries: int = setting(4, "judge", "tries after the first for each request, with back-off", low=0)
-    timeout: float = setting(60.0, "judge", "seconds that one try may take", above=0)
-    max_reply_tokens: int = setting(300, "judge", "longest reply of the judge", low=16)
+    concurrency: int = setting(8, "judge", "requests at a time", low=1, high=256)
+    retries: int = setting(4, "judge", "tries after the first for each request, with back-off", low=0, high=100)
+    timeout: float = setting(
+        60.0, "judge", "seconds that one try may take, from its first byte to its last", above=0, high=86400
+    )
+    max_reply_tokens: int = setting(300, "judge", "longest reply of the judge, its thoughts included", low=16)
     cache: str | None = setting(
         None,
         "judge",
@@ -108,25 +117,21 @@ class EvaluateConfig(Settings):
     capability_tasks: str | None = setting(None, "capabilities", "folder of task files of your own")
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
-        address, judge = urlsplit(self.base_url or "http://localhost"), self.judge or "likelihood"
+        judge = self.judge or "likelihood"
         local = judge.startswith("reward:") or judge.partition(":")[0] == "likelihood" or "judge" in self.own_files
         yield bool(self.policies), "policies: got none; give NAME=MODEL, for example --policies base=embedded"
-        yield (
-            address.scheme in ("http", "https") and bool(address.hostname),
-            f"base_url: got {self.base_url!r}; expected http://HOST:PORT/v1 or https://...",
-        )
-        yield (
-            address.username is None and address.password is None and not address.query,
-            "base_url: holds a user name, password or query; a key belongs in the environment (--api-key-env)",
-        )
+        told = "" if self.base_url is None else _address_fault(self.base_url)
+        yield not told, f"base_url: {told}"
+        yield is_variable(self.api_key_env), WRONG_VARIABLE
         yield (
             local or self.uses_endpoint,
-            f"judge: got {judge!r}{nearest(judge, ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
+            f"judge: got {without_keys(shown(judge))}"
+            f"{nearest(judge[:80], ['openai:MODEL', 'reward:MODEL', 'likelihood'])}; expected"
             " openai:MODEL, reward:MODEL, likelihood, likelihood:MODEL or FILE.py:NAME",
         )
         yield (
             self.base_url is None or self.uses_endpoint,
-            f"base_url: the judge {self.judge!r} is no endpoint; use --judge openai:MODEL",
+            f"base_url: the judge {without_keys(repr(self.judge))} is no endpoint; use --judge openai:MODEL",
         )
         yield (
             self.categories == "kind" or self.uses_endpoint,
@@ -178,11 +183,25 @@ class EvaluateConfig(Settings):
 
 
 MAY_CHANGE_ON_RESUME = (
-    "policies", "concurrency", "retries", "timeout", "cache", "batch", "threads", "device", "api_key_env",
-    "capabilities", "capability_limit", "capability_tasks",
+    "policies", "max_reply_tokens", "concurrency", "retries", "timeout", "cache", "batch", "threads", "device",
+    "api_key_env", "capabilities", "capability_limit", "capability_tasks",
 )  # fmt: skip
 """Settings that a resumed evaluation may change: none touches an answer or a verdict that is there already. Policies
 may only be added."""
+
+
+def _address_fault(address: str) -> str:
+    """Return what is wrong with the address of an endpoint, or nothing; one that may hold a key is not shown."""
+    if any(mark in address for mark in "@?#"):
+        return "holds a user name, password, query or fragment; a key belongs in the environment (--api-key-env)"
+    got = "what was given" if looks_like_key(address) else f"got {shown(address)}"
+    try:
+        parts = urlsplit(address)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # of a bracket or a port
+        fits = False
+    plain = all("!" <= character <= "~" for character in address)
+    return "" if fits and plain else f"{got}; expected http://HOST:PORT/v1 or https://..., in ASCII"
 
 
 def cache_file(config: EvaluateConfig, out: Path) -> Path | None:
