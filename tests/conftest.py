@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         own = 0 if item.get_closest_marker("processes") else 1 if item.get_closest_marker("slow") else 2
         rank[item.path] = min(own, rank.get(item.path, own))
     items.sort(key=lambda item: rank[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of garbage collection: trainers ask for it at every turn, each half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 CHAT = (
