@@ -126,7 +126,8 @@ def test_a_checkpoint_of_an_earlier_version_is_named(unbroken, tiny, tmp_path):
     shutil.copytree(unbroken, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
         state = json.loads(path.read_text())
-        path.write_text(json.dumps({name: value for name, value in state.items() if name != "labels_sum"}))
+        known = ("round", "labels_total", "labels_trained", "records", "optimizers", "sha256")
+        path.write_text(json.dumps({name: state[name] for name in known}))
     with pytest.raises(RunError, match=r"written by foresighted 0\.1\.0; finish this run with it"):
         train(replace(tiny, rounds=6), tmp_path / "run", resume=True)
 
@@ -135,7 +136,7 @@ def test_records_that_are_missing_are_an_error(unbroken, tiny, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     os.truncate(out / records.CANDIDATES, 100)
-    with pytest.raises(RunError, match=r"candidates.jsonl: has 100 bytes, .*checkpoint"):
+    with pytest.raises(RunError, match=r"candidates.jsonl: has 100 bytes, .*choose another --out"):
         train(replace(tiny, rounds=8), out, resume=True)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from foresighted.errors import RunError
 from foresighted.store import files, records
 
 
@@ -69,12 +69,48 @@ def test_a_torn_line_is_dropped(tmp_path):
     assert path.read_text() == "one\ntwo\n"
 
 
-def test_cut_back(tmp_path):
+def test_what_was_pinned_is_known_again(tmp_path):
     files.append(tmp_path / records.ROUNDS, "one\n")
-    counts = files.byte_counts(tmp_path, records.RECORD_FILES)
-    assert counts == {records.CANDIDATES: 0, records.ROUNDS: 4, records.HELDOUT: 0}
+    pins = files.pinned(tmp_path, records.RECORD_FILES)
+    assert pins.records == {records.CANDIDATES: 0, records.ROUNDS: 4, records.HELDOUT: 0}
     files.append(tmp_path / records.ROUNDS, "three\n")
-    assert files.cut_back(tmp_path, counts) == {records.ROUNDS: 6}
+    assert not pins.changed(tmp_path)
+    assert pins.cut_back(tmp_path) == {records.ROUNDS: 6}
     assert (tmp_path / records.ROUNDS).read_text() == "one\n"
-    with pytest.raises(RunError, match="restore the file"):
-        files.cut_back(tmp_path, counts | {records.HELDOUT: 5})
+    assert not pins.changed(tmp_path)
+    assert not pins.cut_back(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"one\ntwp\n", "first 8 bytes are not those"),
+        (b"one\none\ntwo\n", "first 8 bytes are not those"),
+        (b"one\n\ntwo\n", "first 8 bytes are not those"),
+        (b"one\r\ntwo\r\n", "first 8 bytes are not those"),
+        (b"two\n", "has 4 bytes, and had 8"),
+        (b"", "has 0 bytes, and had 8"),
+    ],
+)
+def test_what_is_not_as_it_was_pinned_is_named(tmp_path, data, words):
+    path = tmp_path / records.ROUNDS
+    files.append(path, "one\ntwo\n")
+    pins = files.pinned(tmp_path, records.RECORD_FILES)
+    path.write_bytes(data)
+    assert words in pins.changed(tmp_path)
+    assert str(path) in pins.changed(tmp_path)
+
+
+def test_what_a_disk_refuses_names_the_file(tmp_path):
+    path = tmp_path / "x"
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.ENOSPC, "No space left on device", str(files.temporary_of(path))),
+        OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),  # Arrow's
+        ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors'
+    ):
+        with pytest.raises(OSError, match="No space left") as raised, files.named(path):
+            raise error
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(path))
+    with pytest.raises(ValueError, match="mine"), files.named(path):
+        raise ValueError("mine")

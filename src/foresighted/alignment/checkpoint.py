@@ -1,24 +1,30 @@
-"""Checkpoints: a folder that appears by one rename, with a hash of every file and the byte counts of the records.
+"""Checkpoints: a folder that appears by one rename, with a hash of every file, of itself and of the records so far.
 
-Weights and optimiser states are safetensors, the rest is JSON; nothing is pickled.
+Weights and optimiser states are safetensors, the rest is JSON; nothing is pickled. What a run goes on from is found and
+checked whole (`find`) before anything is written (`restore`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from foresighted.alignment.round import Loop
-from foresighted.errors import RunError
+from foresighted.errors import DataError, RunError
 from foresighted.labels.buffer import Counts
 from foresighted.models.learner import Learner
-from foresighted.store.files import byte_counts, cut_back, damaged, hashes, new_folder
+from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, renamed, to_mapping
+from foresighted.store.directory import differences
+from foresighted.store.files import Pins, damaged, hashes, new_folder, pinned
 from foresighted.store.records import RECORD_FILES
-from foresighted.store.rows import read_json, write_json
+from foresighted.store.rows import plain, read_sealed, write_sealed
+from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
@@ -35,23 +41,48 @@ class State:
     labels_sum: float
     records: Mapping[str, int]
     """Size in bytes of each record file."""
-    optimizers: dict[str, dict[str, float]]
+    optimizers: Mapping[str, Mapping[str, float]]
     sha256: Mapping[str, str]
     """Hash of each file of tensors."""
+    records_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Hash of each record file, as long as it was. None of 0.2 has one, or any of the following."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    prompts: str = ""
+    """`prompts_digest` of all prompts of the run."""
+
+    @property
+    def pins(self) -> Pins:
+        """The records as they were."""
+        return Pins(self.records, self.records_sha256)
 
 
-def save(out: Path, loop: Loop, number: int) -> None:
+class Found(NamedTuple):
+    """A whole checkpoint."""
+
+    folder: Path
+    state: State
+
+
+def prompts_digest(prompts: Iterable[Prompt]) -> str:
+    """Return a hash of the prompts that a run asks: a file may have changed since it began."""
+    return hashlib.sha256(json.dumps([[p.id, p.text] for p in prompts]).encode()).hexdigest()
+
+
+def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
     """Write the state after round `number` under OUT/checkpoints, then drop all but the newest few."""
     counts = loop.follower.buffer.counts
     with new_folder(out / _FOLDER / f"round-{number:06d}") as folder:
         numbers = {f"{n}_optimizer": learner.save(folder, n, f"{n}_optimizer") for n, learner in _learners(loop)}
+        pins = pinned(out, RECORD_FILES)
         state = State(
-            number, counts.labels_total, counts.labels_trained, counts.labels_sum, byte_counts(out, RECORD_FILES),
-            numbers, hashes(folder),
+            number, counts.labels_total, counts.labels_trained, counts.labels_sum, pins.records, numbers,
+            hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts,
         )  # fmt: skip
-        write_json(folder / _STATE, state)
+        write_sealed(folder / _STATE, state)
     for old in _all(out)[: -loop.config.keep_checkpoints]:
         shutil.rmtree(old)
+    for left in (out / _FOLDER).glob("round-*.tmp"):  # by a process that was killed while it wrote
+        shutil.rmtree(left)
 
 
 def _learners(loop: Loop) -> tuple[tuple[str, Learner], ...]:
@@ -64,36 +95,93 @@ def _all(out: Path) -> list[Path]:
 
 def newest(out: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None; damaged ones are named in a warning and passed over."""
+    found = next(iter(_whole(out)), None)
+    return None if found is None else found.folder
+
+
+def _whole(out: Path) -> Iterable[Found]:
     for folder in reversed(_all(out)):
         try:
-            if not damaged(folder, json.loads((folder / _STATE).read_bytes())["sha256"]):
-                return folder
-        except (OSError, ValueError, KeyError):
-            pass
-        _log.warning("%s is damaged; going back to the checkpoint before it", folder)
-    return None
+            state = _read(folder)
+        except DataError:
+            _log.warning("%s is damaged; going back to the checkpoint before it", folder)
+        else:
+            yield Found(folder, state)
 
 
-def restore(out: Path, loop: Loop) -> int:
-    """Put back the newest whole checkpoint, cut the records back to it, and return its round (0: none, start anew).
+def _read(folder: Path) -> State:
+    path, again = folder / _STATE, "remove this checkpoint to go on from the one before"
+    _refuse_first_version(folder)
+    state, _ = read_sealed(path, State, what="state", again=again, since="records_sha256")
+    if (file := damaged(folder, state.sha256)) is not None:
+        raise DataError(f"{file} is damaged")
+    if folder.name != f"round-{state.round:06d}" or any(size < 0 for size in state.records.values()):
+        raise DataError(f"{path} is damaged")
+    return state
+
+
+def _refuse_first_version(folder: Path) -> None:
+    try:
+        state = json.loads((folder / _STATE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    if isinstance(state, dict) and "labels_total" in state and not {"labels_sum", "seal"} & state.keys():
+        raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
+
+
+def find(out: Path, config: TrainConfig, prompts: str) -> Found | None:
+    """Return what a run goes on from: its newest whole checkpoint, or None where there is none yet. Writes nothing.
+
+    Args:
+        out: the run directory.
+        config: of the run now.
+        prompts: `prompts_digest` of its prompts now.
 
     Raises:
-        RunError: records are shorter than the checkpoint says, or it belongs to other models.
+        RunError: every checkpoint is damaged; or records, settings or prompts are not what the newest whole one says.
     """
-    folder = newest(out)
-    if folder is None:
-        _report_dropped(cut_back(out, dict.fromkeys(RECORD_FILES, 0)), 0)
+    whole = iter(_whole(out))
+    found = next(whole, None)
+    if found is None:
+        if _all(out):
+            raise RunError(
+                f"{out / _FOLDER}: every checkpoint is damaged; restore one, or remove that folder to begin anew"
+            )
+        return None
+    folder, state = found
+    asked = plain(to_mapping(config))
+    if changes := differences(renamed(plain(state.config), asked), asked, MAY_CHANGE_ON_RESUME):
+        raise RunError(f"{folder}: belongs to another configuration ({changes}); give the same, or another --out")
+    if state.prompts not in ("", prompts):
+        raise RunError(
+            f"prompts: {config.prompts} holds others than when {out} began; put them back, or choose another --out"
+        )
+    if wrong := state.pins.changed(out):
+        before = next((one.folder.name for one in whole if not one.state.pins.changed(out)), None)
+        advice = f"remove the checkpoints after {before}" if before else "choose another --out"
+        raise RunError(f"{wrong}; restore the file, or {advice}")
+    if not state.records_sha256:
+        _log.warning("%s: of an earlier version, which kept no hash of the records: they are taken as they are", folder)
+    return found
+
+
+def restore(out: Path, loop: Loop, found: Found | None) -> int:
+    """Put back a checkpoint, cut the records back to it, and return its round (None: 0, nothing was saved yet).
+
+    Raises:
+        RunError: it belongs to other models.
+    """
+    if found is None:
+        _report_dropped(Pins(dict.fromkeys(RECORD_FILES, 0)).cut_back(out), 0)
         return 0
-    if "labels_sum" not in json.loads((folder / _STATE).read_bytes()):
-        raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
-    state = read_json(folder / _STATE, State, what="state", again="remove this checkpoint to go on from the one before")
+    folder, state = found
     for name, learner in _learners(loop):
         told = f"{folder}: its {name} has other parameters than this configuration's; use another --out"
-        learner.restore(folder, name, f"{name}_optimizer", state.optimizers[f"{name}_optimizer"], told)
+        learner.restore(folder, name, f"{name}_optimizer", state.optimizers.get(f"{name}_optimizer", {}), told)
     loop.follower.buffer.counts = Counts(
         labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum
     )
-    _report_dropped(cut_back(out, state.records), state.round)
+    _report_dropped(state.pins.cut_back(out), state.round)
     return state.round
 
 

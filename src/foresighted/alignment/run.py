@@ -75,22 +75,31 @@ def train(
     check_claim(claim, out, resume=resume)
     _check_tracker(config)
     held = _first_by_hash(prompts.heldout, config.heldout_prompts)
-    start = start or start_directory(out, config.seed)
-    loop = players(config, given, prompts.train, start)  # bad models are found before anything is written
-    with claimed(claim, out, resume=resume), _memory():
+    digest = checkpoint.prompts_digest([*prompts.train, *prompts.heldout])
+    loop = players(config, given, prompts.train, start or start_directory(out, config.seed))
+    found: list[checkpoint.Found | None] = []
+
+    def look() -> None:  # bad models, records and starts are found before anything is written
+        loop.start.check()
+        found.append(checkpoint.find(out, config, digest))
+
+    with claimed(claim, out, resume=resume, look=look), _memory():
         if given.prompts is not None:
             write(out / PROMPTS, given.prompts)
         write_environment(out, find_device(config))
         fit(loop)
-        first = checkpoint.restore(out, loop) + 1
+        first = checkpoint.restore(out, loop, found[-1]) + 1
         with _tracker(config, out) as log, _interrupts() as stop:
             for number in range(first, config.rounds + 1):
                 row = _play(loop, out, held, number)
+                saved = number % config.checkpoint_every == 0 or number == config.rounds
+                if saved:
+                    checkpoint.save(out, loop, number, digest)
                 log(row)
                 on_round(row)
                 if stop.is_set():
-                    if number % config.checkpoint_every and number < config.rounds:
-                        checkpoint.save(out, loop, number)
+                    if not saved:
+                        checkpoint.save(out, loop, number, digest)
                     raise Stopped(number)
         _export(loop, out)
 
@@ -179,8 +188,6 @@ def _play(loop: Loop, out: Path, held: Sequence[Prompt], number: int) -> RoundRo
     if number % config.heldout_every == 0 or number == config.rounds:
         append(out / records.HELDOUT, _evaluate(loop, held, number))
     append(out / records.TIMINGS, [{"round": number, "seconds": seconds, "candidates": len(candidates)}])
-    if number % config.checkpoint_every == 0 or number == config.rounds:
-        checkpoint.save(out, loop, number)
     return row
 
 

@@ -15,6 +15,7 @@ from foresighted.api.result import frame, joined
 from foresighted.api.train import Recorded
 from foresighted.errors import ConfigError
 from foresighted.settings import CompareConfig
+from foresighted.store.directory import explained
 from foresighted.store.records import HELDOUT, ROUNDS
 from foresighted.store.rows import read_mappings, write_json
 
@@ -98,5 +99,6 @@ def compare(
 
         play(merged, place, resume=resume, on_progress=on_progress, given=given)
     found = Comparison(place)
-    write_json(place / SUMMARY, found.data.to_mapping())
+    with explained(place):
+        write_json(place / SUMMARY, found.data.to_mapping())
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from foresighted.api.arguments import Place, configured, directory
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, Result, copied, frame
 from foresighted.errors import ConfigError, DataError, nearest
-from foresighted.games.summary import SUMMARY, write_summary
+from foresighted.games.summary import SUMMARY
 from foresighted.settings import read_yaml
 from foresighted.statistics.wording import number
 
@@ -147,15 +148,18 @@ def simulate(
     request = requested(game, values, out=out, resume=resume, config=config)
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise ConfigError(f"jobs: got {jobs!r}, must be a whole number, at least 1")
-    if not isinstance(good_utility, int | float):
-        raise ConfigError(f"good_utility: got {good_utility!r}, expected a number")
+    if not isinstance(good_utility, int | float) or not math.isfinite(good_utility):
+        raise ConfigError(f"good_utility: got {good_utility!r}, expected a finite number")
     from foresighted.games.run import sweep
 
     name = request.game.name
     with directory(out, "simulate") as place, shown(progress) as tell:
         tell(name, 0, 1)
-        sweep(request, place, resume=resume, jobs=jobs, on_progress=lambda done, total: tell(name, done, total))
-    write_summary(request, place, good_utility=good_utility)
+
+        def on_progress(done: int, total: int) -> None:
+            tell(name, done, total)
+
+        sweep(request, place, resume=resume, jobs=jobs, on_progress=on_progress, good_utility=good_utility)
     return Simulation(request, place)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foresighted.errors import RunError
+from foresighted.errors import DataError, RunError
 from foresighted.games.loop import Trajectories
 from foresighted.games.plan import Cell, labels_read
 from foresighted.games.summary import run_statistics
-from foresighted.store.files import new_folder, replacing
+from foresighted.store.directory import differences
+from foresighted.store.files import damaged, hashes, new_folder, replacing
+from foresighted.store.rows import read_sealed, write_sealed
 
 PARTS = "parts"
 TABLES = ("trajectories", "actions", "runs")
+_RUNS = "runs.json"
 WRITING: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["env", "arm"]}
 """Numbers are not worth a dictionary."""
 ACTION_SEEDS = 16
@@ -47,7 +51,7 @@ def cell_name(cell: Cell) -> str:
 
 def write_part(
     out: Path, name: str, played: Trajectories, wanted: set[Run], *, game: Any, every: int, kept: set[int],
-    drop_threshold: float,
+    drop_threshold: float, config: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the wanted runs of one call of the program, all files or none.
 
@@ -60,6 +64,7 @@ def write_part(
         every: record each K-th iteration, and the last.
         kept: seeds of which actions are kept.
         drop_threshold: fall of utility that counts, in its units.
+        config: what was asked for.
     """
     places = {
         (cell_name(cell), seed): (i, j) for i, cell in enumerate(played.cells) for j, seed in enumerate(played.seeds)
@@ -75,7 +80,7 @@ def write_part(
     with new_folder(out / PARTS / name) as folder:
         for table, content in zip(TABLES, tables, strict=True):
             pq.write_table(content, folder / f"{table}.parquet", **WRITING)
-        (folder / "runs.json").write_text(json.dumps(sorted(wanted)))
+        write_sealed(folder / _RUNS, Part([list(run) for run in sorted(wanted)], hashes(folder), config))
 
 
 def _iterations(last: int, every: int) -> Any:
@@ -124,20 +129,64 @@ def _runs(game: Any, played: Trajectories, runs: Sequence[Place], drop_threshold
     return pa.table({**_keys(game.name, played, runs, 1), **columns, "labels": labels})
 
 
-def finished_runs(out: Path) -> dict[Run, str]:
-    """Return which runs are on disk, and in which part. Remains of a part that was not finished are removed."""
+@dataclass(frozen=True)
+class Part:
+    """What a part says of itself in `runs.json`; one of 0.2 says the runs alone."""
+
+    runs: list[list[str | int]]
+    """Name of the cell and seed of each run."""
+    sha256: Mapping[str, str]
+    """Hash of each table."""
+    config: Mapping[str, Any]
+    """What was asked for when it was played."""
+
+
+def finished_runs(
+    out: Path, asked: Mapping[str, Any] | None = None, may_change: Collection[str] = ()
+) -> dict[Run, str]:
+    """Return which runs are on disk, and in which part, everything checked. Nothing is written.
+
+    Args:
+        out: directory of the sweep.
+        asked: what is asked for now.
+        may_change: settings of that which may be others than when a part was played.
+
+    Raises:
+        RunError: a part that is not as it was written, or was played with other settings.
+    """
     found: dict[Run, str] = {}
-    for folder in sorted((out / PARTS).glob("*")):
-        if folder.name.startswith(".") or folder.suffix == ".tmp":
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
+    for folder in sorted(one for one in (out / PARTS).glob("*") if not _unfinished(one)):
         try:
-            listed = json.loads((folder / "runs.json").read_text())
-        except (OSError, ValueError):
+            part = _part(folder)
+            found |= {(str(name), int(seed)): folder.name for name, seed in part.runs}
+        except (OSError, ValueError, TypeError, RecursionError, DataError, pa.ArrowException):
             raise RunError(f"out: {folder} is damaged; remove that folder, and its runs are played again") from None
-        for name, seed in listed:
-            found[name, seed] = folder.name
+        if changes := differences(part.config, asked or {}, may_change):
+            raise RunError(f"out: {folder} was played with other settings ({changes}); give those, or another --out")
     return found
+
+
+def _unfinished(part: Path) -> bool:
+    return part.name.startswith(".") or part.suffix == ".tmp"
+
+
+def _part(folder: Path) -> Part:
+    told = json.loads((folder / _RUNS).read_bytes())
+    if isinstance(told, list):  # of 0.2
+        for table in TABLES:
+            pq.read_table(folder / f"{table}.parquet")
+        return Part(told, {}, {})
+    part, sealed = read_sealed(folder / _RUNS, Part, what="part", again="play it again", since="sha256")
+    if not sealed or damaged(folder, part.sha256) is not None:
+        raise DataError(f"{folder}: damaged")
+    return part
+
+
+def drop_unfinished(out: Path) -> None:
+    """Remove what processes that were killed left of parts."""
+    for folder in (out / PARTS).glob("*"):
+        if _unfinished(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_together(out: Path) -> None:

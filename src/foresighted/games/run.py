@@ -17,8 +17,17 @@ from foresighted.errors import ConfigError, RunError
 from foresighted.games.game import Game
 from foresighted.games.loop import play
 from foresighted.games.plan import Cell, Sweep, arm_cells, program_key, sweep_from_text
-from foresighted.games.records import ACTION_SEEDS, Run, cell_name, finished_runs, put_together, write_part
+from foresighted.games.records import (
+    ACTION_SEEDS,
+    Run,
+    cell_name,
+    drop_unfinished,
+    finished_runs,
+    put_together,
+    write_part,
+)
 from foresighted.games.settings import GameSettings, SweepSettings
+from foresighted.games.summary import write_summary
 from foresighted.settings import OLD_NAMES, settings, to_mapping
 from foresighted.store.directory import CONFIG, Claim, check_claim, claimed
 from foresighted.store.environment import write_environment
@@ -69,8 +78,9 @@ def sweep(
     resume: bool = False,
     jobs: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    good_utility: float = 9.0,
 ) -> Path:
-    """Play a request and write its tables. Runs that are on disk are not played again.
+    """Play a request, write its tables and `summary.json`. Runs that are on disk are not played again.
 
     Args:
         request: what is asked for.
@@ -79,6 +89,7 @@ def sweep(
         resume: go on in a directory that has runs.
         jobs: programs at a time, default one a core.
         on_progress: told how many of how many rounds of parts are done.
+        good_utility: a run that ends at least there ends well.
 
     Returns:
         `out`.
@@ -89,9 +100,11 @@ def sweep(
     usual = {name: item.default for name, item in settings(type(request.base)).items()}
     claim = Claim("sweep", yaml.safe_dump(request.mapping(), sort_keys=False), MAY_GROW, usual)
     check_sweeps(request, check_claim(claim, out, resume=resume), out)
-    with claimed(claim, out, resume=resume):
+    with claimed(claim, out, resume=resume, look=lambda: finished_runs(out, request.mapping(), MAY_GROW)):
         write_environment(out, libraries=("jax", "jaxlib", "pyarrow"))
+        drop_unfinished(out)
         _play(request, out, jobs, on_progress)
+        write_summary(request, out, good_utility=good_utility)
     return out
 
 
@@ -114,7 +127,7 @@ def _play(request: Request, out: Path, jobs: int | None, on_progress: Callable[[
         name = f"{number:05d}-{hashlib.sha256(repr(sorted(wanted)).encode()).hexdigest()[:12]}"
         write_part(
             out, name, played, wanted, game=request.game, every=request.record_every, kept=kept,
-            drop_threshold=request.drop_threshold,
+            drop_threshold=request.drop_threshold, config=request.mapping(),
         )  # fmt: skip
 
     with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,14 +157,16 @@ def _begun(out: Path) -> bool:
 
 
 @contextmanager
-def claimed(claim: Claim, out: Path, *, resume: bool) -> Iterator[None]:
+def claimed(claim: Claim, out: Path, *, resume: bool, look: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Make a directory a run's own by writing `config.yaml`, and keep other processes out for a `with` block.
 
-    Args and errors are those of `check_claim`, `alone` and `explained`.
+    Args and errors are those of `check_claim`, `alone` and `explained`. `look` is called before anything is written, so
+    that what it raises leaves the directory as it was.
     """
     check_claim(claim, out, resume=resume)  # before a lock file is put where nothing of ours belongs
     with alone(out):
         check_claim(claim, out, resume=resume)
+        look()
         files.write(out / CONFIG, claim.config)
         yield
 
@@ -179,7 +181,7 @@ def alone(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(out)
         held = FileLock(out / LOCK, timeout=0).acquire()
     except Timeout:
         raise RunError(f"out: another process is writing in {out}; wait for it or choose another --out") from None
@@ -194,16 +196,20 @@ def explained(out: Path) -> Iterator[None]:
     """Turn what the operating system refuses in a `with` block, for example on a full disk, into one line.
 
     Raises:
-        RunError: in place of an `OSError`.
+        RunError: in place of an `OSError`, and of what `store.files.named` knows for one.
     """
     try:
-        yield
+        with files.named(out):
+            yield
     except OSError as error:
-        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend this"
-        raise RunError(
-            f"{error.filename or out}: {error.strerror or error}; {advice}, then go on with --resume: what is done is"
-            " kept"
-        ) from None
+        raise RunError(f"{refused(error)}, then go on with --resume: what is done is kept") from None
+
+
+def refused(error: OSError) -> str:
+    """Return in words what the operating system refused, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+    return f"{what}; {'free some space' if full else 'mend this'}"
 
 
 def arm_directory(out: Path, arm: str, seed: int) -> Path:

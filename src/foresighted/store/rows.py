@@ -5,8 +5,10 @@ A line that is not what it should be is named with its file, its number and the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
@@ -78,6 +80,48 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
         return decode(value, kind, what)
     except DataError as error:
         raise DataError(f"{path}: damaged ({error}); {again}") from None
+
+
+_SEAL = "seal"
+"""Key of the SHA-256 of all that follows its line in a sealed file."""
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """Write a dataclass or a mapping as `write_json` does, with a hash of itself, whole or not at all."""
+    body = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)[1:] + "\n"
+    files.write(path, f'{{\n "{_SEAL}": "{_seal(body.encode("utf-8", "replace"))}",{body}')
+
+
+def read_sealed(path: Path, kind: type[Row], *, what: str, again: str, since: str) -> tuple[Row, bool]:
+    """Read what `write_sealed` wrote; messages as those of `read_json`.
+
+    Args:
+        path: the file.
+        kind: what it holds.
+        what: the name of that in messages.
+        again: what to do where it is damaged.
+        since: a key that every sealed file has: without both, an earlier version wrote it.
+
+    Returns:
+        What it holds, and whether it is sealed.
+
+    Raises:
+        DataError: it cannot be read, or is not as it was written.
+    """
+    row = read_json(path, kind, what=what, again=again)
+    data = path.read_bytes()
+    head, _, body = data.partition(b",")
+    found = re.fullmatch(rb'\{\n "seal": "([0-9a-f]{64})"', head)
+    if found is not None and found[1].decode() == _seal(body):
+        return row, True
+    keys = json.loads(data).keys()
+    if found is None and _SEAL not in keys and since not in keys:
+        return row, False
+    raise DataError(f"{path}: damaged (its content does not fit its seal); {again}")
+
+
+def _seal(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def read_lines(path: Path, *, ours: bool = False) -> list[tuple[int, str]]:

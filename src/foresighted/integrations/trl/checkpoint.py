@@ -7,8 +7,9 @@ by one rename. A checkpoint without it cannot be gone on from: a fresh reward mo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair
 from foresighted.settings import renamed, to_mapping
 from foresighted.store.directory import differences
-from foresighted.store.files import byte_counts, damaged, hashes, new_folder
+from foresighted.store.files import Pins, damaged, hashes, new_folder, pinned
 from foresighted.store.records import RECORD_FILES
-from foresighted.store.rows import plain, read_json, write_json
+from foresighted.store.rows import plain, read_sealed, write_sealed
 from foresighted.store.tensors import save_tensors
 
+_log = logging.getLogger(__name__)
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features.safetensors"
 MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "reward_model_batch_size", "placement")
@@ -47,6 +49,13 @@ class State:
     """Size in bytes of each record file."""
     sha256: Mapping[str, str]
     """Hash of each file of tensors."""
+    records_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Hash of each record file, as long as it was; none of 0.2."""
+
+    @property
+    def pins(self) -> Pins | None:
+        """The records as they were; None where none are kept."""
+        return None if self.records is None else Pins(self.records, self.records_sha256)
 
 
 def save(folder: Path, follower: Replica, journal: Path | None) -> None:
@@ -55,25 +64,30 @@ def save(folder: Path, follower: Replica, journal: Path | None) -> None:
     with new_folder(folder) as temporary:
         numbers = follower.learner.save(temporary, _WEIGHTS, _OPTIMIZER)
         save_tensors(temporary / _FEATURES, features)
+        pins = None if journal is None else pinned(journal, RECORD_FILES)
         state = {
             "config": to_mapping(follower.config),
             **pairs,
             "frozen": follower.frozen_fingerprint,
             "optimizer": numbers,
             "probe": follower.probe,
-            "records": None if journal is None else byte_counts(journal, RECORD_FILES),
+            "records": None if pins is None else pins.records,
             "sha256": hashes(temporary),
+            "records_sha256": {} if pins is None else pins.records_sha256,
         }
-        write_json(temporary / _STATE, state)
+        write_sealed(temporary / _STATE, state)
 
 
-def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
-    """Put back what `save` wrote; return the byte counts of the records at that time.
+def restore(folder: Path, follower: Replica, journal: Path | None) -> Pins | None:
+    """Put back what `save` wrote; return the records as they were at that time. No file is changed.
 
     Raises:
-        RunError: the state is absent, damaged, or of another configuration or reward model.
+        RunError: the state is absent, damaged, or of another configuration or reward model; or what the records in
+            `journal` begin with are not those.
     """
     state = _read(folder)
+    if journal is not None and state.pins is not None and (wrong := state.pins.changed(journal)):
+        raise RunError(f"{wrong}; restore the file, or begin a new run")
     asked = plain(to_mapping(follower.config))
     if changes := differences(renamed(plain(state.config), asked), asked, MAY_CHANGE):
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
@@ -84,18 +98,21 @@ def restore(folder: Path, follower: Replica) -> dict[str, int] | None:
     features = load_file(folder / _FEATURES, device=str(follower.reward_model.device))
     follower.buffer.load_state(state.counts, state.ready, state.pending, features)
     follower.probe = state.probe
-    return state.records
+    return state.pins
 
 
 def _read(folder: Path) -> State:
     if not (folder / _STATE).exists():
         raise RunError(f"{folder}: absent, so the run's reward model is lost here; {_instead(folder)}")
     try:
-        state = read_json(folder / _STATE, State, what="state", again=_instead(folder))
+        again = _instead(folder)
+        state, sealed = read_sealed(folder / _STATE, State, what="state", again=again, since="records_sha256")
     except DataError as error:
         raise RunError(str(error)) from None
     if (path := damaged(folder, state.sha256)) is not None:
         raise RunError(f"{path}: damaged; {_instead(folder)}")
+    if not sealed:
+        _log.warning("%s: of an earlier version, which hashed neither it nor the records: taken as they are", folder)
     return state
 
 
@@ -121,8 +138,10 @@ def of_step(step: int, output_dir: Path, told: Path | None, log: list[Any]) -> P
     hint = "give FPOReward(resume_from=CHECKPOINT) the checkpoint that the trainer resumes from"
     try:
         there = json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        raise RunError(f"{checkpoint}: is no checkpoint of the trainer; {hint}") from None
+    except (OSError, ValueError, RecursionError):
+        there = None
+    if not isinstance(there, dict):
+        raise RunError(f"{checkpoint}: is no checkpoint of the trainer; {hint}")
     if there.get("global_step") != step or _numbers(there.get("log_history")) != _numbers(log):
         raise RunError(f"{checkpoint}: is not what the trainer went on from at step {step}; {hint}")
     return checkpoint

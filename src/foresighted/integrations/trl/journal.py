@@ -21,7 +21,7 @@ from foresighted.statistics.numbers import mean
 from foresighted.store import records
 from foresighted.store.directory import CONFIG
 from foresighted.store.environment import write_environment
-from foresighted.store.files import write
+from foresighted.store.files import fsync, make_folder, write
 from foresighted.store.records import HeldoutRow
 from foresighted.store.rows import append, read
 from foresighted.texts import distinct, text_of
@@ -55,8 +55,9 @@ class Journal:
         if any((self.folder / name).exists() for name in records.RECORD_FILES):
             number = next(n for n in range(1, 10**6) if not self._aside(n).exists())
             self.folder.rename(self._aside(number))
+            fsync(self.folder.parent)
             _log.warning("%s: records of an earlier run moved to %s", self.folder, self._aside(number).name)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write(self.folder / CONFIG, to_yaml(config))
         write_environment(self.folder, device, ("trl", "datasets"))
 

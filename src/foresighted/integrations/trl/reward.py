@@ -32,7 +32,7 @@ from foresighted.models.loading import reward_model as load_reward_model
 from foresighted.models.pretrained import Lora
 from foresighted.models.reward_model import RewardModel
 from foresighted.steering import Reference
-from foresighted.store.files import cut_back
+from foresighted.store.directory import explained
 from foresighted.texts import text_of
 from foresighted.types import Text
 
@@ -320,16 +320,23 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             if self._journal is not None:
                 self._journal.start(self.config, args.device)
             return
+        if state.global_step >= state.max_steps:  # the trainer looks only after it has made a step
+            raise RunError(
+                f"resume_from_checkpoint: this run is finished, {state.global_step} of {state.max_steps} steps: nothing"
+                " is left to train; raise max_steps or num_train_epochs to go on"
+            )
         folder = checkpoint.of_step(
             state.global_step, Path(args.output_dir), self._resume_from, list(state.log_history)
         )
         if self.follower is None:
             return
-        counts = checkpoint.restore(folder / self._folder("foresighted"), self.follower)
-        if self._journal is not None and counts is None:
+        records = None if self._journal is None else self._journal.folder
+        pins = checkpoint.restore(folder / self._folder("foresighted"), self.follower, records)
+        if self._journal is not None and pins is None:
             self._journal.start(self.config, args.device)  # the run kept no records so far
-        elif self._journal is not None and counts is not None:
-            cut_back(self._journal.folder, counts)
+        elif self._journal is not None and pins is not None:
+            with explained(self._journal.folder):
+                pins.cut_back(self._journal.folder)
             self._evaluated = self._journal.evaluated()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
