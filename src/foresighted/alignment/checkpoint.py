@@ -19,12 +19,12 @@ from foresighted.alignment.round import Loop
 from foresighted.errors import DataError, RunError
 from foresighted.labels.buffer import Counts
 from foresighted.models.learner import Learner
+from foresighted.prompts import PromptSet
 from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, renamed, to_mapping
 from foresighted.store.directory import differences
 from foresighted.store.files import Pins, damaged, hashes, new_folder, pinned
 from foresighted.store.records import RECORD_FILES
 from foresighted.store.rows import plain, read_sealed, write_sealed
-from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
@@ -41,7 +41,7 @@ class State:
     labels_sum: float
     records: Mapping[str, int]
     """Size in bytes of each record file."""
-    optimizers: Mapping[str, Mapping[str, float]]
+    optimizers: dict[str, dict[str, float]]
     sha256: Mapping[str, str]
     """Hash of each file of tensors."""
     records_sha256: Mapping[str, str] = field(default_factory=dict)
@@ -63,9 +63,10 @@ class Found(NamedTuple):
     state: State
 
 
-def prompts_digest(prompts: Iterable[Prompt]) -> str:
+def prompts_digest(prompts: PromptSet) -> str:
     """Return a hash of the prompts that a run asks: a file may have changed since it began."""
-    return hashlib.sha256(json.dumps([[p.id, p.text] for p in prompts]).encode()).hexdigest()
+    told = [[(prompt.id, prompt.text) for prompt in part] for part in prompts]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def save(out: Path, loop: Loop, number: int, prompts: str) -> None:

@@ -17,17 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foresighted.alignment.given import NAMES_ONLY, Given
-from foresighted.alignment.run import find_device, finished, run_claim, train
+from foresighted.alignment.run import check_kept, find_device, finished, run_claim, train
 from foresighted.errors import RunError, Stopped
 from foresighted.models import embedded
 from foresighted.prompts import load_prompts
 from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, to_yaml
 from foresighted.store import records
-from foresighted.store.directory import LOG, Claim, arm_directory, claimed, start_directory
+from foresighted.store.directory import LOG, Claim, arm_directory, check_claim, claimed, start_directory
 from foresighted.store.environment import write_environment
 from foresighted.store.records import RoundRow
 
 _POLL_SECONDS = 0.3
+_PATIENCE = 10.0
+"""Seconds that a run has to end once it was told to."""
 
 
 @dataclass
@@ -61,15 +63,24 @@ def compare(
         ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
         Stopped: after an interrupt, with every running round finished and saved.
     """
-    load_prompts(config.train.prompts if given.prompts is None else given.prompts, limit=config.train.prompt_limit)
+    prompts = load_prompts(
+        config.train.prompts if given.prompts is None else given.prompts, limit=config.train.prompt_limit
+    )
     device = find_device(config.train)
     usual = run_claim(config.train).usual
     claim = Claim("comparison", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds"), usual)
-    with claimed(claim, out, resume=resume):
+    runs = [Run(a, s, arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
+
+    def look() -> None:
+        for run in runs:
+            own = config.arm(run.arm, run.seed)
+            check_claim(run_claim(own), run.directory, resume=True)
+            check_kept(own, run.directory, prompts, start_directory(out, run.seed))
+
+    with claimed(claim, out, resume=resume, look=look):
         write_environment(out, device)
         if "embedded" in (config.train.policy, config.train.reward_model):
             embedded.policy_source()  # converted here, once, before several processes want it
-        runs = [Run(a, s, arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
         for run in runs:
             with claimed(run_claim(config.arm(run.arm, run.seed)), run.directory, resume=True):
                 pass
@@ -78,7 +89,13 @@ def compare(
             return
         waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
         jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
-        _schedule(runs, waiting, jobs, out, on_progress)
+        _schedule(runs, list(waiting), jobs, out, on_progress)
+        for run in waiting:  # whatever their processes returned
+            if not finished(run.directory, config.train.rounds):
+                raise RunError(
+                    f"arm {run.arm}, seed {run.seed}: its process ended well after {run.rounds_done} of"
+                    f" {config.train.rounds} rounds; see {run.directory / LOG}, then go on with --resume"
+                )
 
 
 def _play_here(
@@ -129,10 +146,21 @@ def _schedule(
             signal.signal(signal.SIGTERM, before)
         for _, process in running:
             process.terminate()
+        for _, process in running:
+            _wait(process)
     if stopping:
         raise Stopped(min(run.rounds_done for run in runs))
     if failed:
         raise RunError("; ".join(failed))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was asked to end: until then it writes, and nobody else may."""
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _launch(run: Run, out: Path) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import math
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from foresighted.alignment import checkpoint
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
+from foresighted.alignment.kept import Kept
 from foresighted.alignment.round import Loop, log_ratio, play_round
 from foresighted.alignment.start import Start
 from foresighted.errors import NumericalError, RunError, Stopped
@@ -30,12 +33,12 @@ from foresighted.labels.buffer import Counts
 from foresighted.models import noise
 from foresighted.models.learner import policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
-from foresighted.prompts import load_prompts
+from foresighted.prompts import PromptSet, load_prompts
 from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, to_mapping, to_yaml
 from foresighted.store import records
 from foresighted.store.directory import Claim, check_claim, claimed, start_directory
 from foresighted.store.environment import write_environment
-from foresighted.store.files import hashes, new_folder
+from foresighted.store.files import damaged, hashes, new_folder
 from foresighted.store.records import HeldoutRow, RoundRow
 from foresighted.store.rows import append, write, write_json
 from foresighted.texts import distinct
@@ -43,6 +46,7 @@ from foresighted.types import Prompt
 
 _log = logging.getLogger(__name__)
 POLICY = "policy"
+_MANIFEST = "manifest.json"
 
 
 def train(
@@ -75,15 +79,12 @@ def train(
     check_claim(claim, out, resume=resume)
     _check_tracker(config)
     held = _first_by_hash(prompts.heldout, config.heldout_prompts)
-    digest = checkpoint.prompts_digest([*prompts.train, *prompts.heldout])
-    loop = players(config, given, prompts.train, start or start_directory(out, config.seed))
+    digest = checkpoint.prompts_digest(prompts)
+    start = start or start_directory(out, config.seed)
+    loop = players(config, given, prompts.train, start)  # bad models, and then bad states, are found before a write
     found: list[checkpoint.Found | None] = []
-
-    def look() -> None:  # bad models, records and starts are found before anything is written
-        loop.start.check()
-        found.append(checkpoint.find(out, config, digest))
-
-    with claimed(claim, out, resume=resume, look=look), _memory():
+    look = partial(check_kept, config, out, prompts, start)
+    with claimed(claim, out, resume=resume, look=lambda: found.append(look())), _memory():
         if given.prompts is not None:
             write(out / PROMPTS, given.prompts)
         write_environment(out, find_device(config))
@@ -111,9 +112,25 @@ def run_claim(config: TrainConfig) -> Claim:
 
 
 def finished(out: Path, rounds: int) -> bool:
-    """Return whether a run directory holds a run that did all its rounds and left its trained policy."""
+    """Return whether a run directory holds a run that did all its rounds and left its trained policy, whole."""
     state = checkpoint.newest(out)
-    return state is not None and (out / POLICY).is_dir() and int(state.name.partition("-")[2]) >= rounds
+    if state is None or int(state.name.partition("-")[2]) < rounds:
+        return False
+    try:
+        known = json.loads((out / POLICY / _MANIFEST).read_bytes())["sha256"]
+        return bool(known) and damaged(out / POLICY, known) is None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def check_kept(config: TrainConfig, out: Path, prompts: PromptSet, start: Path) -> checkpoint.Found | None:
+    """Return what a run goes on from, once everything that it would read was checked. Writes nothing.
+
+    Raises:
+        RunError: something in `out` or `start` is not as it was written, or belongs to other settings or prompts.
+    """
+    Kept(start, config, prompts.train).check()
+    return checkpoint.find(out, config, checkpoint.prompts_digest(prompts))
 
 
 def _export(loop: Loop, out: Path) -> None:
@@ -121,7 +138,7 @@ def _export(loop: Loop, out: Path) -> None:
     with new_folder(out / POLICY) as folder:
         loop.policy.model.save_pretrained(folder, **adapter)
         loop.policy.tokenizer.save_pretrained(folder)
-        write_json(folder / "manifest.json", {"sha256": hashes(folder)})
+        write_json(folder / _MANIFEST, {"sha256": hashes(folder)})
 
 
 def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start: Path) -> Loop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,7 +73,7 @@ def path_of(name: str, value: Any) -> Path:
     """
     if not isinstance(value, str | PathLike):
         raise ConfigError(f"{name}: got {value!r:.60}, expected a path")
-    return Path(value).expanduser()
+    return Path(expanduser(value))
 
 
 def plain(value: Any) -> Any:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import NoReturn
 
-from rich.console import Console
+import rich.console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +25,14 @@ Told = Callable[[str, int, int], None]
 
 _PATIENCE = 2.0
 """Seconds before a bar that nobody asked for is drawn."""
+
+
+class Console(rich.console.Console):
+    """A console whose broken pipe is an error like any other: rich leaves with 1, which says that a loop collapsed."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Let the error through; called while it is handled."""
+        raise BrokenPipeError
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foresighted.api.audit import audit
+from foresighted.cli.console import console
 from foresighted.errors import ConfigError
 from foresighted.statistics.wording import interval_text, number
 from foresighted.store.directory import AUDIT
@@ -16,11 +17,11 @@ from foresighted.store.rows import plain
 from foresighted.texts import printable
 
 if TYPE_CHECKING:
+    from foresighted.api.progress import Console
     from foresighted.auditing.result import ArmAudit, Audit, Response
     from foresighted.statistics.intervals import Interval
 
 COLLAPSED = 1
-_WIDTH = 160
 _LINE = 100
 """Characters of a response that its line shows; audit.json has more."""
 
@@ -85,21 +86,17 @@ def _columns(texts: Iterable[str]) -> dict[str, str]:
 
 def print_audit(result: Audit) -> None:
     """Print the verdict, a table an arm, what was seen, and which responses to look at."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
+    to = console()
 
     def say(text: str) -> None:
-        console.print(printable(text), highlight=False, markup=False)
+        to.print(printable(text), highlight=False, markup=False)
 
     say(result.headline)
     say("")
     for line in _source(result):
         say(line)
     for arm in result.arms:
-        _print_arm(console, arm)
+        _print_arm(to, arm)
     say("")
     for sentence in result.sentences:
         say(f"- {sentence}")
@@ -118,26 +115,26 @@ def _source(result: Audit) -> Iterable[str]:
         yield f"Columns guessed: {guesses}. Wrong? Say --column OURS=THEIRS."
 
 
-def _print_arm(console: Any, arm: ArmAudit) -> None:
+def _print_arm(to: Console, arm: ArmAudit) -> None:
     shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in arm.rounds)]
     table = _new_table(f"{arm.label}: {arm.verdict}", ["rounds", "responses", *(_COLUMNS[name] for name in shown)])
     for row in arm.rounds:
         cells = [_cell(getattr(row, name), bare=name in _BARE) for name in shown]
         table.add_row(_span(row.first, row.last), str(row.responses), *cells)
-    console.print(table)
+    to.print(table)
     if arm.calibration:
         names = ["rounds", "pairs", "overconfidence", "accuracy", "Brier", "ECE"]
         table = _new_table("the reward model's preferences against the labels'", names)
         for one in arm.calibration:
             cells = [_cell(value) for value in (one.overconfidence, one.accuracy, one.brier, one.ece)]
             table.add_row(_span(one.first, one.last), str(one.pairs), *cells)
-        console.print(table)
+        to.print(table)
     if arm.symptoms:
         table = _new_table("seen without labels, last row against first", ["", "from", "to", "change", ""])
         for symptom in arm.symptoms:
             ends = (number(symptom.start), number(symptom.end))
             table.add_row(symptom.what, *ends, _cell(symptom.change), "ALARM" if symptom.alarming else "")
-        console.print(table)
+        to.print(table)
 
 
 def _new_table(title: str, names: Sequence[str]) -> Any:

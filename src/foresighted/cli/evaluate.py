@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from foresighted.api.evaluate import evaluate, plan
+from foresighted.cli.console import console
 from foresighted.cli.options import add_run_flags, add_settings, given, places
 from foresighted.errors import ConfigError
 from foresighted.judging.result import Evaluation
@@ -20,8 +20,6 @@ from foresighted.settings import to_yaml
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text, p_text, rating_text, share_text
 from foresighted.texts import printable
-
-_WIDTH = 160
 
 
 def add(commands: Any) -> None:
@@ -73,14 +71,12 @@ def run(args: argparse.Namespace) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print what was seen: tables of pairs, categories, policies and capabilities, then the sentences."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
+    to = console()
     for table in (_pairs(evaluation), _categories(evaluation), _policies(evaluation)):
         if table.row_count:
-            console.print(table)
+            to.print(table)
     for sentence in evaluation.sentences:
-        console.print(f"- {printable(sentence)}", highlight=False, markup=False)
+        to.print(f"- {printable(sentence)}", highlight=False, markup=False)
 
 
 def _add(table: Table, *cells: str) -> None:

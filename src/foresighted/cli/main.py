@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from foresighted import __version__
 from foresighted.cli import audit, compare, evaluate, report, simulate, train
 from foresighted.cli.options import Parser
-from foresighted.errors import ForesightedError, Stopped
+from foresighted.errors import ForesightedError, Stopped, one_line
+from foresighted.store.directory import refused
 from foresighted.texts import printable
 
 BAD_INPUT = 2
@@ -19,6 +23,8 @@ FAULT = 70
 TRACEBACK = "FORESIGHTED_TRACEBACK"
 """Environment variable that shows where a fault is."""
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+_OF_A_DEVICE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def parser() -> Parser:
@@ -38,31 +44,81 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
-    0 done, 1 the audit found collapse, 2 bad input, 70 a fault of the program, 130 interrupted.
+    0 done, 1 the audit found collapse, 2 bad input or a disk that refuses, 70 a fault of the program, 130 interrupted,
+    141 whoever read the output has gone (as a shell says of SIGPIPE).
     """
+    try:
+        code = _run(arguments)
+        _flush()  # here, where a full disk or a closed pipe can still be told
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except OSError as error:  # every file of ours names itself
+        code = _say(f"standard output: {error.strerror}; free some space, or write it elsewhere", BAD_INPUT)
+    except SystemExit as leaving:  # argparse, after --help or a wrong flag
+        _abandon_broken_output()
+        raise leaving from None
+    _abandon_broken_output()
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = parser().parse_args(arguments)
     _quieten()
     try:
-        code: int | None = args.run(args)  # None: done
+        return args.run(args) or 0  # None: done
     except ForesightedError as error:
         return _say(str(error), BAD_INPUT)
-    except ImportError as error:
-        return _say(f"{args.command}: needs {error.name}; pip install 'foresighted[all]'", BAD_INPUT)
     except Stopped as stop:
         return _say(str(stop), INTERRUPTED)
     except KeyboardInterrupt:
         return _say("stopped; finished rounds are saved, go on with --resume", INTERRUPTED)
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            return _say(refused(error), BAD_INPUT)
+        if error.errno in _OF_A_DEVICE:
             raise
-        told = f"a fault of foresighted itself: {type(error).__name__}: {error}; {TRACEBACK}=1 shows where"
-        return _say(told, FAULT)
-    return code or 0
+        return _fault(error)
+    except ImportError as error:
+        ours = error.name is None or error.name.partition(".")[0] == "foresighted"
+        if ours and not isinstance(error, ModuleNotFoundError):
+            return _fault(error)
+        return _say(f"{args.command}: needs {error.name}; pip install 'foresighted[all]'", BAD_INPUT)
+    except MemoryError:
+        return _say(f"{args.command}: out of memory; ask for less at a time, or for a smaller model", BAD_INPUT)
+    except SystemExit as leaving:  # of a signal
+        return leaving.code if isinstance(leaving.code, int) and leaving.code > 128 else _fault(leaving)
+    except BaseException as error:  # libraries in Rust panic outside of Exception
+        return _fault(error)
+
+
+def _fault(error: BaseException) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    told = f"a fault of foresighted itself: {one_line(error)}; {TRACEBACK}=1 shows where"
+    return _say(told, FAULT)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # closed by whoever started the program
+        sys.stdout.flush()
+
+
+def _abandon_broken_output() -> None:
+    """Have Python say nothing more of an output that cannot be written: it would, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            _ = stream and stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(text: str, code: int) -> int:
     """Print one line; what a file holds must not steer a terminal."""
-    print(f"foresighted: {printable(' '.join(text.split()))}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it; the exit code says it, too
+        print(f"foresighted: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,12 +15,11 @@ from foresighted.api.audit import Audit
 from foresighted.api.evaluate import Evaluation
 from foresighted.api.report import read, report
 from foresighted.cli.audit import print_audit
+from foresighted.cli.console import console
 from foresighted.cli.evaluate import print_evaluation
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text
 from foresighted.texts import printable
-
-_WIDTH = 160
 
 
 def add(commands: Any) -> None:
@@ -56,17 +54,15 @@ def run(args: argparse.Namespace) -> None:
 
 def print_summary(comparison: Comparison) -> None:
     """Print what was seen: a table of arms, then the sentences."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH, soft_wrap=True)  # a file or a pipe has no width of its own
+    to = console()
     table = Table(title=f"after round {comparison.last_round}", box=box.SIMPLE, title_justify="left")
     for name in ("arm", "labels a seed", "true utility", "against baseline", "proxy reward", "KL (nats)", "collapsed"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     for arm in comparison.arms:
         table.add_row(*(Text(printable(cell)) for cell in _cells(arm)))
-    console.print(table)
+    to.print(table)
     for sentence in comparison.sentences:
-        console.print(f"- {printable(sentence)}", highlight=False, markup=False)
+        to.print(f"- {printable(sentence)}", highlight=False, markup=False)
 
 
 def _cells(arm: Arm) -> list[str]:

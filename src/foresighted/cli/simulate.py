@@ -8,17 +8,15 @@ from typing import Any
 
 import yaml
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from foresighted.api.simulate import heat_map_axes, requested, simulate
+from foresighted.cli.console import console
 from foresighted.cli.options import Parser, add_run_flags, add_settings, given, places
 from foresighted.errors import ConfigError, NumericalError
 from foresighted.games.settings import GameSettings, LinearSettings, NetworkSettings, SweepSettings
 from foresighted.statistics.wording import number
 from foresighted.texts import printable
-
-_WIDTH = 160
 
 
 def add(commands: Any) -> None:
@@ -95,9 +93,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def print_cells(cells: Sequence[dict[str, Any]], swept: Sequence[str]) -> None:
     """Print a line a cell."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH, soft_wrap=True)
+    to = console()
     table = Table(box=box.SIMPLE)
     keys = ["arm", "gamma", *(name for name in swept if name != "gamma")]
     for name in (
@@ -122,12 +118,12 @@ def print_cells(cells: Sequence[dict[str, Any]], swept: Sequence[str]) -> None:
             str(cell["diverged"]["count"]),
             str(cell["labels_a_run"]),
         )
-    console.print(table)
+    to.print(table)
     for cell in cells:
         if cell["diverged"]["count"]:
             seeds = ", ".join(map(str, cell["diverged"]["seeds"][:10]))
             told = f"{cell['arm']}: {cell['diverged']['count']} of {cell['seeds']} seeds diverged ({seeds}); no mean"
-            console.print(f"- {printable(told)}", markup=False)
+            to.print(f"- {printable(told)}", markup=False)
 
 
 def _mean(value: dict[str, float | None] | None) -> str:

@@ -67,8 +67,8 @@ class EvaluateConfig(Settings):
     batch: int = setting(8, "answers", "prompts answered at a time", low=1)
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "answers", "precision of loaded weights")
     device: str = setting("auto", "answers", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
-    threads: int | None = setting(None, "answers", "CPU threads of torch (default: torch's own)", low=1)
-    seed: int = setting(0, "answers", "seed of sampled answers and of the bootstrap")
+    threads: int | None = setting(None, "answers", "CPU threads of torch (default: torch's own)", low=1, high=1024)
+    seed: int = setting(0, "answers", "seed of sampled answers and of the bootstrap", low=0)
 
     judge: str | None = setting(
         None,

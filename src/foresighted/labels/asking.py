@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import itertools
-import json
 import logging
 import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
-from foresighted.labels.labellers import Utilities, first_parameter, load_labeller
+from foresighted.labels.labellers import Left, Utilities, contained, first_parameter, load_labeller
 from foresighted.labels.pair import Pair, sides
 from foresighted.labels.queue import LabelQueue, Question
 from foresighted.settings import TrainConfig
@@ -78,12 +76,13 @@ class Asker:
         """
         if not isinstance(self._labels, Utility) or not prompts:
             return [None] * len(prompts)
-        call = self._labels.utility
-        said = self._attempt(lambda: limited(call, (list(prompts), list(responses)), self._timeout), retries=0)
-        found = self._numbers(said, len(prompts), "responses")
+        call, columns = self._labels.utility, (list(prompts), list(responses))
+        said = self._attempt(lambda: _listed(limited(call, columns, self._timeout), len(prompts)), retries=0)
+        found = self._numbers(said, len(prompts), "responses", call)
         for response, value in zip(responses, found, strict=True):
             if not math.isfinite(value):
-                raise DataError(f"{self._setting}: utility {value} of response {response!r:.60}; it must be finite")
+                told = f"{self._setting}: utility {value} of response {response!r:.60}; it must be finite"
+                raise DataError(told + _see(call))
         return list(found)
 
     def preferences(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
@@ -94,8 +93,10 @@ class Asker:
             LabellerError: the labeller failed each time.
         """
         columns = list(prompts), list(first), list(second)
-        said = self._attempt(lambda: limited(self._labels, columns, self._timeout), self._retries) if prompts else []
-        return self._bits(self._checked(said, prompts), *columns)
+        if not prompts:
+            return []
+        asked = lambda: _listed(limited(self._labels, columns, self._timeout), len(prompts))  # noqa: E731
+        return self._bits(self._checked(self._attempt(asked, self._retries), prompts), *columns)
 
     def read(self, pairs: Sequence[Pair]) -> list[float]:
         """Have pairs of a round measured and labelled at once; raises what `utility` and `preferences` do.
@@ -131,6 +132,10 @@ class Asker:
     def collect(self, pending: Mapping[str, Pair]) -> dict[str, float]:
         """Return the labels that came into the queue for pairs that wait, by id; raises what `preferences` does."""
         said = {} if self.queue is None else self._attempt(self.queue.collect, self._retries)
+        if not isinstance(said, Mapping):
+            raise DataError(
+                f"{self._setting}: the queue's collect gave {_shown(said)}; return a mapping of ids to labels"
+            )
         names = [name for name in pending if name in said]
         prompts, *_ = _columns([pending[name] for name in names])
         return dict(zip(names, self._checked([said[name] for name in names], prompts), strict=True))
@@ -155,27 +160,35 @@ class Asker:
                 return work()
             except ForesightedError:  # a mistake that another attempt would not mend
                 raise
-            except (Exception, SystemExit) as error:  # whatever a labeller's network, model or file does
+            except KeyboardInterrupt:
+                raise
+            except BaseException as raised:  # whatever a labeller's network, model or file does, sys.exit included
+                error = raised.error if isinstance(raised, Left) else raised
                 said = f"{_where(error)}failed with {one_line(error)}"
                 if attempt > retries:
                     raise LabellerError(f"{self._setting}: {said}; mend it, then resume") from error
                 _log.warning("%s: attempt %d %s", self._setting, attempt, said)
                 time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
 
-    def _numbers(self, found: Any, count: int, what: str) -> list[float]:
-        values: list[float] = []
-        with contextlib.suppress(TypeError, ValueError):
-            values = [float(value) for value in found]
+    def _numbers(self, found: Any, count: int, what: str, said_by: Any) -> list[float]:
+        """Return what `_listed` made as numbers; raises a `DataError` where it is not one for each."""
+        got, values = _shown(found), []
+        for value in found if isinstance(found, list) and len(found) == count else ():
+            try:
+                values.append(float(value))
+            except (Exception, SystemExit):  # whatever somebody's `__float__` does
+                got = f"{_shown(value)} among the numbers"
         if len(values) != count:
-            shown = json.dumps(found, default=repr)[:80]
-            raise DataError(f"{self._setting}: got {shown} for {count} {what}; return one number a {what[:-1]}")
+            told = f"{self._setting}: got {got} for {count} {what}; return one number a {what[:-1]}"
+            raise DataError(told + _see(said_by))
         return values
 
     def _checked(self, found: Any, prompts: Sequence[str]) -> list[float]:
-        values = self._numbers(found, len(prompts), "pairs")
+        values = self._numbers(found, len(prompts), "pairs", self._labels)
         for prompt, value in zip(prompts, values, strict=True):
             if not 0 <= value <= 1:
-                raise DataError(f"{self._setting}: got {value}; a preference lies in [0, 1] (prompt {prompt!r:.60})")
+                told = f"{self._setting}: got {value}; a preference lies in [0, 1] (prompt {prompt!r:.60})"
+                raise DataError(told + _see(self._labels))
         return values
 
     def _bits(
@@ -209,6 +222,30 @@ def _where(error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno} " if own else ""
 
 
+def _listed(said: Any, count: int) -> Any:
+    """Return what a labeller said as a list of at most one value more than it should be; anything else as it is.
+
+    A text, a set or a mapping is no list of labels, though it can be gone through.
+    """
+    if isinstance(said, str | bytes | bytearray | Mapping | Set) or not hasattr(type(said), "__iter__"):
+        return said
+    return list(itertools.islice(said, count + 1))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except Exception:  # of an object of the user's, or a whole number of 5000 digits
+        return f"a value of type {type(value).__name__}"
+
+
+def _see(labels: Any) -> str:
+    """Return `; see FILE, line N`, where a labeller is defined, or nothing where nobody knows."""
+    own = inspect.unwrap(labels)
+    code = getattr(own if inspect.isroutine(own) else type(own).__call__, "__code__", None)
+    return f"; see {code.co_filename}, line {code.co_firstlineno}" if code is not None else ""
+
+
 def limited(call: Callable[..., Any], columns: Sequence[list[str]], limit: float) -> Any:
     """Return what a sync or async function says of some columns, within a time.
 
@@ -221,7 +258,7 @@ def limited(call: Callable[..., Any], columns: Sequence[list[str]], limit: float
     own = call if inspect.iscoroutinefunction(call) else type(call).__call__  # of an object
 
     async def awaited() -> Any:
-        return await call(*columns)
+        return await contained(call(*columns))
 
     if inspect.iscoroutinefunction(own):
         future = asyncio.run_coroutine_threadsafe(awaited(), _loop())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError
@@ -107,9 +108,32 @@ def one_by_one(function: Callable[..., Any]) -> Any:
         return [function(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
 
     async def gathered(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Any]:
-        return await asyncio.gather(*each(prompts, first, second))
+        return await asyncio.gather(*map(contained, each(prompts, first, second)))
 
-    return gathered if inspect.iscoroutinefunction(function) else each
+    made = gathered if inspect.iscoroutinefunction(function) else each
+    return update_wrapper(made, function, assigned=(), updated=())  # messages say where it stands
+
+
+class Left(Exception):  # noqa: N818  # no error of ours
+    """A labeller left an event loop by `sys.exit`, or some such thing that would have ended the loop with it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+async def contained(work: Awaitable[Any]) -> Any:
+    """Return what `work` comes to; the loop that awaits it outlives a `sys.exit`.
+
+    Raises:
+        Left: in place of what is no `Exception`.
+    """
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise Left(error) from error
 
 
 def added(prompt: str, response: str) -> str:

@@ -65,6 +65,6 @@ class FileQueue:
         for number, row in numbered(path) if path.exists() else []:
             try:
                 labels[str(row["id"])] = float(row["label"])
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise DataError(f'{path}, line {number}: expected {{"id": ..., "label": ...}}') from None
         return labels

@@ -6,6 +6,7 @@ import copy
 import importlib
 import json
 from importlib.util import find_spec
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ def load_plain_policy(
     Raises:
         ModelError: weights absent, of the wrong kind or not safetensors.
     """
-    folder = Path(source).expanduser()
+    folder = Path(expanduser(source))
     adapted = (folder / "adapter_config.json").is_file()
     if adapted and not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{setting}: {source} has no adapter_model.safetensors; nothing else is read")

@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +39,13 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
     Raises:
         ModelError: nothing there, or nothing that can be used.
     """
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+    if source.startswith((".", "/", "~")) and not Path(expanduser(source)).is_dir():
         raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")
     if "dtype" in kwargs:
         kwargs["use_safetensors"] = True  # nothing is unpickled
     try:
         return kind.from_pretrained(
-            str(Path(source).expanduser()) if Path(source).is_dir() else source, **_SAFE, **kwargs
+            expanduser(source) if Path(expanduser(source)).is_dir() else source, **_SAFE, **kwargs
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -152,6 +152,8 @@ def out_of_range(kind: type, name: str, value: Any) -> str:
             return f"{name}: got {shown(x)}, must be {' and '.join(expected if finite else ['finite', *expected])}"
         if isinstance(x, int) and abs(x) >= WIDEST:
             return f"{name}: got {shown(x)}, must lie within {WIDEST} of 0"
+        if isinstance(x, float) and LARGEST < abs(x) < math.inf:
+            return f"{name}: got {x}, must lie within {LARGEST:.2g} of 0"
     return ""
 
 
@@ -162,6 +164,8 @@ def _finite(x: float) -> bool:
         return False
 
 
+LARGEST = float(2**127)
+"""Beyond it single precision holds no number."""
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 

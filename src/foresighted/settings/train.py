@@ -33,6 +33,7 @@ class TrainConfig(SteeringConfig):
         "run",
         "CPU threads of torch; sums depend on it in the last bit (default: all in train, 1 in compare)",
         low=1,
+        high=1024,
     )
     checkpoint_every: int = setting(1, "run", "rounds between checkpoints", low=1)
     keep_checkpoints: int = setting(2, "run", "newest checkpoints kept on disk", low=1)

@@ -201,6 +201,8 @@ def explained(out: Path) -> Iterator[None]:
     try:
         with files.named(out):
             yield
+    except BrokenPipeError:  # whoever read what was printed has gone
+        raise
     except OSError as error:
         raise RunError(f"{refused(error)}, then go on with --resume: what is done is kept") from None
 

@@ -40,10 +40,20 @@ def write_environment(out: Path, device: torch.device | None = None, libraries: 
         found |= {"device": accelerator, "threads": torch.get_num_threads()}
     path = out / ENVIRONMENT
     if path.exists():
-        before = json.loads(path.read_text())
-        if changed := [name for name in found if before.get(name, found[name]) != found[name]]:
+        before = _read(path)
+        if before is None:
+            _log.warning("%s cannot be read: whether versions changed is not known; it is written anew", path)
+        elif changed := [name for name in found if before.get(name, found[name]) != found[name]]:
             _log.warning("resumed under another %s: the last bits may differ", ", ".join(changed))
     write_json(path, found)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def processor() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +49,11 @@ def _run(setting: str, path: Path) -> ModuleType:
     try:
         # Compiled here: a cache of bytecode would run an old text of the same length and second, and litter the folder.
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # whatever the file does when it is run
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file does when it is run, sys.exit included
         sys.modules.pop(spec.name, None)
-        raise ConfigError(f"{setting}: {path} fails with {one_line(error)}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f" (line {lines[-1]})" if lines else ""
+        raise ConfigError(f"{setting}: {path} fails with {one_line(error)}{where}") from error
     return module
