@@ -152,7 +152,7 @@ def test_labels_stand_for_utility_and_must_be_preferences(logs, tmp_path):
     assert "No utility is recorded; the mean label stands for it." in result.sentences
     rows[0]["label"] = 7
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"label: got 7, a label is a preference in \[0, 1\]"):
+    with pytest.raises(DataError, match=r"label: got 7, and a label is a preference in \[0, 1\]"):
         audit(path)
 
 

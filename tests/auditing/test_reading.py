@@ -155,15 +155,15 @@ def _said(path: Path, **columns: str) -> str:
         ("b.jsonl", ROW + "\n[1]\n" + ROW, "b.jsonl, line 3: not a JSON object"),
         ("c.jsonl", ROW * 300 + '{"round": 1, "reward": "high"}\n',
          "c.jsonl, line 301: reward is 'high', expected a number"),
-        ("d.json", '[{"round": 1}]', "one JSON array; write one object a line"),
+        ("d.json", '[{"round": 1}]', "d.json: no column tells the reward; it has 'round'"),
         ("e.csv", "round,reward\n1,2\n1,2,3\n", "e.csv, line 3: has 3 fields, the header has 2"),
         ("f.csv", "round,reward\n" + "1,2\n" * 300 + "1,high\n", "line 302: reward is 'high', expected a number"),
         ("g.csv", "round,reward\n1,\xff\n", "g.csv"),
-        ("h.parquet", "round,reward\n1,2\n", "cannot be read"),
+        ("h.parquet", "PAR1" + "round,reward\n1,2\n" * 9, "h.parquet cannot be read"),
         ("i.jsonl", "", "holds no row"),
         ("j.csv", "", "holds no row"),
-        ("k.txt", "hello", "not a kind of file"),
-        ("l.csv.gz", "round,reward\n1,2\n", "cannot be read"),
+        ("k.txt", "hello", "k.txt: text, no table; expected JSON lines"),
+        ("l.csv.gz", "\x1f\x8b\x08\x00round,reward\n1,2\n", "cannot be read"),
         ("m.jsonl", '{"prompt": "a", "scor": 1}\n', "--column round=NAME --column reward=scor"),
     ],
 )  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_damaged_archive_is_named(tmp_path):
     data = bytearray(gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode()))
     data[40:60] = bytes(range(100, 120))
     (tmp_path / "log.jsonl.gz").write_bytes(data)
-    assert "log.jsonl.gz: cannot be read (" in _said(tmp_path / "log.jsonl.gz")
+    assert "log.jsonl.gz cannot be read (" in _said(tmp_path / "log.jsonl.gz")
 
 
 def test_bytes_and_dates_are_read_as_text(tmp_path):
@@ -262,7 +262,7 @@ def test_mixed_directories(tmp_path):
     _jsonl(tmp_path / "a.jsonl")
     _csv(tmp_path / "b.csv")
     said = _said(tmp_path)
-    assert "mixes files of different kinds: b.csv (csv), a.jsonl (jsonl)" in said
+    assert "mixes files of different kinds: b.csv (CSV), a.jsonl (JSONL)" in said
     (tmp_path / "b.csv").unlink()
     _jsonl(tmp_path / "b.jsonl", [{"step": 1, "prompt": "a", "gold": 1.0}])
     assert "b.jsonl: its columns differ from those of a.jsonl (reward in one of them only)" in _said(tmp_path)
@@ -297,14 +297,15 @@ def test_trl_completion_logs(tmp_path):
         message = [{"role": "user", "content": f"Why {step}?"}]
         rows = [
             {"step": step, "prompt": message, "completion": [{"role": "assistant", "content": f"so {i}"}],
-             "helpful": i / 2, "polite": 1.0, "advantage": 0.0}
+             "helpful": i / 2, "polite": 1.0 + i, "gold": -i / 2, "advantage": 0.0}
             for i in range(2)
         ]  # fmt: skip
         _parquet(folder / f"completions_{step:05d}.parquet", rows)
-    log = read_log(tmp_path / "out", {})
+    with pytest.raises(DataError, match=r"'helpful', 'polite' may each be .* --column reward=helpful\+polite"):
+        read_log(tmp_path / "out", {})
+    log = read_log(tmp_path / "out", {"reward": "helpful+polite"})
     assert log.source.format == "TRL completion logs"
-    assert log.source.columns["reward"] == "helpful+polite"
-    assert "their sum stands for the reward" in log.source.remarks[0]
-    assert log.training.numbers["reward"].tolist() == [1.0, 1.5, 1.0, 1.5]
+    assert log.source.columns["utility"] == "gold"
+    assert log.training.numbers["reward"].tolist() == [1.0, 2.5, 1.0, 2.5]
     assert [log.training.prompts[code] for code in log.training.prompt] == ["Why 2?"] * 2 + ["Why 10?"] * 2
     assert log.training.texts(np.array([3])) == ["so 1"]

@@ -104,7 +104,7 @@ def test_bad_input_is_one_line(foresighted, tmp_path):
     path.write_text(path.read_text().replace('{"step": 3', '{"step" 3', 1))
     code, _, err = foresighted("audit", path, *REWARD)
     assert code == 2
-    assert f"{path}, line 121: not a JSON object;" in err
+    assert f"{path}, line 121: not a JSON object (" in err
     assert "remove this line" in err
     code, _, err = foresighted("audit", tmp_path / "nothing")
     assert (code, err.count("\n")) == (2, 1)

@@ -92,10 +92,26 @@ def test_the_penalty_does_not_hide_a_collapse(tmp_path):
     assert not _logged(CollapseMonitor(gold="fpo/utility", action="stop"), tmp_path, small).should_training_stop
 
 
+@pytest.mark.parametrize("bad", [float("nan"), None, float("inf"), "n/a"])
+@pytest.mark.parametrize("name", ["rewards/gold/std", "rewards/gold/mean", "reward", "reward_std"])
+def test_a_value_that_is_no_finite_number_silences_nothing(tmp_path, bad, name):
+    random = np.random.default_rng(0)
+    rows = [
+        {"reward": 1 + 0.01 * step, "reward_std": 0.3, "rewards/gold/std": 0.5,
+         "rewards/gold/mean": 2 - max(0, step - 30) * 0.05 + random.normal(0, 0.1)}
+        for step in range(80)
+    ]  # fmt: skip
+    for row in rows[2:60:7]:
+        row[name] = bad
+    monitor = CollapseMonitor(gold="rewards/gold/mean", action="stop")
+    assert _logged(monitor, tmp_path, rows).should_training_stop
+    assert monitor.verdict.verdict == "collapsed"
+
+
 def test_a_metric_that_nobody_logs_is_named(tmp_path, caplog):
     _logged(CollapseMonitor(gold="fpo/utilty", window=3), tmp_path, [{"fpo/utility": 1.0, "reward": 1.0}] * 6)
     assert [r.message for r in caplog.records] == [
-        "no log holds 'fpo/utilty' (did you mean 'fpo/utility'?): nothing can be judged by it"
+        "no log holds a number under 'fpo/utilty' (did you mean 'fpo/utility'?): nothing can be judged by it"
     ]
 
 

@@ -12,12 +12,13 @@ import yaml
 
 from foresighted.errors import ConfigError, DataError, ModelError, RunError
 from foresighted.judging.plan import estimated, prompts_for
-from foresighted.judging.policies import load, sources
+from foresighted.judging.policies import Source, answers_from_file, load, sources
 from foresighted.judging.result import read_evaluation
 from foresighted.judging.rows import AnswerRow, JudgementRow, read_rows
 from foresighted.judging.run import evaluate
 from foresighted.judging.settings import DIGESTS, EvaluateConfig
 from foresighted.store.directory import ANSWERS, JUDGEMENTS
+from foresighted.types import Prompt
 
 
 @pytest.fixture
@@ -195,11 +196,11 @@ def test_held_out_prompts_are_the_default_where_training_has_seen_the_rest(confi
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"prompt": "a"}', "line 1: no text under 'response'"),
+        ('{"prompt": "a"}', "line 1: no response under any name that is known (response, completion,"),
         ('{"prompt": "a", "txet": "x"}', "did you mean 'txet'"),
-        ('{"prompt": "a", "text": 5}', "line 1: text is '5'; expected text"),
+        ('{"prompt": "a", "text": 5}', "line 1: text is 5; expected text"),
         ('{"text": "a"}', "line 1: neither prompt_id nor prompt"),
-        ('{"text": "a", "prompt": ["x"]}', "prompt is \"['x']\"; expected text"),
+        ('{"text": "a", "prompt": ["x", "y"]}', "prompt is ['x', 'y']; expected text"),
         ('{"text": "a", "prompt": "q", "seed": "x"}', "seed is 'x'"),
         ("nonsense", "line 1: not a JSON object"),
         ('{"text": "a", "prompt": "q"}\n{"text": "b", "prompt": "q"}', "line 2: prompt"),
@@ -213,16 +214,46 @@ def test_bad_files_of_answers(config, tmp_path, line, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"dataset": "mine", "instruction": f"Q{n}", "output": f"A{n}", "generator": "m"} for n in range(3)],
+        [{"prompt": [{"role": "user", "content": f"Q{n}"}], "completion": [{"role": "assistant", "content": f"A{n}"}]}
+         for n in range(3)],
+        [{"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"A{n}"}]}
+         for n in range(3)],
+        [{"question_id": f"q{n}", "model_id": "m", "choices": [{"index": 0, "turns": [f"A{n}", "more"]}]}
+         for n in range(3)],
+        [{"id": f"q{n}", "response": f"A{n}"} for n in range(3)],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
+def test_answers_under_the_names_of_others(tmp_path, rows, name):
+    path = tmp_path / name
+    path.write_text(json.dumps(rows) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [Prompt(f"q{n}", f"Q{n}", "unspecified") for n in range(3)]
+    found = answers_from_file(Source("m", 0, "file", str(path)), prompts)
+    assert [(row.prompt_id, row.text) for row in found] == [(f"q{n}", f"A{n}") for n in range(3)]
+
+
+def test_an_answer_to_another_prompt_of_that_id_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt_id": "0", "prompt": "Why?", "response": "So."}\n')
+    with pytest.raises(DataError, match=r"line 1: answers 'Why\?', but among the prompts '0' is 'When\?'"):
+        answers_from_file(Source("m", 0, "file", str(path)), [Prompt("0", "When?", "unspecified")])
+
+
 def test_what_is_no_policy(config, tmp_path, tiny_deberta, trained):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "x.csv").write_text("x")
+    (tmp_path / "x.csv").write_text("x")  # a file, so answers
     for source, words in (
         ("./nowhere", "no file or folder ./nowhere"),
         ("~nobody-of-this-name/x", "no file or folder ~nobody-of-this-name/x"),
         (tmp_path / "empty", "is none of a model folder"),
-        (tmp_path / "x.csv", "a file of answers ends in .jsonl"),
+        ("x.csv", "no file or folder x.csv"),
+        (tmp_path / "x.csv", "has no answer"),
     ):
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises((ConfigError, DataError), match=words):
             evaluate(replace(config, policies=(f"a={source}",)), tmp_path / "out")
     with pytest.raises(ModelError, match=r"policies: .* is a DebertaV2"):
         evaluate(replace(config, policies=(f"a={tiny_deberta}",)), tmp_path / "out2")
@@ -270,7 +301,7 @@ def test_a_base_is_asked_as_its_run_was_trained(config, trained, tiny_llama, cap
 def test_half_a_surrogate_pair_is_one_line_in_answers_and_replaced_in_reasons(config, files, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"prompt": "a", "text": "\\ud800"}\n')
-    with pytest.raises(DataError, match="line 1: holds half of a surrogate pair"):
+    with pytest.raises(DataError, match="line 1: text holds half of a surrogate pair"):
         evaluate(replace(config, prompts=None, policies=(f"s={path}",)), tmp_path / "out")
     judge = tmp_path / "odd.py"
     judge.write_text("def odd(prompt, first, second):\n    raise ValueError('\\ud800' * 9999)\n")

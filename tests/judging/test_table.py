@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_training_seeds_are_clusters(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no column A_vs_B; found none"),
+        ("", "holds no judgement"),
         ("prompt_id,a-vs-b\n1,a\n", "no column A_vs_B"),
         ("prompt_id,a_vs_a\n1,a\n", "does not name two different policies"),
         ("prompt_id,a_vs_tie\n1,a\n", "does not name two different policies"),
@@ -154,13 +155,13 @@ def test_training_seeds_are_clusters(tmp_path):
         ("seed,a_vs_b\nx,a\n", "line 2: seed is 'x'"),
         ("seed,a_vs_b\n-1,a\n", "line 2: seed is '-1'; expected a whole number, 0 or more"),
         ("a_vs_b,words_a\na,3\nb,-12\n", "line 3: words_a is '-12'; expected a whole number, 0 or more"),
-        ("prompt_id,a_vs_b\n", "has no verdict: a_vs_b hold nothing in 0 lines"),
-        ("prompt_id,a_vs_b\n1,\n2,\n", "has no verdict: a_vs_b hold nothing in 2 lines"),
-        ("a_vs_b,b_vs_a\na,b\n", "line 1: a_vs_b and b_vs_a name one pair"),
+        ("prompt_id,a_vs_b\n", "holds no judgement"),
+        ("prompt_id,a_vs_b\n1,\n2,\n", "has no verdict in 2 lines"),
+        ("a_vs_b,b_vs_a\na,b\n", "t.csv: a_vs_b and b_vs_a name one pair"),
         ("a_vs_b,a_vs_b\na,b\n", "line 1: the column 'a_vs_b' stands twice"),
-        ("prompt_id,a_vs_b,category\n1,a,x\n2,b\n", "line 3: has fewer cells than the 3 columns"),
-        ("prompt_id,a_vs_b\n1,a\n2,b,x,y\n", "line 3: has more cells than the 2 columns"),
-        ('a_vs_b\n"a\n', "is not a CSV table"),
+        ("prompt_id,a_vs_b,category\n1,a,x\n2,b\n", "line 3: has 2 fields, the header has 3"),
+        ("prompt_id,a_vs_b\n1,a\n2,b,x,y\n", "line 3: has 4 fields, the header has 2"),
+        ('a_vs_b\n"a\n', "not CSV that can be read"),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path, text, words):
@@ -174,7 +175,7 @@ def test_unreadable_tables(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_table(tmp_path / "none.csv")
     (tmp_path / "b.csv").write_bytes(b"a_vs_b\n\xff\xfe\n")
-    with pytest.raises(DataError, match="is not a CSV table in UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         read_table(tmp_path / "b.csv")
     with pytest.raises(DataError, match=r"no policy 'nwe'.*did you mean 'new'"):
         read_table(_table(tmp_path), baseline="nwe")
@@ -195,3 +196,71 @@ def test_the_result_file_is_checked_when_read(tmp_path):
     path.write_text(whole[:100])
     with pytest.raises(DataError, match="not JSON"):
         read_evaluation(path)
+
+
+ARENA = [
+    {"question_id": "q1", "model_a": "new", "model_b": "base", "winner": "model_a", "turn": 1},
+    {"question_id": "q2", "model_a": "base", "model_b": "new", "winner": "model_b", "turn": 1},
+    {"question_id": "q2", "model_a": "base", "model_b": "new", "winner": "tie (bothbad)", "turn": 2},
+    {"question_id": "q3", "model_a": "base", "model_b": "new", "winner": "base", "turn": 1},
+]
+MARKED = [
+    {"id": 1, "model_a": "base", "model_b": "new", "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+    {"id": 2, "model_a": "base", "model_b": "new", "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+    {"id": 3, "model_a": "new", "model_b": "base", "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+    {"id": 4, "model_a": "new", "model_b": "base", "winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1},
+]
+ALPACA = [
+    {"instruction": f"Q{n}", "generator_1": "base", "generator_2": "new", "output_1": "a", "preference": value}
+    for n, value in enumerate((2.0, 1.9, 1.2, 1.5, None))
+]
+
+
+def _json(tmp_path, rows, name="t.json") -> Path:
+    path = tmp_path / name
+    path.write_text(json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+@pytest.mark.parametrize("rows", [ARENA, MARKED, ALPACA])
+def test_a_line_a_judgement(tmp_path, rows, name):
+    table = read_table(_json(tmp_path, rows, name), baseline="base")
+    assert table.policies == ("base", "new")
+    assert [row.result for row in table.rows] in (["win", "win", "tie", "loss"], ["win", "win", "loss", "tie"])
+    assert all((row.first, row.second) == ("new", "base") for row in table.rows)
+    if rows is ARENA:
+        assert [row.prompt_id for row in table.rows] == ["q1", "q2", "q2, turn 2", "q3"]
+
+
+def test_both_orders_of_mt_bench_are_kept(tmp_path):
+    games = [("model_1", "model_1"), ("model_1", "model_2"), ("tie", "tie"), ("model_2", "error")]
+    rows = [
+        {"question_id": n, "model_1": "new", "model_2": "base", "g1_winner": one, "g2_winner": two}
+        for n, (one, two) in enumerate(games)
+    ]
+    table = read_table(_json(tmp_path, rows), baseline="base")
+    assert [row.result for row in table.rows] == ["win", "position_bias", "tie", "failure"]
+    assert (table.rows[1].forward, table.rows[1].backward) == ("new", "base")
+    assert evaluate_table(_json(tmp_path, rows), baseline="base", seed=0, out=None).pairs[0].counts.failed == 1
+
+
+def test_names_that_hold_vs_and_winners_in_another_case(tmp_path):
+    table = read_table(_table(tmp_path, "prompt_id;a_vs_b_vs_Mine\n0;mine\n1;a_vs_b\n2;Tie\n3;tie (bothbad)\n"))
+    assert table.policies == ("a_vs_b", "Mine")
+    assert [row.result for row in table.rows] == ["win", "loss", "tie", "tie"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"model_a": "a", "model_b": "b", "winner": "c"}, "row 1: winner is 'c'"),
+        ({"model_a": "a", "model_b": "a", "winner": "a"}, "expected two different policies"),
+        ({"generator_1": "a", "generator_2": "b", "preference": 3}, "preference is '3'; expected 0, or from 1 to 2"),
+        ({"instruction": "a", "output_1": "b"}, "no column A_vs_B; it has 'instruction', 'output_1'"),
+    ],
+)
+def test_bad_lines_of_judgements(tmp_path, row, words):
+    with pytest.raises(DataError) as caught:
+        read_table(_json(tmp_path, [row]))
+    assert words in str(caught.value)

@@ -43,7 +43,7 @@ def test_adding_prompts_never_moves_one_across(tmp_path):
         ('{"prompt": "a", "id": "1"}\n\n{"prompt": "b", "id": 1}\n', "line 3: id '1' stands twice"),
         ('{"prompt": "a", "split": "test"}\n', "line 1: split 'test'"),
         ('{"prompt": "a", "split": "train"}\n', "leaves no heldout prompt"),
-        ('{"prompt": "\\ud800 a"}\n', "line 1: holds half of a surrogate pair"),
+        ('{"prompt": "\\ud800 a"}\n', "line 1: prompt holds half of a surrogate pair"),
     ],
 )
 def test_bad_files(tmp_path, text, words):
@@ -65,7 +65,10 @@ def test_unreadable_and_binary_files(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         load_prompts(str(tmp_path / "none.txt"))
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="UTF-16 text; expected"):
+        load_prompts(str(tmp_path / "b.txt"))
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match="line 1: not UTF-8 text; save the file as UTF-8"):
         load_prompts(str(tmp_path / "b.txt"))
     with pytest.raises(DataError, match="expected hub:DATASET:SPLIT:COLUMN"):
         load_prompts("hub:only-a-name")

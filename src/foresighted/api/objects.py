@@ -16,8 +16,9 @@ from typing import Any
 
 from foresighted.alignment.given import OBJECT, PROMPTS, Given
 from foresighted.errors import ConfigError, DataError, RunError
+from foresighted.prompts import id_of, kind_of, split_of
 from foresighted.settings import read_yaml
-from foresighted.store.aliases import key_of
+from foresighted.store.exchanges import prompt_of
 from foresighted.store.rows import read_mappings
 
 _log = logging.getLogger(__name__)
@@ -125,11 +126,11 @@ def rows_of(prompts: Any) -> list[dict[str, Any]]:
 
 
 def _row(number: int, row: Any) -> dict[str, Any]:
+    where = f"prompts: row {number}"
     if not isinstance(row, Mapping):
-        raise DataError(f"prompts: row {number}: got {type(row).__name__}, expected a text or a mapping with 'prompt'")
-    keys = {"id": "id", "prompt": key_of("prompt", row), "kind": "kind", "split": "split"}
-    kept = {name: row[key] for name, key in keys.items() if isinstance(row.get(key), str | int)}
-    return {name: value if name == "prompt" else str(value) for name, value in kept.items()}
+        raise DataError(f"{where}: got {type(row).__name__}, expected a text or a mapping with 'prompt'")
+    read = {"id": id_of, "prompt": prompt_of, "kind": kind_of, "split": split_of}
+    return {name: value for name, reader in read.items() if (value := reader(row, where)) is not None}
 
 
 def _rows_name(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from foresighted.auditing.sentences import headline, left_out, sentences
 from foresighted.auditing.sources import Log, Progress, read_log
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
-from foresighted.errors import ConfigError, DataError
+from foresighted.errors import ConfigError
 from foresighted.statistics.collapse import ArmFalls, Fall, Reason, could_have_seen, family_size, judge_arm, onset
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.layout import Layout, choose_layout
@@ -40,6 +40,8 @@ class _Arm:
     measure: str | None
     known: Mask
     layout: Layout
+    untrue: str = "no utility, no label"
+    """Why nothing tells what is true, where nothing does."""
 
 
 def audit(
@@ -101,7 +103,9 @@ def _labels_needed(arm: _Arm, power: float) -> LabelsNeeded | None:
 def _arms(log: Log) -> list[_Arm]:
     parts = [dict(arms(rollouts)) for rollouts in (log.heldout, log.training) if rollouts is not None]
     labels = dict.fromkeys(label for part in parts for label in part)
-    return [_arm(label, [part[label] for part in parts if label in part]) for label in labels]
+    made = [_arm(label, [part[label] for part in parts if label in part]) for label in labels]
+    aside = " and ".join(log.set_aside)
+    return [replace(arm, untrue=f"{aside} measures the prompt, not the response") for arm in made] if aside else made
 
 
 def _arm(label: str, both: list[Rollouts]) -> _Arm:
@@ -112,23 +116,12 @@ def _arm(label: str, both: list[Rollouts]) -> _Arm:
             if "reward" in table.numbers:
                 known = known & table.known("reward")
             if len(np.unique(table.round[known])) >= FEWEST_MEASURED:
-                _check_labels(measure, table)
                 return _Arm(label, table, both[-1], measure, known, choose_layout(table, known))
     table = both[0]
     known = table.known("reward")
     if not known.any():
         known = np.ones(len(table), bool)
     return _Arm(label, table, both[-1], None, known, choose_layout(table, known))
-
-
-def _check_labels(measure: str, table: Rollouts) -> None:
-    values = table.numbers[measure]
-    outside = values[np.isfinite(values) & ((values < 0) | (values > 1))]
-    if measure == "label" and len(outside):
-        raise DataError(
-            f"label: got {outside[0]:g}, a label is a preference in [0, 1]; if it is a score, give --column"
-            " utility=NAME, and --column label= to leave it out as a label"
-        )
 
 
 def _column(arm: _Arm, name: str | None, rows: Mask | None = None) -> Profile | None:
@@ -220,7 +213,7 @@ def _verdict(
     alarms = suspicious(seen)
     doubt = f"without labels, but {', '.join(alarms)} moved as in a loop that collapses" if alarms else ""
     if fall is None or utility is None:
-        return ("suspicious", doubt) if alarms else ("cannot tell", "nothing tells what is true: no utility, no label")
+        return ("suspicious", doubt) if alarms else ("cannot tell", f"nothing tells what is true: {arm.untrue}")
     every = (fall, *seed_falls)
     if any(one.corrected for one in every):
         whose = [one.seed for one in seed_falls if one.corrected]

@@ -5,23 +5,33 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from foresighted.alignment.played import read_plan, run_directory
 from foresighted.auditing.result import Source
+from foresighted.auditing.roles import looks_like_answers, measured, paid_by
 from foresighted.auditing.rollouts import Collector, Rollouts
 from foresighted.errors import DataError
 from foresighted.settings import read_yaml
 from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
-from foresighted.store.logs import SUFFIXES, Part, peek, read_tables
+from foresighted.store.formats import Kind, named_as_rows
+from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
 
 OUR_FORMATS = ("comparison", "run")
-SHOWN_AS = {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}
+SHOWN_AS: Mapping[Kind, str] = {
+    "jsonl": "JSONL", "batches": "JSONL", "json": "JSON", "csv": "CSV", "parquet": "Parquet", "text": "text",
+}  # fmt: skip
+STEPS_COMPARED = 32
+"""Files of a TRL log whose advantages are read to tell what the policy was paid by."""
 TRL_LOGS = "completions"
 TRAJECTORIES = "trajectories.parquet"
+TRAINER_STATE = "trainer_state.json"
 Progress = Callable[[int, int], None]
 """Told how many files were read, of how many."""
 
@@ -33,6 +43,8 @@ class Log:
     source: Source
     heldout: Rollouts | None
     training: Rollouts | None
+    set_aside: tuple[str, ...] = ()
+    """Columns that were to tell what is true, and measure the prompt."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,15 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
     tables: list[Rollouts | None] = []
     used: dict[str, str] = {}
     guessed: dict[str, None] = {}
+    aside: dict[str, None] = {}
     rows = 0
     for group in (found.heldout, found.training):
         if not group:
             tables.append(None)
             continue
-        rollouts, columns_found, guesses, said = _read(
-            group, columns, lambda: progress(next(done), len(parts)), ours=found.format in OUR_FORMATS
-        )
+        read = _read(group, columns, lambda: progress(next(done), len(parts)), ours=found.format in OUR_FORMATS)
+        rollouts, columns_found, guesses, said, dropped = read
+        aside |= dict.fromkeys(dropped)
         used |= {ours: column.name for ours, column in columns_found.items()}
         if "round" not in columns_found:
             used["round"] = FROM_FILE_NAME
@@ -69,13 +82,13 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
         tables.append(rollouts)
     shown = () if found.format in OUR_FORMATS else tuple(guessed)
     source = Source(str(path), found.format, len(parts), rows, used, shown, tuple(remarks))
-    return Log(source, tables[0], tables[1])
+    return Log(source, tables[0], tables[1], tuple(aside))
 
 
 def _find(path: Path) -> _Found:
     if path.is_file():
         part = Part(path, path.name.split(".")[0], round=_round_of(path.name))
-        return _Found(SHOWN_AS[part.format], (), (part,))
+        return _Found(SHOWN_AS[part.format.kind], (), (part,))
     if not path.is_dir():
         raise DataError(f"{path}: no such file or directory")
     if (path / TRAJECTORIES).is_file():
@@ -124,37 +137,41 @@ def _trl(folder: Path) -> _Found | None:
     if not files:
         return None
     name = (folder.resolve().parent if folder.name == TRL_LOGS else folder.resolve()).name
-    remark = (
-        "TRL writes one column a reward function and no weights: their sum stands for the reward; --column"
-        " reward=NAME takes one of them."
-    )
     parts = tuple(Part(file, name, round=_round_of(file.name)) for file in files)
-    several = len({name for row in peek(parts[0])[:1] for name in row} - {"step", "prompt", "completion", "advantage"})
-    return _Found("TRL completion logs", (), parts, (remark,) if several > 1 else ())
+    return _Found("TRL completion logs", (), parts)
 
 
 def _directory(path: Path) -> _Found:
-    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".") and _kind(file)]
-    files.sort(key=_natural)
-    if not files:
+    named = [file for file in path.iterdir() if file.is_file() and file.name[:1] != "." and named_as_rows(file)]
+    label = path.resolve().name
+    every = [Part(file, label, round=_round_of(file.name)) for file in sorted(named, key=_natural)]
+    parts = tuple(part for part in every if not _no_log(part))
+    if not parts:
         raise DataError(
             f"{path}: holds no records of ours and no .jsonl, .csv or .parquet file; give the run directory, or the"
             " folder or file with the logged responses"
         )
-    kinds = {kind: file.name for file in files if (kind := _kind(file))}
+    kinds = {SHOWN_AS[part.format.kind]: part.path.name for part in parts if part.format.kind != "text"}
     if len(kinds) > 1:
-        named = ", ".join(f"{name} ({kind})" for kind, name in sorted(kinds.items()))
-        raise DataError(f"{path}: mixes files of different kinds: {named}; give one file, or a folder of one kind")
-    label = path.resolve().name
-    parts = tuple(Part(file, label, round=_round_of(file.name)) for file in files)
+        shown = ", ".join(f"{name} ({kind})" for kind, name in sorted(kinds.items()))
+        raise DataError(f"{path}: mixes files of different kinds: {shown}; give one file, or a folder of one kind")
     rows = peek(parts[0])
     verl = bool(rows) and {"input", "output", "score", "step"} <= set(rows[0])
-    name = "verl rollout dump" if verl else SHOWN_AS[next(iter(kinds))]
-    return _Found(name if len(parts) == 1 or verl else f"{name} in parts", (), parts)
+    name = "verl rollout dump" if verl else next(iter(kinds), "JSONL")
+    passed = [part.path.name for part in every if part not in parts]
+    remarks = (f"No log, and passed over: {', '.join(passed[:5])}{' and more' * (len(passed) > 5)}.",) if passed else ()
+    return _Found(name if len(parts) == 1 or verl else f"{name} in parts", (), parts, remarks)
 
 
-def _kind(file: Path) -> str | None:
-    return SUFFIXES.get(Path(file.name.removesuffix(".gz")).suffix.lower())
+def _no_log(part: Part) -> bool:
+    """Return whether a file beside logs is plainly none: one JSON object, such as a config.json, or a trainer's state.
+
+    Only a file that ends in .json can be; JSON lines of one row are a log.
+    """
+    if part.path.name.removesuffix(".gz").endswith(".json") and part.format.kind in ("json", "jsonl"):
+        rows = peek(part)
+        return len(rows) == 1 or part.path.name == TRAINER_STATE
+    return False
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -167,18 +184,36 @@ def _round_of(name: str) -> int | None:
     return int(found.group(1)) if found and len(found.group(1)) < 16 else None
 
 
-def _read(
-    parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], None], *, ours: bool
-) -> tuple[Rollouts, dict[str, Column], tuple[str, ...], list[str]]:
+_Read = tuple[Rollouts, dict[str, Column], tuple[str, ...], list[str], list[str]]
+"""Rows, columns, which of them were guessed, remarks, and columns that are set aside."""
+
+
+def _read(parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], None], *, ours: bool) -> _Read:
     collector = Collector()
     columns: dict[str, Column] = {}
     guessed: tuple[str, ...] = ()
-    empty = []
+    empty, remarks = [], []
     first: Part | None = None
+    settled: list[str] = []
+
+    def paid(candidates: Sequence[str]) -> Sequence[str]:
+        """Ask the advantages once, of files from the first to the last."""
+        if not settled:
+            some = sorted({round(n * (len(parts) - 1) / (STEPS_COMPARED - 1)) for n in range(STEPS_COMPARED)})
+            try:
+                found, why = paid_by(candidates, [step for n in some for step in _steps(parts[n])])
+            except DataError as error:
+                raise DataError(f"{parts[0].path}: {error}") from None
+            settled.extend(found)
+            remarks.append(f"Of {', '.join(candidates)}, the reward is {'+'.join(settled)}: {why}.")
+        return [name for name in candidates if name in settled]
+
     for part in parts:
         rows = peek(part)
         if rows:
-            found, guesses = find_columns(rows, told, str(part.path), file_name=part.plain_name, ours_alone=ours)
+            found, guesses = find_columns(
+                rows, told, str(part.path), file_name=part.plain_name, ours_alone=ours, paid_by=paid
+            )
             if first is None:
                 columns, guessed, first = found, guesses, part
             lacking = {"round", "reward", "prompt"} & (set(columns) ^ set(found))
@@ -197,10 +232,67 @@ def _read(
     rollouts, without = collector.made()
     if not len(rollouts):
         raise DataError(f"{parts[0].path}: no row has a round; name the column with --column round=NAME")
-    remarks = [f"Empty: {', '.join(empty[:5])}{' and more' if len(empty) > 5 else ''}."] if empty else []
+    if empty:
+        remarks.append(f"Empty: {', '.join(empty[:5])}{' and more' if len(empty) > 5 else ''}.")
     for name in JUDGED_BY:  # utility and labels are null in records of ours where nobody gave them
         if name in columns and name not in rollouts.numbers and (name == "reward" or not ours):
             remarks.append(f"The column {columns[name].name} holds no finite number: it tells no {name}.")
     if without:
         remarks.append(f"{without} rows have no round and were left out.")
-    return rollouts, columns, guessed, remarks
+    if ours:
+        return rollouts, columns, guessed, remarks, []
+    rollouts, aside = _checked(rollouts, columns, guessed, remarks)
+    return rollouts, columns, guessed, remarks, aside
+
+
+def _steps(part: Part) -> list[list[Mapping[str, Any]]]:
+    """Return the first rows of a file, a step each; the last prompt of a step that is cut is left out."""
+    rows = peek(part)
+    last = rows[-1].get("prompt") if len(rows) == PEEKED_ROWS else None
+    while last is not None and rows and rows[-1].get("prompt") == last:
+        rows.pop()
+    return [list(same) for _, same in itertools.groupby(rows, key=lambda row: row.get("step"))]
+
+
+def _checked(
+    rollouts: Rollouts, columns: Mapping[str, Column], guessed: Sequence[str], remarks: list[str]
+) -> tuple[Rollouts, list[str]]:
+    """Take away what was to tell what is true and measures the prompt; say so, or what could not be seen.
+
+    Raises:
+        DataError: a label that is no preference, or a guessed utility that may as well be the right answers.
+    """
+    aside = []
+    for ours in ("utility", "label"):
+        if ours not in rollouts.numbers:
+            continue
+        name = columns[ours].name
+        if ours == "label":
+            _check_labels(rollouts, name)
+        kind = measured(rollouts, ours)
+        if kind == "unseen" and ours in guessed:
+            if ours == "utility" and looks_like_answers(rollouts, ours):
+                raise DataError(
+                    f"{name}: whole numbers, one a prompt, which may be right answers or utilities; say --column"
+                    f" utility={name} if they are utilities, --column utility= to leave them out"
+                )
+            remarks.append(f"No prompt has several responses, so nothing shows that {name} measures the response.")
+        if kind == "prompt":
+            aside.append(name)
+            remarks.append(
+                f"The column {name} is the same for every response to a prompt: it measures the prompt, as a right"
+                f" answer does, and no {ours}; it was set aside."
+            )
+            numbers = {key: values for key, values in rollouts.numbers.items() if key != ours}
+            rollouts = replace(rollouts, numbers=numbers)
+    return rollouts, aside
+
+
+def _check_labels(rollouts: Rollouts, name: str) -> None:
+    values = rollouts.numbers["label"]
+    outside = values[np.isfinite(values) & ((values < 0) | (values > 1))]
+    if len(outside):
+        raise DataError(
+            f"{name}: got {outside[0]:g}, and a label is a preference in [0, 1]; if it is the right answer, leave it"
+            " out with --column label=; if it is a score of the response, say --column utility=NAME --column label="
+        )

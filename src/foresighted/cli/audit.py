@@ -28,7 +28,7 @@ _LINE = 100
 DESCRIPTION = (
     "Reads what a loop left behind and says whether true utility fell while the reward that it follows did not, from"
     " when on, and how sure that is. PATH is a run or a comparison of foresighted, the output directory of a TRL"
-    " trainer, a folder of OpenRLHF or verl rollout dumps, or a JSONL, CSV or Parquet file (.gz too for text) with"
+    " trainer, a folder of OpenRLHF or verl rollout dumps, or a file of JSON lines, JSON, CSV or Parquet (.gz too) with"
     " a round, a prompt, a response, a reward and, where known, a utility or a label. Exit code 1: collapsed; 0: not,"
     " or nothing tells; 2: the input cannot be used."
 )

@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     )
     group = parser.add_argument_group("judgements made elsewhere")
     group.add_argument(
-        "--judgements", type=Path, metavar="FILE.csv",
+        "--judgements", type=Path, metavar="FILE",
         help="report on a table with columns A_vs_B (winner's name or tie), and prompt_id, category, seed, words_A,"
         " same_A_B where there are any; nothing is asked",
     )  # fmt: skip

@@ -96,13 +96,12 @@ def prompts_for(config: EvaluateConfig, sources: Sequence[Source]) -> tuple[str,
 
 def _of_answers(sources: Sequence[Source]) -> list[Prompt]:
     found: dict[str, Prompt] = {}
-    for line in (line for source in sources for line in policies.file_answers(source)):
-        text = line.get("prompt")
-        if isinstance(text, str) and text.strip():
-            name = str(line.get("prompt_id", text_id(text)))
-            found.setdefault(name, Prompt(name, text, str(line.get("kind", "unspecified"))))
+    for answer in (answer for source in sources for answer in policies.file_answers(source)):
+        if answer.prompt is not None:
+            name = answer.prompt_id or text_id(answer.prompt)
+            found.setdefault(name, Prompt(name, answer.prompt, answer.kind or "unspecified"))
     if not found:
-        raise ConfigError("prompts: the files of answers hold no text under 'prompt'; give --prompts FILE")
+        raise ConfigError("prompts: the files of answers hold ids of prompts and no prompt; give --prompts FILE")
     return list(found.values())
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foresighted.alignment.given import OBJECT, PROMPTS
-from foresighted.errors import ConfigError, DataError, RunError, nearest
+from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
+from foresighted.prompts import kind_of as kind_of_prompt
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
-from foresighted.store.aliases import ALIASES, key_of
+from foresighted.store.aliases import key_of, not_there
 from foresighted.store.directory import CONFIG, kind_of
-from foresighted.store.rows import numbered
+from foresighted.store.exchanges import has_prompt, name_of, prompt_of, response_of, whole_of
+from foresighted.store.foreign import Row, rows_of
+from foresighted.store.formats import named_as_rows
 from foresighted.types import Prompt
 
 if TYPE_CHECKING:
@@ -60,8 +63,6 @@ def sources(named: Sequence[Named]) -> list[Source]:
 def _source(one: Named, path: Path) -> Source:
     seed = one.seed or 0
     if path.is_file():
-        if path.suffix != ".jsonl":
-            raise ConfigError(f"policies: {one.name}={path} is a file; a file of answers ends in .jsonl")
         return Source(one.name, seed, "file", str(path))
     if kind_of(path) == "run":
         return Source(one.name, seed, "run", str(path))
@@ -70,7 +71,7 @@ def _source(one: Named, path: Path) -> Source:
             f"policies: {one.name}={path} is none of a model folder (config.json), a PEFT adapter"
             " (adapter_config.json), a run of foresighted train and an arm of foresighted compare (seed-0, ...)"
         )
-    if not path.exists() and (one.source.startswith((".", "/", "~")) or path.suffix == ".jsonl"):
+    if not path.exists() and (one.source.startswith((".", "/", "~")) or named_as_rows(path)):
         raise ConfigError(f"policies: {one.name}: no file or folder {one.source}")
     return Source(one.name, seed, "model", one.source)
 
@@ -83,38 +84,47 @@ def trained_on(source: Source) -> str | None:
     return str(Path(source.place) / PROMPTS) if prompts.startswith(OBJECT) else prompts
 
 
-def file_answers(source: Source) -> list[dict[str, Any]]:
-    """Return the lines of a file of answers as they stand, each with the number of its line under `line`.
+class Answer(NamedTuple):
+    """One row of a file of answers."""
+
+    where: str
+    """File and line, for messages."""
+    prompt_id: str | None
+    prompt: str | None
+    kind: str | None
+    text: str
+    seed: int
+    tokens: int | None
+
+
+def file_answers(source: Source) -> list[Answer]:
+    """Return the rows of a file of answers, as `store.foreign.rows_of` reads files.
 
     Raises:
-        DataError: unreadable, or a line without an answer, or without `prompt_id` and `prompt`, with its number.
+        DataError: unreadable, or a row without an answer, or that says neither by `prompt_id` nor by a prompt what was
+            asked, with its place.
     """
-    lines = []
-    for number, mapping in numbered(Path(source.place), ours=False):
-        where = f"policies: {source.place}, line {number}"
-        under = key_of("response", mapping)
-        if under is None:
-            known, others = ALIASES["response"][0], ", ".join(ALIASES["response"][1:])
-            raise DataError(f"{where}: no text under {known!r}{nearest('text', mapping)}; also read: {others}")
-        text = mapping[under]
-        if not isinstance(text, str):
-            raise DataError(f"{where}: {under} is {str(text)[:40]!r}; expected text")
-        asked = {name: mapping[name] for name in ("prompt_id", "prompt") if name in mapping}
-        for name, value in asked.items():
-            if not isinstance(value, str | int):
-                raise DataError(f"{where}: {name} is {str(value)[:40]!r}; expected text")
-        if any("\ud800" <= c <= "\udfff" for part in (text, *asked.values()) for c in str(part)):
-            raise DataError(f"{where}: holds half of a surrogate pair, which is no text; mend the escape")
-        if not asked:
-            near = nearest("prompt", mapping)
-            raise DataError(f"{where}: neither prompt_id nor prompt{near}; one says what was asked")
-        seed = mapping.get("seed", source.seed)
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise DataError(f"{where}: seed is {str(seed)[:40]!r}; expected a whole number")
-        lines.append({**mapping, "text": text, "seed": seed, "line": number})
-    if not lines:
+    try:
+        found = [_answer(row, source.seed) for row in rows_of(Path(source.place))]
+    except DataError as error:
+        raise DataError(f"policies: {error}") from None
+    if not found:
         raise DataError(f"policies: {source.place} has no answer")
-    return lines
+    return found
+
+
+def _answer(row: Row, seed: int) -> Answer:
+    where, values = row.where, row.values
+    text = response_of(values, where)
+    prompt = prompt_of(values, where) if has_prompt(values) else None
+    key = key_of("prompt_id", values) or ("id" if prompt is None else None)
+    name = name_of(values.get(key), key, where) if key else None
+    if prompt is None and name is None:
+        raise DataError(f"{where}: neither prompt_id nor prompt says what was asked: {not_there('prompt', values)}")
+    own = whole_of(values.get("seed"), "seed", where)
+    tokens = values.get("tokens")
+    counted = whole_of(tokens, "tokens", where) if isinstance(tokens, int | float | str) else None
+    return Answer(where, name, prompt, kind_of_prompt(values, where), text, seed if own is None else own, counted)
 
 
 def answers_from_file(source: Source, prompts: Sequence[Prompt]) -> list[AnswerRow]:
@@ -126,15 +136,21 @@ def answers_from_file(source: Source, prompts: Sequence[Prompt]) -> list[AnswerR
     by_id = {prompt.id: prompt for prompt in prompts}
     by_text = {prompt.text: prompt for prompt in prompts}
     rows: dict[tuple[int, str], AnswerRow] = {}
-    for line in file_answers(source):
-        prompt = by_id.get(str(line["prompt_id"])) if "prompt_id" in line else by_text.get(str(line["prompt"]))
+    for answer in file_answers(source):
+        prompt = by_id.get(answer.prompt_id or "") if answer.prompt_id else None
+        if prompt is None and answer.prompt is not None:
+            prompt = by_text.get(answer.prompt)
         if prompt is None:
             continue
-        key, tokens = (line["seed"], prompt.id), line.get("tokens")
+        if answer.prompt is not None and answer.prompt.strip() != prompt.text.strip():
+            raise DataError(
+                f"policies: {answer.where}: answers {answer.prompt[:40]!r}, but among the prompts {prompt.id!r} is"
+                f" {prompt.text[:40]!r}; are they of one set?"
+            )
+        key = (answer.seed, prompt.id)
         if key in rows:
-            raise DataError(f"policies: {source.place}, line {line['line']}: prompt {prompt.id!r} is answered twice")
-        counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
-        rows[key] = AnswerRow(source.name, line["seed"], prompt.id, prompt.text, prompt.kind, line["text"], counted)
+            raise DataError(f"policies: {answer.where}: prompt {prompt.id!r} is answered twice; keep one answer a seed")
+        rows[key] = AnswerRow(source.name, answer.seed, prompt.id, prompt.text, prompt.kind, answer.text, answer.tokens)
     return list(rows.values())
 
 

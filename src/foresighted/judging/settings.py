@@ -42,14 +42,15 @@ class EvaluateConfig(Settings):
         "answers",
         "NAME=MODEL, several with commas, the first being the baseline. MODEL: 'embedded', a folder or hub id, a run"
         " directory of foresighted train (its newest checkpoint), an arm's directory of foresighted compare (all its"
-        " seeds), a PEFT adapter folder, or a .jsonl file of answers. NAME@SEED=MODEL gives one training seed",
+        " seeds), a PEFT adapter folder, or a file of answers (JSON lines, JSON, CSV, Parquet). NAME@SEED=MODEL"
+        " gives one training seed",
         low=0,
     )
     prompts: str | None = setting(
         None,
         "answers",
-        "'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN (default: bundled;"
-        " where every policy is a file of answers, the prompts that the files hold)",
+        "'bundled', 'truthfulqa', a file of prompts as train reads it, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN"
+        " (default: bundled; where every policy is a file of answers, the prompts that the files hold)",
     )
     split: Literal["auto", "heldout", "train", "all"] = setting(
         "auto",

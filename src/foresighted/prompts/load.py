@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foresighted.errors import DataError
-from foresighted.store.aliases import ALIASES, key_of
-from foresighted.store.rows import numbered, read_lines
+from foresighted.store.aliases import key_of
+from foresighted.store.exchanges import later_turns, name_of, prompt_of
+from foresighted.store.foreign import rows_of
 from foresighted.types import Prompt
+
+_log = logging.getLogger(__name__)
 
 HELDOUT_SHARE = 5
 """One prompt in five is held out: those whose id hashes to 0 modulo this."""
@@ -38,29 +42,49 @@ def text_id(text: str) -> str:
 def read_prompts(source: str | Sequence[Mapping[str, Any]]) -> list[tuple[Prompt, str | None]]:
     """Read prompts in order, each with the split that its file gives it, or None.
 
+    A prompt that stands there again with the same id, or without one, is read once; how many were is a warning.
+
     Args:
-        source: 'bundled', 'truthfulqa', a .jsonl or .txt file, or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN, or
-            rows with the keys of a .jsonl file.
+        source: 'bundled', 'truthfulqa', a file of rows as `store.foreign.rows_of` reads them (or of one prompt a line,
+            in a .txt), hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN, or rows. A row's prompt is found by
+            `store.exchanges.prompt_of`; it may have an `id`, a `kind` and a `split`.
 
     Raises:
-        DataError: unreadable, empty, a bad line (with its number) or a repeated id.
+        DataError: unreadable, empty, a bad row (with its place), or two prompts with one id.
     """
+    rows: Iterable[tuple[str, Mapping[str, Any]]]
     if isinstance(source, str):
         named = NAMED.get(source, source)
         rows = _hub(named) if named.startswith("hub:") else _file(source)
     else:
         rows = [(f"row {n}", row) for n, row in enumerate(source)]
-    seen: set[str] = set()
-    found = []
-    for where, row in rows:
-        prompt, split = _prompt(where, row)
-        if prompt.id in seen:
-            raise DataError(f"prompts: {where}: id {prompt.id!r} stands twice; make ids unique")
-        seen.add(prompt.id)
-        found.append((prompt, split))
-    if not found:
+    seen: dict[str, tuple[str, Prompt, str | None]] = {}
+    repeats = turns = 0
+    try:
+        for where, row in rows:
+            made = (where, *_prompt(where, row))
+            if (before := seen.setdefault(made[1].id, made)) is not made:
+                _check_repeat(*made, *before)
+                repeats += 1
+            turns += later_turns(row)
+    except DataError as error:
+        raise DataError(f"prompts: {error}") from None
+    if not seen:
         raise DataError(f"prompts: {_told(source)} has no prompt; give at least one a line")
-    return found
+    if repeats:
+        _log.warning("prompts: %d of %s stand there before, and are read once", repeats, _told(source))
+    if turns:
+        _log.warning("prompts: %d of %s have later turns, which are left out", turns, _told(source))
+    return [(prompt, split) for _, prompt, split in seen.values()]
+
+
+def _check_repeat(
+    where: str, prompt: Prompt, split: str | None, earlier: str, before: Prompt, before_split: str | None
+) -> None:
+    if prompt.text != before.text:
+        raise DataError(f"{where}: id {prompt.id!r} stands twice, with another prompt on {earlier}; make ids unique")
+    if split != before_split:
+        raise DataError(f"{where}: the prompt of {earlier} again, in split {split!r} not {before_split!r}; keep one")
 
 
 def load_prompts(source: str | Sequence[Mapping[str, Any]], *, limit: int | None = None) -> PromptSet:
@@ -98,14 +122,9 @@ def held_out(prompt_id: str) -> bool:
     return int(hashlib.sha256(prompt_id.encode()).hexdigest(), 16) % HELDOUT_SHARE == 0
 
 
-def _file(source: str) -> list[tuple[str, Any]]:
+def _file(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(str(files("foresighted.prompts") / "bundled.jsonl")) if source == "bundled" else Path(source)
-    try:
-        if path.suffix == ".jsonl":
-            return [(f"{path}, line {n}", row) for n, row in numbered(path, ours=False)]
-        return [(f"{path}, line {n}", {"prompt": line}) for n, line in read_lines(path)]
-    except DataError as error:
-        raise DataError(f"prompts: {error}") from None
+    return ((row.where, row.values) for row in rows_of(path, lines="prompt"))
 
 
 def _hub(source: str) -> list[tuple[str, Any]]:
@@ -127,17 +146,30 @@ def _hub(source: str) -> list[tuple[str, Any]]:
     return [(f"{source}, row {n}", {"prompt": text, "id": f"{n}"}) for n, text in enumerate(texts)]
 
 
-def _prompt(where: str, row: Any) -> tuple[Prompt, str | None]:
-    text = row.get(key_of("prompt", row))
-    if not isinstance(text, str) or not text.strip():
-        names = ", ".join(ALIASES["prompt"][1:])
-        raise DataError(f'prompts: {where}: no text under "prompt" (or {names}); expected {{"prompt": "..."}}')
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise DataError(f"prompts: {where}: holds half of a surrogate pair, which is no text; mend the escape")
-    split = row.get("split")
+def _prompt(where: str, row: Mapping[str, Any]) -> tuple[Prompt, str | None]:
+    text = prompt_of(row, where)
+    return Prompt(id_of(row, where) or text_id(text), text, kind_of(row, where) or "unspecified"), split_of(row, where)
+
+
+def split_of(row: Mapping[str, Any], where: str) -> str | None:
+    """Return the split that a row asks for, None where it asks for none; raises `DataError` where there is no such."""
+    split = name_of(row.get("split"), "split", where)
     if split not in (None, "train", "heldout"):
-        raise DataError(f'prompts: {where}: split {split!r}; expected "train" or "heldout"')
-    return Prompt(str(row.get("id", text_id(text))), text, str(row.get("kind", "unspecified"))), split
+        raise DataError(f'{where}: split {split!r}; expected "train" or "heldout"')
+    return split
+
+
+def id_of(row: Mapping[str, Any], where: str) -> str | None:
+    """Return the id that a row gives its prompt, None where it gives none; raises `DataError` where it is no name."""
+    keys = ("id", key_of("prompt_id", row))
+    return next((name for key in keys if key and (name := name_of(row.get(key), key, where)) is not None), None)
+
+
+def kind_of(row: Mapping[str, Any], where: str) -> str | None:
+    """Return the kind of a row's prompt, None where it has none: a list of topics, say, is none."""
+    key = key_of("kind", row)
+    value = row[key] if key else None
+    return name_of(value, str(key), where) if isinstance(value, str | int | float) else None
 
 
 def order(count: int, *, seed: int, epoch: int) -> list[int]:

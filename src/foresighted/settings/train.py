@@ -22,8 +22,9 @@ class TrainConfig(SteeringConfig):
     prompts: str = setting(
         "bundled",
         "run",
-        "'bundled', a .jsonl file (key 'prompt'; optional 'id', 'kind', 'split'), a .txt file with one a line,"
-        " 'truthfulqa', or hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN",
+        "'bundled', a file of JSON lines, a JSON array, CSV or Parquet (key 'prompt', 'messages' or another usual name;"
+        " optional 'id', 'kind', 'split'), a .txt file with one a line, 'truthfulqa', or"
+        " hub:DATASET[@CONFIGURATION]:SPLIT:COLUMN",
     )
     prompt_limit: int | None = setting(None, "run", "use only the first K training prompts of the file", low=1)
     prompts_per_round: int = setting(4, "run", "B, prompts answered in a round", low=1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+from foresighted.errors import nearest
+from foresighted.inputs import shown
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "round": ("round", "step", "global_step", "training_step", "train_step", "iteration", "iter", "update"),
-    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "prompts"),
+    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "prompts", "turns"),
     "prompt_id": ("prompt_id", "question_id", "query_id"),
-    "response": ("response", "completion", "output", "answer", "text", "generation", "generated_text"),
+    "response": (
+        "response", "completion", "output", "generation", "generated_text", "model_output", "text", "answer",
+    ),
     "reward": (
         "reward", "score", "rm_score", "reward_score", "proxy_reward", "reward_model_score", "rewards", "scores",
     ),
@@ -22,7 +27,13 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed",),
 }  # fmt: skip
 """Our name of a column -> names under which it is looked for in anybody's files, best first; upper and lower case count
-alike."""
+alike. `answer` stands last: where a log also has a response, it is the right answer."""
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue")
+"""Keys of a whole exchange, its last answer included: chat messages, or ShareGPT's `from` and `value`."""
+CHOSEN, REJECTED = "chosen", "rejected"
+"""Keys of a pair of exchanges that share their prompt: HH transcripts, or chat messages."""
+KNOWN = frozenset(name for names in ALIASES.values() for name in names) | {*CONVERSATIONS, CHOSEN, "id", "winner"}
+"""Names by which the header of a table is known."""
 
 
 def key_of(ours: str, row: Iterable[str]) -> str | None:
@@ -32,5 +43,23 @@ def key_of(ours: str, row: Iterable[str]) -> str | None:
         >>> key_of("response", ("id", "Completion"))
         'Completion'
     """
-    lower = {key.lower(): key for key in reversed(list(row))}
-    return next((lower[name] for name in ALIASES[ours] if name in lower), None)
+    return next(iter(keys_of(ours, row)), None)
+
+
+def keys_of(ours: str, row: Iterable[str]) -> list[str]:
+    """Return all keys under which a row may have one of our columns, best first."""
+    lower = {key.strip().lower(): key for key in reversed(list(row))}
+    return [lower[name] for name in ALIASES[ours] if name in lower]
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return names as a message shows them."""
+    every = [shown(name) for name in names]
+    return (", ".join(every[:most]) or "nothing") + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def not_there(ours: str, names: Collection[str]) -> str:
+    """Return, in words, which keys there are in place of one of our columns, and the nearest that would do."""
+    others = [name for name in names if name.strip().lower() not in KNOWN]
+    close = next(filter(None, (nearest(alias, others) for alias in ALIASES[ours])), "")
+    return f"no {ours} under any name that is known ({', '.join(ALIASES[ours])}); it has {listed(names)}{close}"

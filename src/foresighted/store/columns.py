@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
@@ -20,15 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresighted.errors import ConfigError, DataError, nearest
-from foresighted.store.aliases import ALIASES
+from foresighted.store.aliases import ALIASES, CONVERSATIONS, keys_of, listed
+from foresighted.store.exchanges import MISSING, missing, number_of, parts_of
 
 NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens")
 TEXTS = ("prompt", "prompt_id", "response", "kind", "run", "seed")
 CANONICAL = (*NUMBERS, *TEXTS)
 JUDGED_BY = ("reward", "utility", "label")
 """Columns without which an audit says less: none of them is passed over because its values are no numbers."""
-MISSING = ("", "nan", "null", "none", "na", "n/a")
-"""Words that stand for an absent number; upper and lower case count alike."""
 RECORDS: Mapping[str, str] = {name: name for name in CANONICAL} | {"response": "text"}
 """What our columns are called in records of ours."""
 
@@ -36,6 +35,8 @@ FROM_FILE_NAME = "file name"
 TRL_OWN = ("step", "prompt", "completion", "advantage")
 """What TRL writes besides one column a reward function."""
 NUMBER_OF_FILE = re.compile(r"(\d+)(?!.*\d)")
+
+PaidBy = Callable[[Sequence[str]], Sequence[str]]
 
 Shape = Literal["number", "quoted", "truth", "mixed", "text", "messages", "object", "other", "nothing"]
 """What the values of a column look like: numbers, numbers in quotes, true or false, some numbers and some not, text,
@@ -50,6 +51,10 @@ class Column:
     shapes: tuple[Shape, ...]
     name: str
     """As a user writes it."""
+    part: Literal["prompt", "response"] | None = None
+    """Which part of a whole exchange it is; None: the value itself."""
+    abstain: bool = False
+    """Whether a sum passes over those of its columns that are null, as TRL does; else it is null then."""
 
 
 def flattened(row: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
@@ -66,7 +71,7 @@ def flattened(row: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
 
 def shape_of(values: Iterable[Any]) -> Shape:
     """Return what values look like, nulls aside."""
-    known = [value for value in values if not _missing(value)]
+    known = [value for value in values if not missing(value)]
     if not known:
         return "nothing"
     if all(isinstance(value, bool) for value in known):
@@ -85,23 +90,6 @@ def shape_of(values: Iterable[Any]) -> Shape:
     return "object" if all(isinstance(value, Mapping) for value in known) else "other"
 
 
-def number_of(value: Any) -> float | None:
-    """Return a value as a number, also one in quotes, and None where it stands for nothing.
-
-    Raises:
-        TypeError, ValueError, OverflowError: it is no number.
-    """
-    if _missing(value):
-        return None
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return float(value.strip().lower() == "true")
-    return float(value)
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in MISSING)
-
-
 def _is_number(text: str) -> bool:
     try:
         return number_of(text) is not None
@@ -110,7 +98,13 @@ def _is_number(text: str) -> bool:
 
 
 def find_columns(
-    rows: Sequence[Mapping[str, Any]], told: Mapping[str, str], where: str, *, file_name: str, ours_alone: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    told: Mapping[str, str],
+    where: str,
+    *,
+    file_name: str,
+    ours_alone: bool = False,
+    paid_by: PaidBy | None = None,
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return where each of our columns is found, and which of them were guessed.
 
@@ -120,11 +114,13 @@ def find_columns(
         where: the file, for messages.
         file_name: its last part; a number in it can tell the round.
         ours_alone: whether it is a record of ours, where names are known and nothing is guessed.
+        paid_by: told the columns of TRL's log that may be reward functions, where there are several, it returns those
+            that the policy was paid by, or raises `DataError` where that cannot be known.
 
     Raises:
         ConfigError: `told` names a column that we do not know.
-        DataError: a column that was told or is needed is not there (the message has the nearest names), or one of
-            numbers holds keys and values.
+        DataError: a column that was told or is needed is not there (the message has the nearest names), one of numbers
+            holds keys and values, several may be one of ours, or one is both the reward and what judges it.
     """
     flat: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
     for row in rows:
@@ -132,11 +128,14 @@ def find_columns(
             flat.setdefault(name, []).append(item)
     shapes = {name: shape_of(value for _, value in items) for name, items in flat.items()}
 
+    trl = set(TRL_OWN) <= flat.keys()
+
     def column(text: str) -> Column | None:
         names = [text] if text in flat else [part.strip() for part in text.split("+")]
         if not all(name in flat for name in names):
             return None
-        return Column(tuple(flat[name][0][0] for name in names), tuple(shapes[name] for name in names), text)
+        paths, kinds = tuple(flat[name][0][0] for name in names), tuple(shapes[name] for name in names)
+        return Column(paths, kinds, text, abstain=trl)
 
     found: dict[str, Column] = {}
     for ours, theirs in told.items():
@@ -145,36 +144,89 @@ def find_columns(
         if theirs in ("", FROM_FILE_NAME):
             continue
         if (made := column(theirs)) is None:
-            raise DataError(f"{where}: has no column {theirs!r}{nearest(theirs, flat)}; it has {_listed(flat)}")
+            raise DataError(f"{where}: has no column {theirs!r}{nearest(theirs, flat)}; it has {listed(flat)}")
         found[ours] = made
     if ours_alone:
         names = {ours: name for ours, name in RECORDS.items() if ours not in told and name in flat}
     else:
-        names = _guesses(shapes, found, set(told))
+        names = _guesses(rows, shapes, found, set(told), where)
+        if trl and "reward" not in told and (paid := _paid_by(shapes, {**names, **told}, paid_by)):
+            names["reward"] = paid
     guessed = {ours: made for ours, name in names.items() if (made := column(name))}
     found |= guessed
+    if not ours_alone:
+        guessed |= _parts(shapes, found, set(told))
+        found |= guessed
+        _check_apart(found, where)
     _check_objects(found, list(flat), where)
     _check_needed(found, list(flat), where, file_name)
     return found, tuple(guessed)
 
 
-def _guesses(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, str]:
-    lower = {name.lower(): name for name in reversed(list(shapes))}
-    used = {column.name for column in found.values()}
+def _guesses(
+    rows: Sequence[Mapping[str, Any]],
+    shapes: Mapping[str, Shape],
+    found: Mapping[str, Column],
+    told: set[str],
+    where: str,
+) -> dict[str, str]:
+    trl = set(TRL_OWN) <= shapes.keys()
+    used = {name for column in found.values() for name in (column.name, *map(".".join, column.paths))}
     made: dict[str, str] = {}
-    for ours, aliases in ALIASES.items():
-        if ours in told:
+    for ours in ALIASES:
+        if ours in told or (trl and ours == "reward"):
             continue
-        present = [lower[alias] for alias in aliases if alias in lower and lower[alias] not in used]
+        present = [name for name in keys_of(ours, shapes) if name not in used]
         fitting = [name for name in present if _suits(ours, shapes[name])]
         if not fitting and ours in JUDGED_BY:  # reading it names what is wrong with it
             fitting = present
         if fitting:
+            if ours in JUDGED_BY:
+                _check_choice(ours, fitting, rows, where)
             made[ours] = fitting[0]
             used.add(fitting[0])
-    if "reward" not in made and "reward" not in told and (functions := _trl_rewards(shapes)):
-        made["reward"] = functions
+    if made.get("prompt", "").lower() == "instruction" and "input" in shapes and "input" not in used:
+        made["prompt"] += "+input"  # what an Alpaca instruction speaks of
     return made
+
+
+def _check_choice(ours: str, fitting: Sequence[str], rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuse to choose among columns that each may be one of ours, unless one has our own name or all are the same.
+
+    Raises:
+        DataError: they differ, with their names.
+    """
+    if len(fitting) == 1 or (ours != "label" and fitting[0].lower() == ours):
+        return
+    values = [[flattened(row).get(name, ((), None))[1] for row in rows] for name in fitting]
+    if any(other != values[0] for other in values[1:]):
+        raise DataError(
+            f"{where}: {' and '.join(map(repr, fitting))} may each be the {ours}; say which, with --column"
+            f" {ours}={fitting[0]} or another (--column {ours}= for none)"
+        )
+
+
+def _parts(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, Column]:
+    """Return prompt and response as the two parts of a whole exchange, where there is neither."""
+    if {"prompt", "response"} & ({*found} | told):
+        return {}
+    lower = {name.lower(): name for name in shapes if shapes[name] == "messages"}
+    name = next((lower[alias] for alias in CONVERSATIONS if alias in lower), None)
+    if name is None:
+        return {}
+    parts: tuple[Literal["prompt", "response"], ...] = ("prompt", "response")
+    return {part: Column(((name,),), ("messages",), name, part) for part in parts}
+
+
+def _check_apart(found: Mapping[str, Column], where: str) -> None:
+    """Refuse a column that is both the reward, or a part of it, and what says whether the reward is right."""
+    for ours in ("utility", "label"):
+        if {"reward", ours} <= found.keys() and (both := set(found["reward"].paths) & set(found[ours].paths)):
+            name = ".".join(min(both))
+            raise DataError(
+                f"{where}: {name} is the {ours} and part of the reward, so that neither could be judged by the other;"
+                f" leave it out of one of them, with --column reward=... or --column {ours}="
+            )
 
 
 def _suits(ours: str, shape: Shape) -> bool:
@@ -185,13 +237,14 @@ def _suits(ours: str, shape: Shape) -> bool:
     return shape in ("text", "number", "quoted", "mixed")
 
 
-def _trl_rewards(shapes: Mapping[str, Shape]) -> str | None:
-    """Return TRL's reward functions as one sum: the columns of numbers between `completion` and `advantage`."""
+def _paid_by(shapes: Mapping[str, Shape], taken: Mapping[str, str], paid_by: PaidBy | None) -> str | None:
+    """Return what TRL's reward is made of: the columns of numbers that it writes between its own, and nothing taken."""
     names = list(shapes)
-    if not set(TRL_OWN) <= set(names):
-        return None
     between = names[names.index("completion") + 1 : names.index("advantage")]
-    numbers = [name for name in between if shapes[name] == "number" and "." not in name]
+    used = {part.strip() for name in taken.values() for part in (name, *name.split("+"))}
+    numbers = [n for n in between if shapes[n] in ("number", "nothing") and "." not in n and n not in used]
+    if len(numbers) > 1 and paid_by is not None:
+        numbers = list(paid_by(numbers))
     return "+".join(numbers) or None
 
 
@@ -214,19 +267,16 @@ def _check_needed(found: Mapping[str, Column], names: Sequence[str], where: str,
     if missing:
         hints = [f"--column {ours}={_nearest_alias(ours, names)}" for ours in missing]
         raise DataError(
-            f"{where}: no column tells the {' or the '.join(missing)}; it has {_listed(names)};"
+            f"{where}: no column tells the {' or the '.join(missing)}; it has {listed(names)};"
             f" say which, for example {' '.join(hints)}"
         )
 
 
 def _nearest_alias(ours: str, names: Sequence[str]) -> str:
     close = (difflib.get_close_matches(alias, names, n=1, cutoff=0.7) for alias in ALIASES[ours])
-    return next((found[0] for found in close if found), "NAME")
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in names]
-    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+    inside = (name for name in names if name.lower().rpartition("/")[2] in ALIASES[ours])
+    found = next((found[0] for found in close if found), None) or next(inside, "NAME")
+    return f"{found!r}" if " " in found else found
 
 
 Table = Mapping[str, pa.Array]
@@ -243,8 +293,22 @@ def canonical(table: pa.Table, columns: Mapping[str, Column]) -> Table:
     made = {}
     for ours, column in columns.items():
         arrays = [_at(table, path) for path in column.paths]
-        made[ours] = reduce(pc.add, map(_numbers, arrays)) if ours in NUMBERS else _in_words(list(map(_texts, arrays)))
+        if column.part is not None:
+            parts = (as_text(getattr(parts_of(value), column.part)) for value in arrays[0].to_pylist())
+            made[ours] = pa.array(parts, pa.large_string())
+        elif ours in NUMBERS:
+            numbers = [_numbers(array) for array in arrays]
+            made[ours] = _sum_of_known(numbers) if column.abstain else reduce(pc.add, numbers)
+        else:
+            made[ours] = _in_words(list(map(_texts, arrays)))
     return made
+
+
+def _sum_of_known(arrays: list[pa.Array]) -> pa.Array:
+    """Return the sum of the numbers that are known in each row, null where none is."""
+    known = [pc.fill_null(pc.is_finite(array), False) for array in arrays]
+    total = reduce(pc.add, [pc.if_else(there, array, 0.0) for there, array in zip(known, arrays, strict=True)])
+    return pc.if_else(reduce(pc.or_, known), total, pa.scalar(None, pa.float64()))
 
 
 def _in_words(texts: list[pa.Array]) -> pa.Array:
@@ -274,6 +338,7 @@ def _numbers(array: pa.Array) -> pa.Array:
 
 
 def _texts(array: pa.Array) -> pa.Array:
+    array.validate(full=True)  # a damaged file may hold what is no UTF-8
     kind = array.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         if pa.types.is_struct(kind.value_type) and kind.value_type.get_field_index("content") >= 0:

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from foresighted.errors import DataError
 from foresighted.inputs import regular
 from foresighted.store import files
+from foresighted.store.formats import MARK, parsed
 
 NULL = "null"
 """Key in the metadata of a dataclass's field of floats: the number that `null` stands for there, an infinite one that
@@ -71,11 +72,11 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
         DataError: it cannot be read, is not JSON, or lacks something, with the place of the fault.
     """
     try:
-        value = json.loads(regular(path).read_bytes())
+        value = parsed(regular(path).read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {again}") from None
-    except (ValueError, RecursionError):
-        raise DataError(f"{path}: not JSON; {again}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); {again}") from None
     try:
         return decode(value, kind, what)
     except DataError as error:
@@ -124,57 +125,38 @@ def _seal(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def read_lines(path: Path, *, ours: bool = False) -> list[tuple[int, str]]:
-    """Read the lines of a text file that hold something, each with its number.
-
-    Lines end in a newline and in nothing else that Unicode calls a line's end; a byte-order mark is passed over.
-
-    Args:
-        path: the file.
-        ours: every whole line ends in a newline, so that what follows the last one is torn (a process died while
-            writing) and is left out. In the files of others it is a line like any other.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
-    try:
-        lines = regular(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); is the path right?") from None
-    if ours:
-        lines.pop()
-    numbered = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            numbered.append((number, line.decode().removesuffix("\r")))
-        except UnicodeDecodeError:
-            raise DataError(f"{path}, line {number}: not UTF-8 text; save the file as UTF-8") from None
-    return [(number, line) for number, line in numbered if line.strip()]
-
-
 def read_mappings(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file of ours as `numbered` does, without the numbers."""
     return [row for _, row in numbered(path)]
 
 
-def object_of(line: str | bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in a line; raises `DataError` where it holds none."""
+def object_of(line: bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object in a line; raises `DataError` with the reason where it holds none."""
+    told = "it holds another value"
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
+        row = parsed(line)
+    except ValueError as error:
+        row, told = None, str(error)
     if not isinstance(row, dict):
-        raise DataError(f"{where}: not a JSON object; restore the file, or mend or remove this line")
+        raise DataError(f"{where}: not a JSON object ({told}); restore the file, or mend or remove this line")
     return row
 
 
-def numbered(path: Path, *, ours: bool = True) -> list[tuple[int, dict[str, Any]]]:
-    """Read a JSONL file, as `read_lines` reads lines: JSON objects, each with the number of its line.
+def numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Read a JSONL file of ours: JSON objects, each with the number of its line.
+
+    Lines end in a newline and in nothing else that Unicode calls a line's end, every whole one: what follows the last
+    newline is torn (a process died while writing) and is left out. A byte-order mark is passed over.
 
     Raises:
-        DataError: the file cannot be read, or a line is not a JSON object.
+        DataError: the file cannot be read, or a line is not a JSON object in UTF-8.
     """
-    return [(number, object_of(line, f"{path}, line {number}")) for number, line in read_lines(path, ours=ours)]
+    try:
+        lines = regular(path).read_bytes().removeprefix(MARK).split(b"\n")[:-1]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); is the path right?") from None
+    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [(number, object_of(line, f"{path}, line {number}")) for number, line in found]
 
 
 def read(path: Path, kind: type[Row]) -> list[Row]:

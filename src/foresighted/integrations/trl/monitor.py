@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +111,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         self.symptoms = tuple(symptoms)
         self._threshold = threshold
         self._logs: list[dict[str, float]] = []
+        """What was logged, finite numbers only."""
         self._seen: set[str] = set()
         """Metrics of these logs."""
         self._checkpoints: list[int] = []
@@ -120,7 +121,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read again what was logged before a resumed run went on."""
-        self._logs = [dict(entry) for entry in state.log_history]
+        self._logs = [_finite(entry) for entry in state.log_history]
         self._seen = set().union(*self._logs)
         steps = [path.name.rpartition("-")[2] for path in Path(args.output_dir).glob("checkpoint-*")]
         self._checkpoints = [int(step) for step in steps if step.isdigit() and int(step) <= state.global_step]
@@ -131,12 +132,12 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Judge the metrics so far, and act on a collapse once."""
-        self._logs.append({"step": state.global_step, **(logs or {})})
+        self._logs.append(_finite({"step": state.global_step, **(logs or {})}))
         self._seen |= self._logs[-1].keys()
         self._say_missing()
         for symptom in self._new_symptoms():
             self._say(args, state, symptom)
-        if self.gold is None or self.verdict is not None or self.gold not in (logs or {}):
+        if self.gold is None or self.verdict is not None or self.gold not in self._logs[-1]:
             return
         points = self._points(self.gold)
         fall = self._fall(points, self.gold)
@@ -174,12 +175,14 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
             due = evaluated or not (metric or "").startswith("eval_")
             if metric and due and metric not in self._seen and metric not in self._warned:
                 self._warned.add(metric)
-                _log.warning("no log holds %r%s: nothing can be judged by it", metric, nearest(metric, self._seen))
+                _log.warning(
+                    "no log holds a number under %r%s: nothing can be judged by it", metric, nearest(metric, self._seen)
+                )
 
     def _points(self, gold: str) -> list[dict[str, float]]:
-        """Return the logs that hold both metrics as numbers."""
+        """Return the logs that hold both metrics."""
         both = (gold, self.proxy)
-        return [e for e in self._logs if all(isinstance(e.get(m), int | float) and math.isfinite(e[m]) for m in both)]
+        return [entry for entry in self._logs if entry.keys() >= set(both)]
 
     def _fall(self, points: list[dict[str, float]], gold: str) -> Fall | None:
         values = [[entry[metric] for entry in points] for metric in (gold, self.proxy)]
@@ -194,7 +197,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
             name = f"{symptom.metric} {symptom.worse}"
             if name in self._warned or symptom.metric not in self._seen:
                 continue
-            points = [e for e in self._logs if isinstance(e.get(symptom.metric), int | float)]
+            points = [entry for entry in self._logs if symptom.metric in entry]
             if len(points) < 2 * self.window:
                 continue
             values = [point[symptom.metric] for point in points]
@@ -228,6 +231,11 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         _log.warning("training stops with the weights of %s; to go on, resume_from_checkpoint=%r", folder, str(folder))
 
 
+def _finite(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a log: TRL logs NaN where a judge abstained or a group had one response."""
+    return {name: value for name, value in entry.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
 def sharded() -> bool:
     """Return whether FSDP or DeepSpeed shards the trainer's weights."""
     from accelerate.state import AcceleratorState
@@ -240,7 +248,7 @@ def sharded() -> bool:
 def _spread(points: list[dict[str, float]], metric: str) -> float:
     """Return a metric's standard deviation over responses where it is logged, else over logs."""
     beside = metric.removesuffix("/mean") + "/std" if metric.endswith("/mean") else f"{metric}_std"
-    known = [entry[beside] for entry in points if isinstance(entry.get(beside), int | float)]
+    known = [entry[beside] for entry in points if beside in entry]
     if known:
         return sum(known) / len(known)
     values = [entry[metric] for entry in points]
