@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
 from foresighted.models.noise import NucleusSampler
+from foresighted.models.trunk import Memory, Remembered, find_trunk
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ class Rollout(NamedTuple):
 class _Prefix(NamedTuple):
     tokens: Tensor  # shape U L, padded on the left
     mask: Tensor
+
+    def ids(self) -> list[list[int]]:
+        """Return the token ids of each prompt."""
+        return _ids_of(self.tokens, self.mask)
+
+
+def _ids_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
+    return [row[keep.bool()].tolist() for row, keep in zip(tokens, mask, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class Policy:
         self._reference = reference
         self._system_prompt = system_prompt
         self._chat = chat and bool(tokenizer.chat_template)
+        self._trunk = find_trunk(model) if reference is None else None
+        self._memory = Memory()
         if chat and not self._chat:
             _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text")
 
@@ -166,7 +177,7 @@ class Policy:
         if decoding.temperature:
             rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
             samplers.append(NucleusSampler(rows, temperature=decoding.temperature, top_p=decoding.top_p))
-        with self.frozen() if frozen else nullcontext(self.model) as model:
+        with self.frozen() if frozen else nullcontext(self.model) as model, self._recorded() as seen:
             cache = self._read_once(model, prefix) if read_once else None
             if cache is not None:
                 cache.batch_repeat_interleave(n)
@@ -180,7 +191,14 @@ class Policy:
                 min_new_tokens=decoding.min_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        return self._cut(output[:, prefix.tokens.shape[1] :])
+        rollout = self._cut(output[:, prefix.tokens.shape[1] :])
+        self._memory.clear()
+        if seen and cache is not None:
+            self._memory.keep(prefix.ids(), seen, rollout.tokens, rollout.lengths())
+        return rollout
+
+    def _recorded(self) -> AbstractContextManager[list[Tensor]]:
+        return nullcontext([]) if self._trunk is None else self._trunk.recorded()
 
     def _cut(self, tokens: Tensor) -> Rollout:
         end = self.model.generation_config.eos_token_id
@@ -209,36 +227,74 @@ class Policy:
         Returns:
             Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
         """
-        parts = []
-        for start in range(0, len(prompts), chunk):
-            index = list(range(start, min(start + chunk, len(prompts))))
-            with self.frozen() if frozen else nullcontext(self.model) as model:
-                parts.append(self._score(model, [prompts[i] for i in index], responses.rows(index)))
-        return torch.cat(parts)
+        order, parts = [], []
+        for own in self._heard_and_others(prompts, responses):
+            for start in range(0, len(own), chunk):
+                index = own[start : start + chunk]
+                order += index
+                with self.frozen() if frozen else nullcontext(self.model) as model:
+                    parts.append(self._score(model, [prompts[i] for i in index], responses.rows(index)))
+        return torch.cat(parts)[torch.tensor(order, device=self.device).argsort()]
+
+    def _heard_and_others(self, prompts: Sequence[str], responses: Rollout) -> list[list[int]]:
+        """Return the rows that were sampled last, and the others."""
+        every, heard = range(len(prompts)), [False] * len(prompts)
+        if self._trunk is not None:
+            ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)}
+            rows = zip(prompts, _ids_of(responses.tokens, responses.mask), strict=True)
+            heard = [self._memory.holds(ids[prompt], response) for prompt, response in rows]
+        return [[i for i in every if heard[i] is wanted] for wanted in (True, False)]
 
     def _score(self, model: Any, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
-        """Return each response's log-likelihood, shape R; one pass is cheaper where no two rows share a prompt."""
+        """Return each response's log-likelihood, shape R."""
+        summed: Tensor = self._token_log_p(model, prompts, responses, share=share).sum(-1)
+        return summed
+
+    def _token_log_p(self, model: Any, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
+        """Return the log-likelihood of each token of each response, shape R T, 0 beyond its end.
+
+        What was sampled last starts from the states that sampling left below the first layer that learns. Else `share`
+        reads equal prompts once; one pass is cheaper where no two rows share a prompt.
+        """
         unique = list(dict.fromkeys(prompts))
         prefix = self._encode(unique)
-        order = torch.tensor([unique.index(p) for p in prompts], device=self.device)
+        rows = [unique.index(p) for p in prompts]
+        order = torch.tensor(rows, device=self.device)
         mask = torch.cat([prefix.mask[order], responses.mask], 1)
         tokens = torch.cat([prefix.tokens[order], responses.tokens], 1)
-        cache = self._read_once(model, prefix) if share and len(unique) < len(prompts) else None
-        first = 0
+        known = self._remembered(model, prefix, rows, responses)
+        cache, first = None, 0
+        if known is not None or (share and len(unique) < len(prompts)):
+            with self._below(known and known.prompts):
+                cache = self._read_once(model, prefix)
         if cache is not None:
             cache.reorder_cache(order)
             first = prefix.tokens.shape[1] - 1
-        logits = model(
-            input_ids=tokens[:, first:-1],
-            attention_mask=mask[:, :-1],
-            position_ids=self._positions(mask)[:, first:-1],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=responses.tokens.shape[1],
-        ).logits.float()
+        with self._below(known and known.responses):
+            logits = model(
+                input_ids=tokens[:, first:-1],
+                attention_mask=mask[:, :-1],
+                position_ids=self._positions(mask)[:, first:-1],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=responses.tokens.shape[1],
+            ).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = logits.gather(-1, responses.tokens[..., None])[..., 0] - logits.logsumexp(-1)
-        summed: Tensor = (log_p * responses.mask).sum(-1)
-        return summed
+        return log_p * responses.mask
+
+    def _below(self, states: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if states is None or self._trunk is None else self._trunk.given(states)
+
+    def _remembered(self, model: Any, prefix: _Prefix, rows: Sequence[int], responses: Rollout) -> Remembered | None:
+        """Return the states of some rows below the first layer that learns, where sampling left them."""
+        trunk = self._trunk
+        if trunk is None or prefix.tokens.shape[1] < 2:
+            return None
+        if model.training and (trunk.noisy or getattr(model, "is_gradient_checkpointing", False)):
+            return None
+        width = responses.tokens.shape[1]
+        return self._memory.find(prefix.ids(), rows, _ids_of(responses.tokens, responses.mask), width)
 
     def loss(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
         """Return the mean over rows of -mean token log-likelihood, response tokens only: nats a token, differentiable.

@@ -31,6 +31,8 @@ class Lora(NamedTuple):
     alpha: int
     dropout: float = 0.0
     targets: tuple[str, ...] = ("all-linear",)
+    last: int | None = None
+    """Only the last so many blocks get one; None: all."""
 
 
 def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
@@ -106,11 +108,12 @@ def with_adapter(model: Any, lora: Lora, seed: int, *, task: str | None = None, 
     """Return a model, which is changed, with a fresh adapter from a seed, in eval mode; a module `exclude` gets none.
 
     Raises:
-        ModelError: targets that the model does not have.
+        ModelError: targets that the model does not have, or fewer blocks than are to get one.
     """
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
+        layers_to_transform=None if lora.last is None else _last_blocks(model, lora.last),
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -123,6 +126,24 @@ def with_adapter(model: Any, lora: Lora, seed: int, *, task: str | None = None, 
             return get_peft_model(model, settings).eval()
     except ValueError as error:
         raise ModelError(f"lora_targets: got {','.join(lora.targets)}, no such module in the model ({error})") from None
+
+
+def _last_blocks(model: Any, count: int) -> list[int]:
+    blocks = find_blocks(model)
+    if blocks is None:
+        raise ModelError(f"lora_layers: a {kind_of(model)} has no list of blocks to count from its end; use all")
+    if count > len(blocks):
+        raise ModelError(f"lora_layers: got last:{count}, {name_of(model)} has {len(blocks)} blocks")
+    return list(range(len(blocks) - count, len(blocks)))
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList | None:
+    """Return the blocks of a transformer in order; None where they are not one list of one kind, as long as its
+    configuration says."""
+    config = getattr(model, "config", None)
+    depth = getattr(config.get_text_config(), "num_hidden_layers", 0) if config is not None else 0
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    return lists[0] if depth and len(lists) == 1 and len({*map(type, lists[0])}) == 1 else None
 
 
 def trained_adapter(model: nn.Module) -> bool:
