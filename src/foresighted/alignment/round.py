@@ -13,6 +13,7 @@ from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Scores
 from foresighted.alignment.rows import Round, recorded
 from foresighted.alignment.start import Start
+from foresighted.alignment.update import update_policy
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, label_means
@@ -24,6 +25,8 @@ from foresighted.statistics.numbers import mean
 from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow
 
 _log = logging.getLogger(__name__)
+_SURE = 1e-6
+"""How near to 0 and 1 a label counts that the policy is paid by, as log-odds."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,25 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     if every := _reads_all_labels(config):
         loop.labels.read(pairs)
 
-    # Best of N by reward - penalty.
+    # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
     penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
     score, kl = scores.reward - penalty.value, None
+    if config.selection == "labels":
+        score = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
     if config.kl_coefficient:
         prompts = [r.prompt for r in references for _ in range(config.candidates)]
         kl = log_ratio(policy, prompts, candidates).view_as(score)
         score = score - config.kl_coefficient * kl
-    by = torch.tensor(label_means(pairs, *score.shape)) if config.selection == "labels" else score
-    chosen = choose(by, candidates, references)
-    won = [pairs[i] for i in chosen]
+    chosen = choose(score, candidates, references)
+    asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
     if not every:
-        loop.labels.read(won)
+        loop.labels.read(asked)
 
-    # The reward model learns from the new labels, then the policy from the winners.
-    labelled = pairs if every else won
-    follower.buffer.add(labelled if config.reward_model_pairs == "all" else won, read=len(labelled))
+    # The reward model learns from the new labels, then the policy from its winners or from all candidates.
+    follower.buffer.add(asked, read=len(pairs) if every else len(asked))
     reward_model_loss = follower.update()
-    policy_loss = _optimise(loop, references, candidates.rows(chosen))
+    prompts = [r.prompt for r in references]
+    policy_loss = update_policy(config, policy, loop.policy_learner, number, prompts, candidates, score, chosen)
 
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
@@ -99,9 +103,12 @@ def _reads_all_labels(config: TrainConfig) -> bool:
     return config.reads_labels or config.selection == "labels" or config.reward_model_pairs == "all"
 
 
+def _names(config: TrainConfig, references: Sequence[ReferenceRow]) -> list[tuple[int, str, int]]:
+    return [(r.round, r.prompt_id, n) for r in references for n in range(config.candidates)]
+
+
 def _keys(config: TrainConfig, references: Sequence[ReferenceRow]) -> list[int]:
-    names = [(r.round, r.prompt_id, n) for r in references for n in range(config.candidates)]
-    return [noise.key(config.seed, "candidate", *name) for name in names]
+    return [noise.key(config.seed, "candidate", *name) for name in _names(config, references)]
 
 
 def _groups(candidates: Rollout, references: Sequence[ReferenceRow]) -> Groups:
@@ -127,6 +134,20 @@ def _check_finite(reward: Tensor, references: Sequence[ReferenceRow]) -> None:
         )
 
 
+def _to_label(
+    config: TrainConfig, chosen: list[int], margin: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]
+) -> list[int]:
+    """Return the flat indices of the candidates whose pairs the reward model learns from, B of them or all."""
+    if config.reward_model_pairs == "winner":
+        return chosen
+    if config.reward_model_pairs == "all":
+        return list(range(margin.numel()))
+    if config.reward_model_pairs == "uncertain":
+        return choose(-margin.abs(), candidates, references)
+    drawn = [noise.uniform(config.seed, "to label", *name) for name in _names(config, references)]
+    return choose(torch.tensor(drawn, device=margin.device).view_as(margin), candidates, references)
+
+
 def choose(by: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]) -> list[int]:
     """Return the flat index of each prompt's winner: the largest value of `by`, B N, never a response without text.
 
@@ -144,15 +165,3 @@ def choose(by: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]) 
         _log.warning("round %d: %d empty candidates, never chosen", references[0].round, int(empty.sum()))
     best = by.masked_fill(empty, -torch.inf).argmax(-1)
     return [b * by.shape[1] + int(n) for b, n in enumerate(best)]
-
-
-def _optimise(loop: Loop, references: Sequence[ReferenceRow], chosen: Rollout) -> float:
-    def loss(index: list[int]) -> Tensor:
-        return loop.policy.loss([references[i].prompt for i in index], chosen.rows(index))
-
-    torch.manual_seed(noise.key(loop.config.seed, "dropout", references[0].round) % 2**63)
-    loop.policy.model.train()
-    try:
-        return loop.policy_learner.learn(len(references), loss, steps=loop.config.policy_steps)
-    finally:
-        loop.policy.model.eval()

@@ -58,7 +58,7 @@ def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None,
         body.requires_grad_(True)
     else:
         reference = None
-        lora = Lora(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets)
+        lora = Lora(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.last_blocks)
         if not hasattr(body, "disable_adapter"):
             body = with_adapter(body, lora, config.seed, task="CAUSAL_LM")
         elif trained_adapter(body):

@@ -304,3 +304,14 @@ class Policy:
             responses: as many rows.
         """
         return -(self._score(self.model, prompts, responses, share=False) / responses.mask.sum(-1)).mean()
+
+    def token_log_p(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
+        """Return log p(token | prompt, tokens before) of each response token, in nats, shape R T, 0 beyond its end.
+
+        Differentiable in what is trained.
+
+        Args:
+            prompts: the prompt of each row; equal ones are read once.
+            responses: as many rows.
+        """
+        return self._token_log_p(self.model, prompts, responses)

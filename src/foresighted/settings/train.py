@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from foresighted.inputs import shown
 from foresighted.settings.fields import setting
 from foresighted.settings.steering import SteeringConfig
 
+LAYERS = re.compile(r"all|last:[1-9]\d{0,5}")
+"""How the blocks that get an adapter are written."""
 MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to")
 """Settings that do not touch what a round computes, so a resumed run may change them."""
 
@@ -52,12 +56,26 @@ class TrainConfig(SteeringConfig):
     lora_targets: tuple[str, ...] = setting(
         ("q_proj", "k_proj", "v_proj", "o_proj"), "policy", "modules that get an adapter, or 'all-linear'"
     )
+    lora_layers: str = setting("all", "policy", "blocks that get an adapter: all, or last:K")
     quantization: Literal["none", "8bit", "4bit"] = setting(
         "none", "policy", "load the frozen base in 8 bit or 4 bit (NF4) through bitsandbytes"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "policy", "precision of loaded weights")
     policy_learning_rate: float = setting(5e-4, "policy", "AdamW learning rate of the policy", above=0)
-    policy_steps: int = setting(1, "policy", "optimiser steps a round on the winners' log-likelihood", low=1)
+    policy_update: Literal["best-of-n", "policy-gradient"] = setting(
+        "best-of-n",
+        "policy",
+        "raise the likelihood of each prompt's winner (the paper), or of all candidates by their advantage over the"
+        " prompt's others (RLOO)",
+    )
+    policy_steps: int = setting(1, "policy", "optimiser steps of the policy a round", low=1)
+    clip_range: float = setting(
+        0.2,
+        "policy",
+        "of a policy gradient with several steps: how far a token's probability ratio counts",
+        above=0,
+        below=1,
+    )
     accumulation_steps: int = setting(1, "policy", "micro-batches a step, for policy and reward model", low=1)
     max_grad_norm: float = setting(
         1.0, "policy", "gradient norm above which the policy's gradient is scaled down", above=0
@@ -89,8 +107,11 @@ class TrainConfig(SteeringConfig):
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0
     )
     reward_model_steps: int = setting(1, "reward model", "optimiser steps a round on the labelled pairs", low=1)
-    reward_model_pairs: Literal["winner", "all"] = setting(
-        "winner", "reward model", "learn from winner against reference, or from every candidate (N labels a prompt)"
+    reward_model_pairs: Literal["winner", "random", "uncertain", "all"] = setting(
+        "winner",
+        "reward model",
+        "which candidates are labelled against a reference for it to learn from: each prompt's winner, one drawn at"
+        " random, the one whose margin is nearest 0, or all (N labels a prompt)",
     )
     initial_pairs: int = setting(
         32, "reward model", "K labelled pairs of the reference policy to fit it on first", low=0
@@ -118,9 +139,18 @@ class TrainConfig(SteeringConfig):
         0, "held-out", "seed of their sampling noise: the same in every round, arm and run", low=0
     )
 
+    @property
+    def last_blocks(self) -> int | None:
+        """How many blocks of the policy get an adapter, counted from its end; None for all."""
+        return None if self.lora_layers == "all" else int(self.lora_layers.removeprefix("last:"))
+
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
             *super()._rules(),
+            (
+                LAYERS.fullmatch(self.lora_layers) is not None,
+                f"lora_layers: got {shown(self.lora_layers)}, expected all or last:K",
+            ),
             (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
             (
                 self.quantization == "none" or self.policy_train == "lora",

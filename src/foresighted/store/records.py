@@ -39,7 +39,8 @@ class CandidateRow:
     kl: float | None
     """log pi(y | x) - log pi_ref(y | x) in nats, where `kl_coefficient` made it needed, else null."""
     score: float
-    """reward - penalty - kl_coefficient * kl: what the choice was made by."""
+    """reward - penalty - kl_coefficient * kl; with `selection` labels the label's log-odds stand for the first two. What
+    the choice was made by, and what a policy gradient raises."""
     chosen: bool
 
 
@@ -64,7 +65,8 @@ class RoundRow:
     """Share of these pairs that the reward model ordered as the label does, before the update: a margin of 0 counts one
     half, a label of one half not at all. Null without a pair."""
     policy_loss: float | None
-    """Null where another engine trains the policy."""
+    """Before the update; null where another engine trains the policy, or where all candidates of each prompt scored
+    alike and a policy gradient took no step."""
     tokens: float
     empty: int
     """Candidates without any visible text: never chosen."""

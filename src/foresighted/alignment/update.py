@@ -1,0 +1,108 @@
+"""How a round moves the policy: towards each prompt's winner, or along the policy gradient of all candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foresighted.errors import NumericalError
+from foresighted.models import noise
+from foresighted.models.learner import Learner
+from foresighted.models.policy import Policy, Rollout
+from foresighted.settings import TrainConfig
+
+_log = logging.getLogger(__name__)
+
+
+def update_policy(
+    config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
+    score: Tensor, chosen: Sequence[int],
+) -> float | None:  # fmt: skip  # one argument a line says no more
+    """Take the policy's steps of round `number`; return the loss before them, None where there was nothing to learn.
+
+    Args:
+        config: which update, and how many steps.
+        policy: changed.
+        learner: of its trainable parameters.
+        number: of the round.
+        prompts: B texts.
+        candidates: B N responses.
+        score: reward - penalty - what nearness to the reference costs, shape B N.
+        chosen: flat index of each prompt's winner.
+
+    Raises:
+        NumericalError: a score, a loss or a gradient that is not finite; no step is taken on it.
+    """
+    torch.manual_seed(noise.key(config.seed, "dropout", number) % 2**63)
+    policy.model.train()
+    try:
+        if config.policy_update == "best-of-n":
+            return _towards_winners(config, policy, learner, prompts, candidates.rows(chosen))
+        return _along_gradient(config, policy, learner, number, prompts, candidates, score)
+    finally:
+        policy.model.eval()
+
+
+def _towards_winners(
+    config: TrainConfig, policy: Policy, learner: Learner, prompts: Sequence[str], winners: Rollout
+) -> float:
+    def loss(index: list[int]) -> Tensor:
+        return policy.loss([prompts[i] for i in index], winners.rows(index))
+
+    return learner.learn(len(prompts), loss, steps=config.policy_steps)
+
+
+def advantages(score: Tensor) -> tuple[Tensor, float]:
+    """Return what each candidate is better by than its prompt's others, in units of the round's spread, and that.
+
+        A_bn = (s_bn - mean_{m != n} s_bm) / s,    s^2 = mean over b of the unbiased variance of s_bn over n
+
+    One scale for the round: a prompt whose candidates hardly differ does not weigh as much as one whose do.
+
+    Args:
+        score: shape B N, N at least 2.
+
+    Returns:
+        Advantages, shape B N, zeros where the spread is 0; the spread s, in units of the score.
+
+    References:
+        RLOO, arXiv 2402.14740; the common scale is ours.
+    """
+    count = score.shape[1]
+    apart = (score - score.mean(1, keepdim=True)) * (count / (count - 1))
+    spread = float(score.double().var(1).mean().sqrt())
+    return (apart / spread if spread > 0 else torch.zeros_like(score)), spread
+
+
+def _along_gradient(
+    config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
+    score: Tensor,
+) -> float | None:  # fmt: skip  # one argument a line says no more
+    if not bool(score.isfinite().all()):
+        raise NumericalError(f"round {number}: a score is not finite; lower policy_learning_rate")
+    advantage, spread = advantages(score)
+    if not spread > 0:
+        _log.warning("round %d: all candidates of each prompt score alike: the policy takes no step", number)
+        return None
+    weight = advantage.flatten()[:, None].to(score.dtype)
+    every = [prompt for prompt in prompts for _ in range(score.shape[1])]
+    length = sum(candidates.lengths()) / len(every)  # one constant: a long answer's tokens count like a short one's
+    before = None
+    if config.policy_steps > 1:
+        with torch.no_grad():
+            before = policy.token_log_p(every, candidates)
+
+    def loss(index: list[int]) -> Tensor:
+        log_p = policy.token_log_p([every[i] for i in index], candidates.rows(index))
+        own = weight[index]
+        if before is None:
+            return -(own * log_p).sum(-1).mean() / length
+        ratio = (log_p - before[index]).exp()
+        near = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+        gain = torch.minimum(ratio * own, near * own) * candidates.mask[index]
+        return -gain.sum(-1).mean() / length
+
+    return learner.learn(len(every), loss, steps=config.policy_steps)

@@ -1,0 +1,118 @@
+"""The policy's update: best of N, and the policy gradient of all candidates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from foresighted.alignment.run import train
+from foresighted.alignment.update import advantages, update_policy
+from foresighted.errors import NumericalError
+from foresighted.models import noise
+from foresighted.models.learner import policy_learner
+from foresighted.models.loading import load_policy
+from foresighted.store import records
+from foresighted.store.rows import read
+
+PROMPTS = ["Why is the sky blue?", "What is rain?"]
+SCORES = torch.tensor([[1.0, 3.0, 2.0], [0.5, 0.4, 0.0]])
+
+
+def test_advantages_are_leave_one_out_in_units_of_the_spread():
+    found, spread = advantages(SCORES)
+    assert spread == pytest.approx(torch.stack([row.var() for row in SCORES]).mean().sqrt().item())
+    for row, own in zip(SCORES.tolist(), found.tolist(), strict=True):
+        for n, (score, advantage) in enumerate(zip(row, own, strict=True)):
+            others = [other for m, other in enumerate(row) if m != n]
+            assert advantage == pytest.approx((score - sum(others) / len(others)) / spread)
+    scaled, _ = advantages(10 * SCORES + 7)
+    torch.testing.assert_close(scaled, found)
+    assert advantages(torch.ones(2, 3)) == (pytest.approx(torch.zeros(2, 3)), 0.0)
+
+
+@pytest.fixture
+def config(tiny):
+    return replace(tiny, policy_update="policy-gradient", lora_layers="last:1", max_new_tokens=8, optimizer="adamw")
+
+
+def _policy(config):
+    policy = load_policy(config, torch.device("cpu"))
+    keys = [noise.key("test", p, i) for p in PROMPTS for i in range(3)]
+    return policy, policy.sample(PROMPTS, 3, keys)
+
+
+def _updated(config, score, steps=1):
+    policy, candidates = _policy(config)
+    settings = replace(config, policy_steps=steps)
+    learner = policy_learner(policy.trainable(), settings)
+    before = {name: p.detach().clone() for name, p in policy.trainable().items()}
+    loss = update_policy(settings, policy, learner, 1, PROMPTS, candidates, score, [1, 3])
+    changed = any(not torch.equal(before[name], p) for name, p in policy.trainable().items())
+    return loss, changed, policy, candidates
+
+
+def test_the_loss_is_that_of_a_written_out_gradient(config):
+    policy, candidates = _policy(config)
+    advantage, _ = advantages(SCORES)
+    every = [p for p in PROMPTS for _ in range(3)]
+    lengths = candidates.lengths()
+    expected = 0.0
+    for i, (prompt, weight) in enumerate(zip(every, advantage.flatten().tolist(), strict=True)):
+        log_p = policy.log_likelihood([prompt], candidates.rows([i]))
+        expected -= weight * float(log_p) / len(every)
+    loss, changed, _, _ = _updated(config, SCORES)
+    assert loss == pytest.approx(expected / (sum(lengths) / len(lengths)), rel=1e-4)
+    assert changed
+
+
+def test_it_raises_what_scored_well_and_lowers_the_rest(config):
+    _, _, policy, candidates = _updated(replace(config, policy_learning_rate=1e-3), SCORES)
+    fresh, _ = _policy(config)
+    every = [p for p in PROMPTS for _ in range(3)]
+    moved = policy.log_likelihood(every, candidates) - fresh.log_likelihood(every, candidates)
+    advantage, _ = advantages(SCORES)
+    assert float((advantage.flatten() * moved).sum()) > 0
+
+
+def test_several_steps_are_clipped(config):
+    far = replace(config, policy_learning_rate=0.05)
+    ratios = []
+    for clip in (0.01, 0.9):
+        _, _, policy, candidates = _updated(replace(far, clip_range=clip), SCORES, steps=6)
+        fresh, _ = _policy(config)
+        every = [p for p in PROMPTS for _ in range(3)]
+        ratios.append(
+            float((policy.log_likelihood(every, candidates) - fresh.log_likelihood(every, candidates)).abs().sum())
+        )
+    assert ratios[0] < ratios[1]
+
+
+def test_scores_that_are_all_equal_move_nothing(config, caplog):
+    loss, changed, _, _ = _updated(config, torch.ones(2, 3))
+    assert (loss, changed) == (None, False)
+    assert "takes no step" in caplog.text
+
+
+def test_a_score_that_is_not_finite_is_an_error(config):
+    with pytest.raises(NumericalError, match="round 1"):
+        _updated(config, SCORES.clone().fill_(float("nan")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", ["winner", "random", "uncertain", "all"])
+def test_a_run_goes_on_to_the_same_bits(config, tmp_path, pairs):
+    config = replace(config, rounds=4, kl_coefficient=0.1, reward_model_pairs=pairs)
+    train(config, tmp_path / "whole")
+    train(replace(config, rounds=2), tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    names = [records.CANDIDATES, records.ROUNDS, records.HELDOUT, "policy/adapter_model.safetensors"]
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+    rows = read(tmp_path / "whole" / records.CANDIDATES, records.CandidateRow)
+    labelled = [row.label is not None for row in rows]
+    assert sum(labelled) == (len(rows) if pairs == "all" else len(rows) // config.candidates)
+    assert all(row.kl is not None for row in rows)
+    assert any(abs(row.kl) > 1e-4 for row in rows)
+    assert all(row.score == pytest.approx(row.reward - row.penalty - 0.1 * row.kl, abs=1e-4) for row in rows)
