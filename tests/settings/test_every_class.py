@@ -45,6 +45,7 @@ POOL = {
     "policies": [("a=b",), ("a@1=b", "a@2=c: d")],
     "sweep": [("gamma=0.1,0.2",), ("action_cost=0:1:lin3", "gamma=1,2")],
     "scope": ["head", "head:2", "last:3", "all"],
+    "lora_layers": ["all", "last:1", "last:12"],
     "base_url": [None, "http://localhost:8000/v1"],
     "judge": ["openai:MODEL", "openai:OTHER"],
 }

@@ -281,7 +281,8 @@ class Policy:
             ).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = logits.gather(-1, responses.tokens[..., None])[..., 0] - logits.logsumexp(-1)
-        return log_p * responses.mask
+        masked: Tensor = log_p * responses.mask
+        return masked
 
     def _below(self, states: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if states is None or self._trunk is None else self._trunk.given(states)

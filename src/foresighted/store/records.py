@@ -39,7 +39,7 @@ class CandidateRow:
     kl: float | None
     """log pi(y | x) - log pi_ref(y | x) in nats, where `kl_coefficient` made it needed, else null."""
     score: float
-    """reward - penalty - kl_coefficient * kl; with `selection` labels the label's log-odds stand for the first two. What
+    """reward - penalty - kl_coefficient * kl; with `selection` labels its log-odds stand for the first two. What
     the choice was made by, and what a policy gradient raises."""
     chosen: bool
 
