@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from foresighted.reporting import write_report
+from foresighted.reporting.charts import Chart, Point, Series
+from foresighted.reporting.page import Legend, Page, Section, render
+from foresighted.reporting.responses import Response, pack
 
 pytestmark = pytest.mark.browser
 
@@ -208,4 +211,26 @@ def test_without_script_and_on_paper(files: dict[str, Path], chromium: Any) -> N
     page.emulate_media(media="print", color_scheme="dark")
     assert not page.locator("nav").is_visible()
     assert page.locator("#samples .round:visible").count() == 1
+    opened.context.close()
+
+
+def test_names_that_end_lines_strings_and_scripts_leave_a_page_alive(chromium: Any, tmp_path: Path) -> None:
+    names = ("line\u2028end", "quote\"'\\", "{{brace}} {%", "</script><b>", "two\nlines\x01", "\u2029")
+    ends = (Point(0.0, 1.0, 0.5, 1.5), Point(1.0, 2.0, 1.5, 2.5))
+    series = tuple(Series(name, i, ends) for i, name in enumerate(names))
+    forest = tuple(Series(one.label, one.index, one.points[:1]) for one in series)
+    charts = (
+        Chart("lines", names[0], names[0], names[1], series),
+        Chart("rows", names[2], names[3], names[0], forest, kind="forest"),
+    )
+    found = [Response("held out", name, "0", 1, name, name, name, name, {"reward": 1.0}) for name in names]
+    legend = tuple(Legend(name, i) for i, name in enumerate(names))
+    page = Page(names[0], names, legend, (Section("all", names[1], "", charts),), responses=pack(found, names, names))
+    path = tmp_path / "hostile.html"
+    path.write_bytes(render(page))
+    opened = Opened(chromium, path)
+    assert opened.said == []
+    assert opened.page.locator("[data-chart=lines] .mark-line path").count() == len(names)
+    assert opened.page.locator("[data-chart=rows] .mark-symbol path").count() == len(names)
+    assert sorted(_texts(opened.page)) == sorted(names)
     opened.context.close()

@@ -276,3 +276,17 @@ def test_picture(comparison: Path, tmp_path: Path) -> None:
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
     assert [one.name for one in tmp_path.iterdir()] == ["chart.png"]
+
+
+@pytest.mark.slow
+def test_texts_of_a_megabyte_leave_a_page_small(synthetic, tmp_path):
+    out = synthetic.write_comparison(tmp_path / "mb", {"rlhf": synthetic.FALLING}, seeds=[0], rounds=20)
+    path = arm_directory(out, "rlhf", 0) / records.HELDOUT
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row |= {"text": "<b>word " * 125_000, "prompt": "p " * 10_000}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / "environment.json").write_text(json.dumps({"python": "x" * 10**7}))
+    page = write_report(out).read_text()
+    assert len(page) < 5_000_000
+    assert "more characters)" in page

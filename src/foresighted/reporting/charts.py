@@ -8,6 +8,7 @@ outside of the page puts the light ones in their place.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,10 @@ SHOWN = {"filter": "indexof(shown, datum.index) >= 0"}
 HEIGHT = 240
 ROW_HEIGHT = 34
 MARK_ROW = 12
+
+_UNQUOTED = re.compile(r'["\\]')
+"""What Vega-Lite does not escape where it writes the title of a tooltip into an expression."""
+_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 NUMERIC = tuple("0123456789-+<.")
 
@@ -184,7 +189,7 @@ def specification(chart: Chart) -> dict[str, Any]:
     """
     layers = _forest_layers(chart) if chart.kind == "forest" else _line_layers(chart)
     rows = len(chart.series)
-    return {
+    drawn: dict[str, Any] = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "description": chart.description,
         "width": "container",
@@ -196,6 +201,18 @@ def specification(chart: Chart) -> dict[str, Any]:
         "layer": layers,
         "config": _config(),
     }
+    readable: dict[str, Any] = _readable(drawn)
+    return readable
+
+
+def _readable(part: Any) -> Any:
+    """Return a part of a specification with spaces for line separators and controls: Vega writes texts into expressions
+    of its own, whose reader takes U+2028 for the end of a line and stops."""
+    if isinstance(part, dict):
+        return {name: _readable(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_readable(value) for value in part]
+    return _UNREADABLE.sub(" ", part) if isinstance(part, str) else part
 
 
 def _rows(series: Iterable[Series]) -> Iterable[dict[str, Any]]:
@@ -226,7 +243,7 @@ def _tooltip(chart: Chart) -> list[dict[str, Any]]:
     if chart.kind == "forest":
         titles = {"arm": chart.y, "text": chart.x}
     return [
-        {"field": field, "type": "quantitative" if field == "x" else "nominal", "title": title}
+        {"field": field, "type": "quantitative" if field == "x" else "nominal", "title": _UNQUOTED.sub("'", title)}
         for field, title in titles.items()
     ]
 

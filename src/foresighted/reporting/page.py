@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,7 +24,7 @@ from markupsafe import Markup
 from foresighted import __version__
 from foresighted.errors import DataError
 from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, specification
-from foresighted.reporting.responses import Responses, compact
+from foresighted.reporting.responses import Responses, compact, cut
 from foresighted.reporting.samples import Samples
 from foresighted.store.directory import CONFIG
 from foresighted.store.environment import ENVIRONMENT
@@ -101,6 +102,12 @@ SHOWN, MOST_SHOWN = 6, 12
 """Findings that stand open where there are more than so many."""
 
 
+LARGEST = 5_000_000
+"""Bytes that a page stays below, whatever its texts."""
+_CUTS = (20_000, 4_000, 800, 160)
+"""Characters that a text of the page may have: the first number that keeps the page small."""
+
+
 def render(page: Page) -> bytes:
     """Return the page as HTML in UTF-8; the same page gives the same bytes."""
     ours = (files("foresighted.reporting") / "page.js").read_text("utf-8")
@@ -109,26 +116,34 @@ def render(page: Page) -> bytes:
     sections = [section for section in page.sections if not section.empty]
     charts = {chart.name: specification(chart) for section in sections for chart in section.charts}
     payload = {"charts": charts, "responses": page.responses.payload if page.responses else None}
+    parts = {
+        "page": page,
+        "shown": SHOWN if len(page.sentences) > MOST_SHOWN else len(page.sentences),
+        "sections": sections,
+        "style": Markup(style),
+        "script": Markup(ours),
+        "library": Markup(_packed_library() if charts else ""),
+        "payload": Markup(_base64(compact(payload))),
+        "policy": _policy(scripts=(ours, library()) if charts else (ours,), style=style),
+        "symbols": Markup("".join(_symbol(one.index) for one in page.legend)),
+        "made_by": f"foresighted {__version__}; charts by Vega {vl_convert.get_vega_version()},"
+        f" Vega-Lite {vl_convert.get_vegalite_versions()[-1]}, Vega-Embed {vl_convert.get_vega_embed_version()}",
+    }
+    made = (_filled(parts, most) for most in _CUTS)
+    return next((data for data in made if len(data) <= LARGEST), None) or _filled(parts, _CUTS[-1])
+
+
+def _filled(parts: Mapping[str, Any], most: int) -> bytes:
+    """Return the template with its parts in place, no text of more than `most` characters."""
     environment = Environment(
         loader=PackageLoader("foresighted.reporting", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: cut(value, most) if type(value) is str else value,
     )
-    text = environment.get_template("template.html").render(
-        page=page,
-        shown=SHOWN if len(page.sentences) > MOST_SHOWN else len(page.sentences),
-        sections=sections,
-        style=Markup(style),
-        script=Markup(ours),
-        library=_base64(gzip.compress(library().encode(), 9, mtime=0)) if charts else "",
-        payload=_base64(compact(payload)),
-        policy=_policy(scripts=(ours, library()) if charts else (ours,), style=style),
-        symbols=Markup("".join(_symbol(one.index) for one in page.legend)),
-        made_by=f"foresighted {__version__}; charts by Vega {vl_convert.get_vega_version()},"
-        f" Vega-Lite {vl_convert.get_vegalite_versions()[-1]}, Vega-Embed {vl_convert.get_vega_embed_version()}",
-    )
+    text = environment.get_template("template.html").render(**parts)
     # Records may hold a lone surrogate (JSON allows it); UTF-8 does not.
     return text.encode("utf-8", "replace")
 
@@ -153,6 +168,11 @@ def library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed, as vl-convert bundles them, as one classic script that sets
     `window.vegaEmbed` and nothing else. Takes about 3 seconds."""
     return f"(() => {{{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();"
+
+
+@lru_cache(maxsize=1)
+def _packed_library() -> str:
+    return _base64(gzip.compress(library().encode(), 9, mtime=0))
 
 
 def _base64(data: bytes) -> str:

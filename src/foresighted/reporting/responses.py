@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ NEEDED = ("round", "prompt_id", "prompt", "text")
 LIMIT = 50_000
 MOST_BYTES = 3_000_000
 """Of the compressed responses: with base64, the plotting library and the tables a page stays below 5 MB."""
+MOST_UNPACKED = 48_000_000
+"""Of the responses as a browser holds them: a repeated word packs to nothing."""
+LONGEST = 20_000
+"""Characters of a text; the records have what is beyond."""
 DIGITS = 4
 
 NUMBERS = (
@@ -190,21 +194,39 @@ def pack(
     """
     if not responses:
         return None
-    kept = limited(responses, LIMIT)
+    kept = [_short_texts(one) for one in limited(responses, LIMIT)]
     payload = _payload(kept, arms, planned, reference)
-    size = len(compact(payload))
-    while size > MOST_BYTES and len(kept) > 1:
-        kept = limited(kept, int(0.95 * len(kept) * MOST_BYTES / size))
+    while (excess := _excess(payload)) > 1 and len(kept) > 1:
+        kept = list(limited(kept, int(0.95 * len(kept) / excess)))
         payload = _payload(kept, arms, planned, reference)
-        size = len(compact(payload))
     known = " ".join(MEANINGS[name] for name in MEANINGS if name in payload["numbers"])
     return Responses(title, payload, _note(len(kept), len(responses)), known if meaning is None else meaning)
 
 
 def compact(payload: Any) -> bytes:
     """Return plain JSON values gzipped, the same bytes for the same values; a lone surrogate becomes a `?`."""
+    return gzip.compress(_plain(payload), 9, mtime=0)
+
+
+def _plain(payload: Any) -> bytes:
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return gzip.compress(text.encode("utf-8", "replace"), 9, mtime=0)
+    return text.encode("utf-8", "replace")
+
+
+def _excess(payload: Any) -> float:
+    """Return how many times larger responses are than a page may hold them."""
+    unpacked = len(_plain(payload)) / MOST_UNPACKED
+    return unpacked if unpacked > 1 else len(compact(payload)) / MOST_BYTES
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, and how many it had beyond."""
+    return text if len(text) <= most else f"{text[:most]} \u2026 ({len(text) - most} more characters)"
+
+
+def _short_texts(one: Response) -> Response:
+    prompt, text, reference, note = (cut(text, LONGEST) for text in (one.prompt, one.text, one.reference, one.note))
+    return replace(one, prompt=prompt, text=text, reference=reference, note=note)
 
 
 def _payload(kept: Sequence[Response], arms: Sequence[str], planned: Sequence[str], reference: str) -> dict[str, Any]:
