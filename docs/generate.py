@@ -247,7 +247,7 @@ def _groups(sub: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
     titles = {"options": "other flags", "positional arguments": "arguments"}
     groups: dict[str, list[argparse.Action]] = {}
     for group in sub._action_groups:
-        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
+        actions = [a for a in group._group_actions if a.dest not in ("help", "help_all")]
         if actions:
             title = group.title or ""
             groups[titles.get(title, title)] = actions
@@ -256,7 +256,7 @@ def _groups(sub: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
 
 def _usage(name: str, sub: argparse.ArgumentParser) -> str:
     must = [_flag(action).strip("`") for action in sub._actions if action.required]
-    optional = any(not action.required and action.dest != "help" for action in sub._actions)
+    optional = any(not action.required and action.dest not in ("help", "help_all") for action in sub._actions)
     return " ".join(["foresighted", name, *must, *(["[flags]"] if optional else [])])
 
 

@@ -42,8 +42,16 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error in one line, its kind first."""
-    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+    """Return an error in one line, its kind first, without anything that would steer a terminal."""
+    plain = "".join(c if c.isprintable() else " " for c in _text(error))
+    return ": ".join(filter(None, (type(error).__name__, " ".join(plain.split()))))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception class of somebody's own
+        return ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

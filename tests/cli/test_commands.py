@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,27 @@ from foresighted.store.rows import read
 
 
 def test_help_shows_every_setting_with_its_default(foresighted):
-    code, out, _ = foresighted("compare", "--help")
+    code, out, _ = foresighted("compare", "--help-all")
     text = " ".join(out.split())
     assert code == 0
     assert "--policy-learning-rate X" in text
     assert "AdamW learning rate of the policy (default: 0.0005)" in text
     assert "--arms A,B" in text
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "evaluate", "simulate linear", "simulate network"])
+def test_help_opens_with_examples_and_ten_settings(foresighted, command):
+    code, out, _ = foresighted(*command.split(), "--help")
+    assert code == 0
+    usage, examples, rest = out.split("\n\n", 2)
+    assert usage.startswith(f"usage: foresighted {command} ")
+    assert [line.split()[:2] for line in examples.splitlines()[1:]] == [["foresighted", command.split()[0]]] * 3
+    section = rest.split("settings that matter most:\n")[1].split("\n\n")[0]
+    assert len(re.findall(r"^  --", section, re.MULTILINE)) == 10
+    assert "--help-all" in rest
+    _, every, _ = foresighted(*command.split(), "--help-all")
+    assert set(re.findall(r"--[a-z-]+", out)) <= set(re.findall(r"--[a-z-]+", every)) | {"--plots"}
+    assert len(re.findall(r"^  --", every, re.MULTILINE)) > 30
 
 
 def test_dry_run_prints_a_configuration_that_runs_and_writes_nothing(foresighted, config_file, tmp_path):

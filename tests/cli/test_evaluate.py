@@ -43,7 +43,7 @@ def test_help_is_for_newcomers(foresighted):
     code, out, _ = foresighted("evaluate", "--help")
     text = " ".join(out.split())
     assert code == 0
-    assert "Example: foresighted evaluate --policies before=embedded,after=runs/first" in text
+    assert "examples: foresighted evaluate --policies before=embedded,after=runs/first" in text
     assert "longest answer in tokens (the paper: 64) (default: 64)" in text
     assert "environment variable that holds the key" in text
 

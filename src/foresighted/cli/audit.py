@@ -36,7 +36,16 @@ DESCRIPTION = (
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("audit", help="say whether, when and how a loop collapsed", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "audit",
+        help="say whether, when and how a loop collapsed",
+        description=DESCRIPTION,
+        examples=(
+            "foresighted audit runs/first",
+            "foresighted audit logs/ --column reward=scores.rm --column utility=gold",
+            "foresighted audit rollouts.jsonl --strict --out runs/audited",
+        ),
+    )
     parser.add_argument("path", type=Path, metavar="PATH", help="directory or file with records or logged responses")
     parser.add_argument(
         "--column",

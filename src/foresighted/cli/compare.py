@@ -21,7 +21,15 @@ def add(commands: Any) -> None:
         help="several arms and seeds, everything else held fixed",
         description="The settling experiment: the same prompts in the same order, the same first reward model, the same"
         " references and the same sampling noise for every arm of a seed. Writes summary.json and report.html.",
-    )
+        examples=(
+            "foresighted compare --preset demo --out runs/demo",
+            "foresighted compare --out runs/arms --arms rlhf,practical:gamma=0.3,proximal --seeds 0:4",
+            "foresighted compare --out runs/arms --resume --seeds 0:8",
+        ),
+        matter=(
+            "arms", "seeds", "jobs", "prompts", "policy", "reward_model", "labels", "gamma", "rounds", "candidates",
+        ),
+    )  # fmt: skip
     add_run_flags(
         parser,
         out="directory of the comparison",

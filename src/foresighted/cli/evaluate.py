@@ -29,9 +29,17 @@ def add(commands: Any) -> None:
         help="answers of two or more policies, judged in pairs: win rates with intervals",
         description="Lets each policy answer the same prompts, shows each pair of answers to a judge in both orders,"
         " and reports wins, ties and losses with tests and intervals, next to length, repetition and refusals. Nothing"
-        " is generated or paid for twice: a stopped evaluation goes on with --resume. Example: foresighted evaluate"
-        " --policies before=embedded,after=runs/first --judge likelihood --out runs/judged",
-    )
+        " is generated or paid for twice: a stopped evaluation goes on with --resume.",
+        examples=(
+            "foresighted evaluate --policies before=embedded,after=runs/first --judge likelihood --out runs/judged",
+            "foresighted evaluate --policies a=a.jsonl,b=b.jsonl --judge openai:MODEL --out runs/paid --dry-run",
+            "foresighted evaluate --judgements table.csv",
+        ),
+        matter=(
+            "policies", "prompts", "prompt_limit", "max_new_tokens", "judge", "base_url", "api_key_env", "rubric",
+            "categories", "capabilities",
+        ),
+    )  # fmt: skip
     add_run_flags(
         parser,
         out="directory of the evaluation (needed but for --judgements)",

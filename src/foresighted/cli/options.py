@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -20,11 +22,53 @@ from foresighted.settings import (
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest known flag."""
+    """An argument parser whose errors are one line, with the nearest known flag.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        examples: commands that its help opens with.
+        matter: settings that `--help` shows; the others are under `--help-all`. Flags that are no settings always show.
+        **kwargs: as argparse takes them.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), matter: Sequence[str] = (), **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(allow_abbrev=False, **kwargs)
+        self._examples, self._matter = examples, matter
+        self._of_settings: list[Any] = []
+        if examples:
+            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every setting and exit")
+
+    def format_help(self, *, every: bool = False) -> str:
+        """Return examples, what the command does, and the settings that matter or `every` one, with all other flags."""
+        some = [] if every else [self._actions_of(name) for name in self._matter]
+        formatter = self._get_formatter()
+        if some:
+            must = [action for action in self._actions if action.required]
+            formatter.add_usage(None, must, [])
+            text = formatter.format_help().rstrip() + " [--SETTING VALUE ...]\n\n"
+        else:
+            formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+            text = formatter.format_help() + "\n"
+        text += "".join(["examples:\n", *(f"  {line}\n" for line in self._examples), "\n"]) if self._examples else ""
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        sections = [("settings that matter most", some)] if some else []
+        hidden = self._of_settings if some else []
+        sections += [(g.title, g._group_actions) for g in self._action_groups if g not in hidden]
+        for title, actions in sections:
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return text + formatter.format_help()
+
+    def _actions_of(self, name: str) -> argparse.Action:
+        return next(action for action in self._actions if action.dest == name)
+
+    def settings_group(self, title: str) -> Any:
+        """Return a new group of flags that are settings."""
+        group = self.add_argument_group(title)
+        self._of_settings.append(group)
+        return group
 
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and exit with code 2."""
@@ -38,6 +82,12 @@ class Parser(argparse.ArgumentParser):
             else:
                 hint = " (a flag of another command)" if wrong in known else nearest(wrong, known)
         self.exit(2, f"foresighted: {message}{hint}; see {self.prog} --help\n")
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: Any, *_: Any) -> None:
+        parser._print_message(parser.format_help(every=True), sys.stdout)
+        parser.exit()
 
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
@@ -78,14 +128,14 @@ def add_run_flags(
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_settings(parser: Parser, kind: type) -> None:
     """Add one flag a setting, grouped, with help and default from the configuration class and those inside it."""
     groups: dict[str, Any] = {}
     for one in (kind, *inner(kind).values()):
         for name, item in settings(one).items():
             title = item.metadata["group"]
             if title not in groups:
-                groups[title] = parser.add_argument_group(title)
+                groups[title] = parser.settings_group(title)
             hint = hints(one)[name]
             more: dict[str, Any] = {"nargs": "?", "const": "true"} if hint is bool else {}  # --flag is --flag true
             if item.metadata["repeat"]:

@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
         help="one self-contained HTML page from records",
         description="Reads a run, a comparison, an evaluation or an audit, prints its summary and writes report.html"
         " there: charts, every response to search and sort, configuration. The page needs no network.",
+        examples=("foresighted report runs/first", "foresighted report runs/arms --out page.html"),
     )
     parser.add_argument(
         "path",

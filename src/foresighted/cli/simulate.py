@@ -33,7 +33,19 @@ def add(commands: Any) -> None:
         ("network", NetworkSettings, "10-32-32-1 network as reward model, Gaussian policy, 4000 rounds"),
         ("custom", GameSettings, "a game of yours, FILE.py:NAME"),
     ):
-        game = games.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        which = f"foresighted simulate {name}{' --file mine.py:GAME' if name == 'custom' else ''} --out runs/game"
+        game = games.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            examples=(
+                f"{which} --plots", f"{which} --arms rlhf,proximal --sweep gamma=0.01:1:log5", f"{which} --resume",
+            ),
+            matter=(
+                "arms", "seeds", "sweep", "record_every", "drop_threshold", "iterations", "gamma", "influence",
+                "labels", "labels_per_round",
+            ),
+        )  # fmt: skip
         _add_run_flags(game, custom=name == "custom")
         add_settings(game, kind)
         game.set_defaults(run=run, kind=kind)

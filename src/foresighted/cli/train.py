@@ -20,7 +20,16 @@ def add(commands: Any) -> None:
         description="Iterative RLHF in rounds: the policy writes N candidates a prompt, the best by reward - penalty is"
         " labelled against a reference, the reward model is retrained, the policy learns the winners. A killed run"
         " goes on with --resume, to the same bits on a CPU.",
-    )
+        examples=(
+            "foresighted train --out runs/first",
+            "foresighted train --out runs/mine --policy MODEL --reward-model MODEL --prompts FILE --labels my.py:best",
+            "foresighted train --out runs/first --resume",
+        ),
+        matter=(
+            "prompts", "policy", "reward_model", "labels", "steering", "gamma", "rounds", "prompts_per_round",
+            "candidates", "seed",
+        ),
+    )  # fmt: skip
     add_run_flags(
         parser,
         out="run directory",

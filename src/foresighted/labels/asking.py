@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 FIRST_WAIT = 0.5
 """Seconds before a labeller is asked again; twice as long each time."""
 _HOME = str(Path(__file__).parents[1])
+_PYTHON = str(Path(threading.__file__).parent)
 
 
 class LabellerError(RunError):
@@ -164,7 +165,8 @@ class Asker:
                 raise
             except BaseException as raised:  # whatever a labeller's network, model or file does, sys.exit included
                 error = raised.error if isinstance(raised, Left) else raised
-                said = f"{_where(error)}failed with {one_line(error)}"
+                where = _where(error)
+                said = f"{where}failed with {one_line(error)}{'' if where else _see(self._labels)}"
                 if attempt > retries:
                     raise LabellerError(f"{self._setting}: {said}; mend it, then resume") from error
                 _log.warning("%s: attempt %d %s", self._setting, attempt, said)
@@ -217,9 +219,14 @@ def _where(error: BaseException) -> str:
     """Return `FILE, line N ` of the last line of a labeller's own file that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(_HOME)]
-    theirs = frames[ours[-1] + 1 :] if ours else frames
+    theirs = [frame for frame in (frames[ours[-1] + 1 :] if ours else frames) if not _waits(frame.filename)]
     own = [frame for frame in theirs if frame.filename == theirs[0].filename]
     return f"{own[-1].filename}, line {own[-1].lineno} " if own else ""
+
+
+def _waits(file: str) -> bool:
+    """Return whether a file is Python's own, where it waits for others."""
+    return file.startswith(_PYTHON) and "site-packages" not in file
 
 
 def _listed(said: Any, count: int) -> Any:
