@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -13,6 +14,7 @@ from foresighted.errors import ConfigError, nearest
 from foresighted.settings import PRESETS, Settings, from_mapping, names, read_yaml, renamed
 from foresighted.settings import preset as values_of
 
+_log = logging.getLogger(__name__)
 RUNS = Path("runs")
 """Where a call without `out` makes its folder."""
 
@@ -55,6 +57,8 @@ def configured(
         raise ConfigError(f"preset: got {preset!r}{hint}, expected {known}")
     merged = values_of(preset, kind) if preset else {}
     own = None if out is None else path_of("out", out) / "config.yaml"
+    if resume and own is not None and not own.parent.exists():
+        _log.warning("out: %s does not exist, so there is nothing to go on with: it begins anew", own.parent)
     again = resume and own is not None and own.exists() and not (preset or config)
     for path in (own if again else None, None if config is None else path_of("config", config)):
         if path is not None:

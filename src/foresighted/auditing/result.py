@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foresighted.errors import DataError
 from foresighted.statistics.collapse import Fall, Onset
@@ -214,4 +214,8 @@ def read_audit(path: Path) -> Audit:
         DataError: it cannot be read, is not JSON, or is no audit of this format, with the place of the fault.
     """
     again = "write it again with foresighted audit --out"
-    return read_json(path / AUDIT if path.is_dir() else path, Audit, what="audit", again=again)
+    return read_json(path / AUDIT if path.is_dir() else path, Audit, what="audit", again=again, earlier=_is_earlier)
+
+
+def _is_earlier(audit: Mapping[str, Any]) -> bool:
+    return audit.get("format") == 1

@@ -52,7 +52,9 @@ class Parser(argparse.ArgumentParser):
         text += "".join(["examples:\n", *(f"  {line}\n" for line in self._examples), "\n"]) if self._examples else ""
         formatter = self._get_formatter()
         formatter.add_text(self.description)
-        sections = [("settings that matter most", some)] if some else []
+        sections: list[tuple[str | None, list[argparse.Action]]] = []
+        if some:
+            sections.append(("settings that matter most", some))
         hidden = self._of_settings if some else []
         sections += [(g.title, g._group_actions) for g in self._action_groups if g not in hidden]
         for title, actions in sections:

@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
         game.set_defaults(run=run, kind=kind)
 
 
-def _add_run_flags(parser: argparse.ArgumentParser, *, custom: bool) -> None:
+def _add_run_flags(parser: Parser, *, custom: bool) -> None:
     if custom:
         group = parser.add_argument_group("game")
         group.add_argument("--file", metavar="FILE.py:NAME", required=True, help="the game; the file is run")

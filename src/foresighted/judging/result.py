@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from foresighted.statistics.intervals import Interval, Share
 from foresighted.statistics.ratings import Rating
@@ -186,4 +189,11 @@ def read_evaluation(path: Path) -> Evaluation:
         DataError: unreadable, or not what `write_evaluation` writes, with the place of the fault.
     """
     again = "write it again with foresighted evaluate, --resume or the same --judgements"
-    return read_json(path / EVALUATION if path.is_dir() else path, Evaluation, what="evaluation", again=again)
+    where = path / EVALUATION if path.is_dir() else path
+    return read_json(where, Evaluation, what="evaluation", again=again, earlier=_is_earlier)
+
+
+def _is_earlier(evaluation: Mapping[str, Any]) -> bool:
+    """Return whether 0.2 wrote an evaluation: none of its intervals named a method."""
+    known = {field.name for field in fields(Evaluation)}
+    return known <= evaluation.keys() and '"method"' not in json.dumps(evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -12,7 +13,7 @@ import yaml
 
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.judging import capabilities as harness
-from foresighted.judging import pairs, policies
+from foresighted.judging import kept, pairs, policies
 from foresighted.judging.cache import Cache
 from foresighted.judging.endpoint import Endpoint
 from foresighted.judging.judges import Judge, local_judge
@@ -36,7 +37,7 @@ from foresighted.judging.table import read_table
 from foresighted.settings import read_yaml, to_yaml
 from foresighted.store.directory import ANSWERS, CONFIG, JUDGEMENTS, Claim, check_claim, claimed, kind_of
 from foresighted.store.environment import write_environment
-from foresighted.store.files import drop_torn_line, sha256
+from foresighted.store.files import sha256
 from foresighted.store.rows import append, write
 
 Progress = Callable[[str, int, int], None]
@@ -73,7 +74,9 @@ def _claimed(config: EvaluateConfig, out: Path, *, resume: bool) -> Iterator[Non
     except OSError as error:
         raise ConfigError(f"config: {error.filename} cannot be read ({error.strerror})") from None
     if kind_of(out) == "evaluation" and (out / CONFIG).exists():
-        gone = [policy for policy in read_yaml(out / CONFIG).get("policies", []) if policy not in config.policies]
+        named = [str(policy) for policy in read_yaml(out / CONFIG).get("policies") or []]
+        there = {row.policy for row in read_rows(out / ANSWERS, AnswerRow)}
+        gone = [policy for policy in named if policy not in config.policies and re.split("[=@]", policy)[0] in there]
         if gone:
             raise RunError(f"out: {out} has answers of {gone[0]}, which --policies does not name; choose another --out")
     text = to_yaml(config) + (yaml.safe_dump({DIGESTS: digests}) if digests else "")
@@ -85,14 +88,17 @@ def _claimed(config: EvaluateConfig, out: Path, *, resume: bool) -> Iterator[Non
             f"{changed[0]}: {config.own_files[changed[0]]} is not as it was when {out / JUDGEMENTS} was written; put it"
             " back, remove that file to have every pair judged anew, or choose another --out"
         )
-    with claimed(own, out, resume=resume):
-        yield
+    with claimed(own, out, resume=resume, look=lambda: kept.check(out, config)):
+        kept.pin(out, config)
+        try:
+            yield
+        finally:
+            kept.pin_at_last(out, config)
 
 
 def _evaluate(config: EvaluateConfig, plan: Plan, out: Path, on_progress: Progress) -> Evaluation:
-    for name in (ANSWERS, JUDGEMENTS, CAPABILITIES):
-        drop_torn_line(out / name)
     answers, measured = _answers(config, plan, out, on_progress)
+    kept.pin(out, config)
     answers, missing = pairs.complete(answers, plan.names)
     if not answers:
         raise DataError(

@@ -42,7 +42,19 @@ _SHOWN_BY: Mapping[str, Kind] = {
     EVALUATION: "evaluation", AUDIT: "audit", HELDOUT: "run", ROUNDS: "run", CANDIDATES: "run",
 }  # fmt: skip
 """The same without one, by its files."""
-_BEFORE_THE_FIRST_ROW = {CONFIG, LOCK, LOG, "environment.json", "start", "arms", "parts", "judge.sqlite", ANSWERS}
+_BEFORE_THE_FIRST_ROW = {
+    CONFIG,
+    LOCK,
+    LOG,
+    "environment.json",
+    "start",
+    "arms",
+    "parts",
+    "judge.sqlite",
+    "judge.sqlite-journal",
+    ANSWERS,
+    "hashes.json",
+}
 """What a command may leave that was stopped before it had done anything."""
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -63,10 +63,18 @@ def write_json(path: Path, value: Any) -> None:
     files.write(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
+def read_json(
+    path: Path,
+    kind: type[Row],
+    *,
+    what: str,
+    again: str,
+    earlier: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+) -> Row:
     """Read what `write_json` wrote.
 
-    Messages call its content `what` and end with `again`, what to do where the file is no such thing.
+    Messages call its content `what` and end with `again`, what to do where the file is no such thing; `earlier` knows
+    what an earlier version wrote.
 
     Raises:
         DataError: it cannot be read, is not JSON, or lacks something, with the place of the fault.
@@ -80,6 +88,8 @@ def read_json(path: Path, kind: type[Row], *, what: str, again: str) -> Row:
     try:
         return decode(value, kind, what)
     except DataError as error:
+        if isinstance(value, Mapping) and earlier(value):
+            raise DataError(f"{path}: of an earlier version of foresighted; {again}") from None
         raise DataError(f"{path}: damaged ({error}); {again}") from None
 
 
