@@ -4,7 +4,7 @@ import pytest
 
 from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK, LinearSettings
-from foresighted.games.plan import Sweep, arm_cells, labels_read, program_key, sweep_from_text
+from foresighted.games.plan import Sweep, arm_cells, check_size, labels_read, program_key, sweep_from_text
 from foresighted.games.settings import SweepSettings
 from foresighted.settings import from_text
 
@@ -78,3 +78,18 @@ def test_sweeps_that_are_none(text):
 def test_settings_out_of_range(settings, words):
     with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
         LinearSettings(**settings)
+
+
+def test_what_no_machine_holds_is_refused_before_anything_is_made():
+    for text in ("gamma=0.1:1:lin1000000000", "gamma=0.1:1:log99999999999999999999"):
+        with pytest.raises(ConfigError, match="sweep 10000 at most"):
+            sweep_from_text(LINEAR, text)
+    cells = arm_cells(LINEAR, ["rlhf", "proximal"], LinearSettings(iterations=1))
+    check_size(cells, 500_000)
+    with pytest.raises(ConfigError, match="1000002 runs"):
+        check_size(cells, 500_001)
+    with pytest.raises(ConfigError, match="at most"):
+        LinearSettings(iterations=10**9)
+    large = arm_cells(LINEAR, ["rlhf"], LinearSettings(iterations=1_000_000, dimension=10_000))
+    with pytest.raises(ConfigError, match="numbers at a time"):
+        check_size(large, 1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rich.console
 from rich.progress import (
@@ -19,6 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from foresighted.texts import printable
 
 Told = Callable[[str, int, int], None]
 """Called with a name, how much of it is done, and of how much."""
@@ -28,7 +31,13 @@ _PATIENCE = 2.0
 
 
 class Console(rich.console.Console):
-    """A console whose broken pipe is an error like any other: rich leaves with 1, which says that a loop collapsed."""
+    """A console that shows every text as it stands: what looks like markup or the name of an emoji is neither, and
+    nothing steers the terminal. Its broken pipe is an error like any other: rich leaves with 1, which says that a loop
+    collapsed."""
+
+    def render_str(self, text: str, **more: Any) -> Text:
+        """Return a text as it stands; sentences, titles and cells of tables all come through here."""
+        return super().render_str(printable(text), **{**more, "emoji": False, "markup": False})
 
     def on_broken_pipe(self) -> NoReturn:
         """Let the error through; called while it is handled."""
@@ -58,7 +67,8 @@ class Bars:
 
     def __init__(self, *, quiet: bool, patience: float) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         console = Console(stderr=True)
@@ -70,6 +80,7 @@ class Bars:
 
     def update(self, name: str, done: int, total: int, note: str = "") -> None:
         """Set how far a bar is."""
+        name, note = printable(name), printable(note)
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
         self._progress.update(self._tasks[name], completed=done, note=note)

@@ -12,7 +12,7 @@ from foresighted.auditing.rollouts import Rollouts
 from foresighted.statistics.collapse import FALL_SHARE
 from foresighted.statistics.intervals import student
 from foresighted.statistics.layout import Layout
-from foresighted.statistics.numbers import Floats, Mask
+from foresighted.statistics.numbers import Floats, Mask, spread
 from foresighted.statistics.profile import Profile
 
 LOOK_AT = 20
@@ -160,7 +160,7 @@ def excess(rollouts: Rollouts, layout: Layout, measure: str | None) -> Floats:
         if name is not None:
             risen = rollouts.numbers[name] - _base(rollouts, rollouts.numbers[name], rows == 0)
             known = risen[last & np.isfinite(risen)]
-            scores = scores + sign * risen / ((float(known.std()) if len(known) else 0.0) or 1.0)
+            scores = scores + sign * risen / (spread(known) or 1.0)
     return scores
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from foresighted.games.game import Game
 
 MOST_CELLS = 10_000
+MOST_RUNS = 1_000_000
+MOST_NUMBERS = 2**30
+"""Of the draws, weights and records of the runs that are played at a time: 4 GiB in float32."""
+ROWS_A_PART = 2**17
+"""Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
 NOT_OF_AN_ARM = ("iterations", "float64", "dimension")
 """What arms and points of a sweep must share, so that their records fit together."""
 
@@ -119,6 +124,8 @@ def _range(name: str, written: str) -> list[float]:
         first, last, scale, count = float(low), float(high), how[:3], int(how[3:])
     except ValueError:
         raise wrong from None
+    if count > MOST_CELLS:
+        raise ConfigError(f"sweep: {name}={written!r} names {count} values; sweep {MOST_CELLS} at most")
     if count < 2 or scale not in ("log", "lin") or not math.isfinite(first) or not math.isfinite(last):
         raise wrong
     if scale == "lin":
@@ -126,6 +133,33 @@ def _range(name: str, written: str) -> list[float]:
     if first <= 0 or last <= 0:
         raise ConfigError(f"sweep: got {name}={written!r}; a range in log steps needs ends above 0")
     return [float(f"{first * (last / first) ** (k / (count - 1)):.4g}") for k in range(count)]
+
+
+def check_size(cells: Sequence[Cell], seeds: int) -> None:
+    """Check that what is asked for can be held.
+
+    Raises:
+        ConfigError: too many runs, or one that needs more memory than there is anywhere.
+    """
+    runs = len(cells) * seeds
+    if runs > MOST_RUNS:
+        raise ConfigError(
+            f"seeds: {len(cells)} cells (arms, swept values) times {seeds} seeds are {runs} runs; play {MOST_RUNS} at"
+            " most"
+        )
+    for cell in cells:
+        s = cell.settings
+        width, hidden = getattr(s, "dimension", 1), getattr(s, "hidden", 0)
+        drawn = getattr(s, "inner_steps", 1) * getattr(s, "policy_samples", 1) + s.labels_per_round
+        weights = 3 * s.ensemble * hidden * (hidden + width)
+        at_once = min(runs, max(1, ROWS_A_PART // s.iterations))
+        numbers = at_once * (s.iterations * (4 + width + drawn * width) + weights)
+        if numbers > MOST_NUMBERS:
+            raise ConfigError(
+                f"iterations: {s.iterations} rounds of {drawn} draws of dimension {width} are {numbers} numbers at a"
+                f" time ({at_once} runs), and {MOST_NUMBERS} is the most; ask for fewer rounds, a smaller game or fewer"
+                " seeds"
+            )
 
 
 def program_key(cell: Cell) -> tuple[tuple[Form, ...], GameSettings]:

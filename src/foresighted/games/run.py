@@ -16,7 +16,7 @@ import yaml
 from foresighted.errors import ConfigError, RunError
 from foresighted.games.game import Game
 from foresighted.games.loop import play
-from foresighted.games.plan import Cell, Sweep, arm_cells, program_key, sweep_from_text
+from foresighted.games.plan import ROWS_A_PART, Cell, Sweep, arm_cells, check_size, program_key, sweep_from_text
 from foresighted.games.records import (
     ACTION_SEEDS,
     Run,
@@ -33,8 +33,6 @@ from foresighted.store.directory import CONFIG, Claim, check_claim, claimed
 from foresighted.store.environment import write_environment
 
 MAY_GROW = ("arms", "seeds", "sweep")
-ROWS_A_PART = 2**17
-"""Iterations in a part, all runs together: 32 runs of the network game, 435 of the linear."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Request(SweepSettings):
         yield from super()._rules()
         try:
             names = [sweep.name for sweep in self.sweeps]
-            arm_cells(self.game, self.arms, self.base, self.sweeps)
+            check_size(arm_cells(self.game, self.arms, self.base, self.sweeps), len(self.seeds))
         except ConfigError as error:
             yield False, str(error)
         else:

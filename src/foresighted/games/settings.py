@@ -13,6 +13,8 @@ from typing import Literal, get_args
 from foresighted.settings import Settings, each_once, hints, setting
 from foresighted.steering.table import READ_LABELS
 
+MOST_ITERATIONS = 1_000_000
+
 
 @dataclass(frozen=True)
 class SweepSettings(Settings):
@@ -43,7 +45,7 @@ class SweepSettings(Settings):
 class GameSettings(Settings):
     """What all games share. A game derives its own settings from this and may change defaults."""
 
-    iterations: int = setting(300, "game", "rounds: a leader step, then a follower step", low=1)
+    iterations: int = setting(300, "game", "rounds: a leader step, then a follower step", low=1, high=MOST_ITERATIONS)
     float64: bool = setting(False, "game", "compute in float64 instead of float32")
 
     gamma: float | None = setting(
@@ -65,14 +67,14 @@ class GameSettings(Settings):
         False, "steering", "let the leader's gradient run through the label in the penalty (it sees the slope of U)"
     )
     damping: float = setting(0.1, "steering", "exact, unrolled: added to the Hessian's eigenvalues", above=0)
-    unrolled_steps: int = setting(5, "steering", "unrolled: K steps of the reward model", low=1)
+    unrolled_steps: int = setting(5, "steering", "unrolled: K steps of the reward model", low=1, high=1_000)
     unrolled_rate: float = setting(0.01, "steering", "unrolled: their step size", above=0)
     gradient: Literal["autodiff", "finite-difference"] = setting(
         "autodiff", "policy", "gradient of the leader's objective; forward differences are the published linear game's"
     )
     difference_step: float = setting(0.05, "policy", "step of the forward differences", above=0)
 
-    ensemble: int = setting(1, "baselines", "reward models that differ in their first weights", low=1)
+    ensemble: int = setting(1, "baselines", "reward models that differ in their first weights", low=1, high=1_000)
     confidence: float = setting(
         0.0, "baselines", "lower confidence bound: the leader is paid mean - confidence * std of the ensemble", low=0
     )
@@ -85,8 +87,10 @@ class GameSettings(Settings):
     gradient_regularisation: float = setting(
         0.0, "baselines", "take lambda / 2 * |gradient of the objective|^2 off the leader's objective", low=0
     )
-    reward_model_steps: int = setting(1, "baselines", "reward-model steps a round (two time scales)", low=1)
-    labels_per_round: int = setting(1, "baselines", "labels that the reward model gets in a round", low=1)
+    reward_model_steps: int = setting(
+        1, "baselines", "reward-model steps a round (two time scales)", low=1, high=10_000
+    )
+    labels_per_round: int = setting(1, "baselines", "labels that the reward model gets in a round", low=1, high=10_000)
 
     labels: Literal["utility", "noisy", "preference", "sampled"] = setting(
         "utility",
@@ -120,7 +124,7 @@ class LinearSettings(GameSettings):
     label_slope: bool = setting(
         True, "steering", "let the leader's gradient run through the label in the penalty, as the published code does"
     )
-    dimension: int = setting(50, "game", "coordinates of an action", low=1)
+    dimension: int = setting(50, "game", "coordinates of an action", low=1, high=10_000)
     signal_dimension: int = setting(3, "game", "first coordinates, which utility asks for", low=1)
     ideal: float = setting(2.0, "game", "ideal value of each signal coordinate; 0 for all others")
     utility_height: float = setting(10.0, "game", "U = height exp(-sharpness |y - y*|^2)", above=0)
@@ -149,31 +153,35 @@ class NetworkSettings(GameSettings):
     """Settings of the network game; the defaults are the published ones."""
 
     iterations: int = setting(
-        4000, "game", "rounds: inner_steps steps of the leader, one label batch, one Adam step", low=1
+        4000,
+        "game",
+        "rounds: inner_steps steps of the leader, one label batch, one Adam step",
+        low=1,
+        high=MOST_ITERATIONS,
     )
-    dimension: int = setting(10, "game", "coordinates of an action", low=1)
+    dimension: int = setting(10, "game", "coordinates of an action", low=1, high=10_000)
     signal_dimension: int = setting(2, "game", "first coordinates, which utility asks for", low=1)
     ideal: float = setting(2.5, "game", "ideal value of each signal coordinate; 0 for all others")
     utility_height: float = setting(10.0, "game", "U = height exp(-sharpness |y - y*|^2)", above=0)
     utility_sharpness: float = setting(0.2, "game", "how fast utility falls with distance: 1 / width^2", above=0)
     action_cost: float = setting(0.01, "baselines", "cost |y|^2 that the leader pays: the KL of these games", low=0)
-    inner_steps: int = setting(15, "policy", "policy steps a round", low=1)
-    policy_samples: int = setting(1, "policy", "M, actions sampled for a policy step", low=1)
+    inner_steps: int = setting(15, "policy", "policy steps a round", low=1, high=10_000)
+    policy_samples: int = setting(1, "policy", "M, actions sampled for a policy step", low=1, high=10_000)
     policy_step: float = setting(0.05, "policy", "step of the leader in the first round", above=0)
     final_policy_step: float = setting(0.001, "policy", "step of the leader in the last round", above=0)
     sigma: float = setting(0.1, "policy", "spread of the policy in the first round", above=0)
     final_sigma: float = setting(0.001, "policy", "spread of the policy in the last round", above=0)
     decay_power: float = setting(4.0, "policy", "both go down as 1 - (round / rounds)^power", above=0)
     gradient_clip: float = setting(1.0, "policy", "each coordinate of the gradient is held within this bound", above=0)
-    hidden: int = setting(32, "reward model", "units of each of the two hidden layers", low=1)
+    hidden: int = setting(32, "reward model", "units of each of the two hidden layers", low=1, high=10_000)
     initial_noise: float = setting(0.1, "reward model", "standard deviation of the first weights; biases are 0", low=0)
     reward_model_step: float = setting(0.001, "reward model", "Adam's step", above=0)
     reward_model_decay: float = setting(1e-3, "reward model", "weight decay, added to the gradient", low=0)
     adam_first: float = setting(0.9, "reward model", "Adam's decay of the mean", low=0, below=1)
     adam_second: float = setting(0.999, "reward model", "Adam's decay of the mean square", low=0, below=1)
     adam_epsilon: float = setting(1e-8, "reward model", "Adam's epsilon", above=0)
-    labels_per_round: int = setting(5, "baselines", "labels that the reward model gets in a round", low=1)
-    buffer_size: int = setting(50, "labels", "newest labels that the reward model learns from", low=1)
+    labels_per_round: int = setting(5, "baselines", "labels that the reward model gets in a round", low=1, high=10_000)
+    buffer_size: int = setting(50, "labels", "newest labels that the reward model learns from", low=1, high=1_000_000)
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
         yield from super()._rules()

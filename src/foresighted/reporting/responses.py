@@ -20,7 +20,7 @@ import numpy as np
 from foresighted.alignment.compared import Comparison
 from foresighted.alignment.played import read_plan, run_directory
 from foresighted.errors import DataError
-from foresighted.statistics.numbers import sigmoid
+from foresighted.statistics.numbers import sigmoid, spread
 from foresighted.store.directory import start_directory
 from foresighted.store.records import CANDIDATES, HELDOUT, REFERENCES
 from foresighted.store.rows import numbered
@@ -163,7 +163,7 @@ def fill_gaps(responses: Sequence[Response]) -> None:
         if len(both) < 2:
             continue
         columns = [np.array([numbers[name] for numbers in both], np.float64) for name in ("reward", "utility")]
-        if any(not column.std() > 0 for column in columns):
+        if any(not spread(column) > 0 for column in columns):
             continue
         reward, utility = ((column - column.mean()) / column.std() for column in columns)
         for numbers, gap in zip(both, (reward - utility).tolist(), strict=True):

@@ -22,3 +22,9 @@ def mean(values: Iterable[float | None]) -> float | None:
 def sigmoid(x: float) -> float:
     """Return 1 / (1 + exp(-x)) for an x of any size."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def spread(values: Floats) -> float:
+    """Return the standard deviation of values, 0 where they differ by rounding alone."""
+    deviation = float(values.std()) if len(values) else 0.0
+    return deviation if len(values) and deviation > 1e-12 * float(np.abs(values).max()) else 0.0
