@@ -159,6 +159,21 @@ def test_a_utility_that_varies_within_a_single_prompt_is_kept(tmp_path):
     assert any("nothing shows that gold measures the response" in remark for remark in log.source.remarks)
 
 
+def test_a_right_answer_of_a_prompt_that_stands_there_twice_is_no_utility(tmp_path):
+    rows = _rows("gold", lambda p, step, i: 100 + p if p or step else 7, prompts=40)
+    assert audit(_write(tmp_path / "log.jsonl", rows)).verdict == "cannot tell"
+
+
+def test_a_reward_that_never_varies_within_a_prompt_is_none(tmp_path):
+    rows = _rows("gold", lambda p, step, i: -step + i / 3, prompts=30)
+    for row in rows:
+        row["score"] = float(row["prompt"][1:])
+        del row["reward"]
+    result = audit(_write(tmp_path / "log.jsonl", rows))
+    assert result.verdict == "suspicious"  # utility fell, and nothing tells whether the loop saw it
+    assert any("The column score is the same for every response" in remark for remark in result.source.remarks)
+
+
 def test_whole_numbers_one_a_prompt_may_be_right_answers(tmp_path):
     rows = [
         {"step": n // 20, "prompt": f"q{n}", "response": f"r{n}", "reward": 0.5, "gold": 17 * n % 101}

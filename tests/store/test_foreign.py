@@ -129,3 +129,12 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     assert list(rows_of(tmp_path / "empty")) == []
     (tmp_path / "header.csv").write_text("prompt,id\n")
     assert list(rows_of(tmp_path / "header.csv")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["frage\tnummer\nwarum?\t1\n", "frage;nr\nwarum?;1\nwozu?;2\n", "a,b\nc,d\ne,f\ng,h\n"]
+)
+def test_a_table_without_a_name_that_is_known_is_no_text(tmp_path, text):
+    (tmp_path / "x.txt").write_text(text)
+    with pytest.raises(DataError, match=r"a table .* between its columns"):
+        list(rows_of(tmp_path / "x.txt", lines="prompt"))

@@ -26,6 +26,8 @@ from foresighted.store.exchanges import number_of
 MOST_COLUMNS = 8
 FEWEST_GROUPS = 2
 FEWEST_REPEATS = 3
+FEW = 0.05
+"""Share of prompts within which a right answer may vary."""
 MOST_COMPARED = 50_000
 _CLOSE = 3e-6
 _ROUNDED = 5e-7
@@ -151,8 +153,9 @@ def measured(rollouts: Rollouts, name: str) -> Literal["response", "prompt", "un
     """Return what a column of numbers measures.
 
     Returns:
-        response: it differs between two responses to one prompt. prompt: it never does, though there are several that
-        differ, as with a right answer. unseen: no prompt, or hardly one, has two responses that differ.
+        response: it differs between responses to one prompt. prompt: it does not, but for one prompt in twenty (some
+        stand there twice, with two right answers), though there are responses that differ. unseen: hardly a prompt has
+        two.
     """
     values = rollouts.numbers[name]
     places = np.flatnonzero(np.isfinite(values))
@@ -160,7 +163,8 @@ def measured(rollouts: Rollouts, name: str) -> Literal["response", "prompt", "un
     order = np.argsort(prompt, kind="stable")
     prompt, values, places = prompt[order], values[order], places[order]
     same = prompt[1:] == prompt[:-1]
-    if (same & (values[1:] != values[:-1])).any():
+    varied = len(np.unique(prompt[1:][same & (values[1:] != values[:-1])]))
+    if varied > FEW * len(np.unique(prompt[1:][same])):
         return "response"
     return "prompt" if _repeats(rollouts, places, prompt) >= FEWEST_REPEATS else "unseen"
 

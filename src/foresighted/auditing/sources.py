@@ -257,31 +257,33 @@ def _steps(part: Part) -> list[list[Mapping[str, Any]]]:
 def _checked(
     rollouts: Rollouts, columns: Mapping[str, Column], guessed: Sequence[str], remarks: list[str]
 ) -> tuple[Rollouts, list[str]]:
-    """Take away what was to tell what is true and measures the prompt; say so, or what could not be seen.
+    """Take away what was to tell what is paid or true and measures the prompt; say so, or what could not be seen.
 
     Raises:
         DataError: a label that is no preference, or a guessed utility that may as well be the right answers.
     """
     aside = []
-    for ours in ("utility", "label"):
+    for ours in JUDGED_BY:
         if ours not in rollouts.numbers:
             continue
         name = columns[ours].name
         if ours == "label":
             _check_labels(rollouts, name)
         kind = measured(rollouts, ours)
-        if kind == "unseen" and ours in guessed:
+        if kind == "unseen" and ours in guessed and ours != "reward":
             if ours == "utility" and looks_like_answers(rollouts, ours):
                 raise DataError(
                     f"{name}: whole numbers, one a prompt, which may be right answers or utilities; say --column"
                     f" utility={name} if they are utilities, --column utility= to leave them out"
                 )
             remarks.append(f"No prompt has several responses, so nothing shows that {name} measures the response.")
+        if ours == "reward" and len(np.unique(rollouts.numbers[ours][rollouts.known(ours)])) == 1:
+            continue  # a reward function that gives the same to all
         if kind == "prompt":
-            aside.append(name)
+            aside += [name] if ours != "reward" else []
             remarks.append(
                 f"The column {name} is the same for every response to a prompt: it measures the prompt, as a right"
-                f" answer does, and no {ours}; it was set aside."
+                f" answer does, and is no {ours}; it was set aside."
             )
             numbers = {key: values for key, values in rollouts.numbers.items() if key != ours}
             rollouts = replace(rollouts, numbers=numbers)

@@ -23,6 +23,7 @@ from foresighted.store.formats import (
     readable,
     rows_in,
     suffix_of,
+    told_by,
 )
 from foresighted.store.rows import object_of
 
@@ -56,6 +57,7 @@ def rows_of(path: Path, *, lines: str | None = None) -> Iterator[Row]:
         yield from rows_as(path, found)
         return
     numbered = list(_text(path, found))
+    _check_no_table(path, [line for _, line in numbered])
     if numbered and (lines is None or suffix_of(path) not in _TEXTS):
         also = "" if lines is None else ", or one a line in a file that ends in .txt"
         raise DataError(f"{path}: begins with {numbered[0][1][:40]!r}, which is no row of a table; {EXPECTED}{also}")
@@ -159,7 +161,7 @@ def _records(path: Path, found: Format) -> Iterator[tuple[int, list[str]]]:
                     )
                 yield number, cells
         except (csv.Error, UnicodeDecodeError) as error:
-            told = "not UTF-8 text; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+            told = "not UTF-8 text; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else told_by(error)
             near = reader.line_num + found.skipped + 1
             raise DataError(f"{path}, near line {near}: not CSV that can be read ({told}); mend the file") from None
 
@@ -211,8 +213,7 @@ def in_python(path: Path, batch: Any) -> list[dict[str, Any]]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(f"{path} cannot be read ({told}); check the path and that the file is whole")
+    return DataError(f"{path} cannot be read ({told_by(error)}); check the path and that the file is whole")
 
 
 def _text(path: Path, found: Format) -> Iterator[tuple[int, str]]:
@@ -224,6 +225,19 @@ def _text(path: Path, found: Format) -> Iterator[tuple[int, str]]:
                 raise DataError(f"{path}, line {number}: not UTF-8 text; save the file as UTF-8") from None
             if text.strip():
                 yield number, text
+
+
+def _check_no_table(path: Path, lines: list[str]) -> None:
+    """Refuse lines that a separator parts alike, as it does in a table whose header has no name that is known."""
+    for delimiter in "\t;|,":
+        counts = {line.count(delimiter) for line in lines}
+        enough = len(lines) > (1 if delimiter != "," else 3)
+        short = all(len(cell.split()) < 4 for cell in lines[0].split(delimiter)) if lines else False
+        if enough and short and len(counts) == 1 and counts != {0}:
+            raise DataError(
+                f"{path}: a table ({_named(delimiter)} between its columns) without a column that is known; its first"
+                f" line is {lines[0][:40]!r}; {EXPECTED}"
+            )
 
 
 def _check_text(where: str, line: str, column: str) -> None:

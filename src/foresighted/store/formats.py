@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from foresighted.errors import DataError
 from foresighted.inputs import regular
 from foresighted.store.aliases import KNOWN
+from foresighted.texts import printable
 
 Kind = Literal["jsonl", "batches", "json", "csv", "parquet", "text"]
 """JSON lines; JSON lines that hold a list a column; one JSON document; a table; Parquet; text of one thing a line."""
@@ -73,8 +74,15 @@ def readable(path: Path) -> Iterator[None]:
     except MemoryError:
         raise DataError(f"{path} cannot be read (no memory for what it says it holds); is it whole?") from None
     except (OSError, EOFError, zlib.error) as error:
-        told = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} cannot be read ({told}); check the path and that the file is whole") from None
+        raise DataError(
+            f"{path} cannot be read ({told_by(error)}); check the path and that the file is whole"
+        ) from None
+
+
+def told_by(error: Exception) -> str:
+    """Return a library's own words in one line that can be printed: they may hold the bytes that it stumbled over."""
+    told = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return printable(str(told)).strip()
 
 
 def format_of(path: Path) -> Format:

@@ -22,7 +22,7 @@ from foresighted.errors import DataError
 from foresighted.store.columns import NUMBERS, Column, Table, as_text, canonical, flattened
 from foresighted.store.exchanges import MISSING, number_of, parts_of
 from foresighted.store.foreign import batches, first, header_of, in_python, rows_as, whole
-from foresighted.store.formats import EXPECTED, MARK, Format, format_of, opened, readable
+from foresighted.store.formats import EXPECTED, MARK, Format, format_of, opened, readable, told_by
 from foresighted.store.rows import object_of
 
 BLOCK_BYTES = 16 << 20
@@ -241,7 +241,7 @@ def _csv_fault(part: Part, columns: Mapping[str, Column], error: Exception) -> D
         for ours, name in numbers:
             if isinstance(_guessed(row.values[name]), str):
                 return _no_number(row.where, name, row.values[name], ours)
-    return DataError(f"{part.path}: not CSV that can be read ({str(error).splitlines()[0]})")
+    return DataError(f"{part.path}: not CSV that can be read ({told_by(error)})")
 
 
 # Parquet
