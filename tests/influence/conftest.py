@@ -30,6 +30,21 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "DeBERTa-v3": ("DebertaV2", _V3),
     "GPT-2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "ModernBERT": ("ModernBert", {"cls_token_id": 1, "sep_token_id": 2}),
+    "Falcon": ("Falcon", {}),  # adds in place
+    "BART": (
+        "Bart",
+        {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "decoder_start_token_id": 2,
+        },
+    ),  # its embedding of positions takes no ids
     "ALBERT": ("Albert", {"embedding_size": 16}),  # one block, used twice: tied weights
 }
 """Model family: prefix of its classes in transformers, and what its configuration needs besides."""
@@ -49,10 +64,11 @@ def build(family: str, dtype: torch.dtype = torch.float64, **sizes: int) -> torc
 
 
 def batch(rows: int = ROWS, length: int = LENGTH) -> dict[str, torch.Tensor]:
-    """Return token ids of several lengths, padded on the right, with their mask."""
+    """Return token ids of several lengths, each with the end token last, padded on the right, with their mask."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, VOCABULARY, (rows, length), generator=generator)
     lengths = [length - (3 * row) % (length - 2) for row in range(rows)]
+    ids[torch.arange(rows), torch.tensor(lengths) - 1] = _SMALL["eos_token_id"]
     mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": ids * mask, "attention_mask": mask}
 

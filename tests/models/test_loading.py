@@ -84,7 +84,7 @@ def test_what_is_refused(tiny, tiny_llama, tiny_deberta):
         with pytest.raises(ModelError, match=said):
             load_reward_model(replace(tiny, reward_model=name), CPU)
     with pytest.raises(ModelError, match="labels: reward:embedded has no trained head"):
-        load_gold_reward(tiny, CPU, "embedded")
+        load_gold_reward("embedded", CPU)
     with pytest.raises(ModelError, match="lora_targets: got nothing_like_it, no such module"):
         load_policy(replace(tiny, lora_targets=("nothing_like_it",)), CPU)
 

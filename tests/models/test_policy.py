@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
+from foresighted.errors import ModelError
 from foresighted.models import noise
 from foresighted.models.loading import load_plain_policy, load_policy
 from foresighted.models.policy import Decoding, Policy
@@ -145,3 +148,70 @@ def test_tokenizer_without_chat_template_says_so(tiny_llama, tmp_path, tiny, cap
     policy = load_policy(replace(tiny, policy=str(folder)), torch.device("cpu"))
     assert "no chat template" in caplog.text
     assert policy.sample(["Rain?"], 2, [1, 2]).texts
+
+
+def _with(policy, tokenizer, **settings):
+    return Policy(policy.model, tokenizer, None, policy.decoding, **settings)
+
+
+def _templated(tokenizer, template):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_no_end_token_after_a_prompt(policy, tokenizer, begins):
+    from tokenizers.processors import TemplateProcessing
+
+    own = _templated(tokenizer, None)
+    core = own.backend_tokenizer
+    tokens = [(name, core.token_to_id(name)) for name in ("<unk>", "<|end|>")]
+    core.post_processor = TemplateProcessing(single=f"{'<unk> ' if begins else ''}$A <|end|>", special_tokens=tokens)
+    own.bos_token = "<unk>" if begins else None
+    read = _with(policy, own, chat=False)
+    front = "<unk>" if begins else ""
+    for prompt in ("Rain?", "Rain?<|end|>", "Why?<|end|>Rain?"):  # what the user wrote stays
+        assert own.decode(read._ids(prompt)) == front + prompt
+    assert len(read._ids("")) == 1
+
+
+def test_what_a_template_refuses_is_said_when_the_policy_is_made(policy, tokenizer, told, caplog):
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    own = _templated(tokenizer, refuse + tokenizer.chat_template)
+    assert _with(policy, own)._ids("Rain?")
+    with pytest.raises(ModelError) as error:
+        _with(policy, own, system_prompt="Be brief.", setting="policies")
+    told(error, "system_prompt:", "policies", "chat template", "System role not supported", "leave --system-prompt out")
+    for template, said in (
+        ("{% if", "TemplateSyntaxError"),
+        ("{{ nothing.at.all }}", "UndefinedError"),
+        ("{{ messages.__class__.__mro__ }}", "SecurityError"),
+        ("Hello.", "leaves the prompt out"),
+    ):
+        with pytest.raises(ModelError) as error:
+            _with(policy, _templated(tokenizer, template))
+        told(error, "policy: the chat template", said)
+    users = "{% for message in messages if message['role'] == 'user' %}{{ message['content'] }}{% endfor %}"
+    _with(policy, _templated(tokenizer, users), system_prompt="Be brief.")
+    assert "leaves it out" in caplog.text
+    _with(policy, _templated(tokenizer, None), system_prompt="Be brief.")
+    assert "without the system prompt" in caplog.text
+
+
+def test_a_template_without_end_is_stopped_and_the_timer_is_as_before(policy, tokenizer, told, monkeypatch):
+    monkeypatch.setattr("foresighted.models.bounded.SECONDS", 0.2)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    with pytest.raises(ModelError) as error:
+        _with(policy, _templated(tokenizer, loop))
+    told(error, "policy: the chat template", "more than 0.2 seconds")
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == before
+
+
+def test_tokens_that_the_model_does_not_have_are_refused(policy, tokenizer, told):
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<new>"])
+    with pytest.raises(ModelError) as error:
+        _with(policy, own)._ids("Rain <new>?")
+    told(error, "tokenizer: token", str(len(own) - 1), "embedding", str(len(own) - 1))

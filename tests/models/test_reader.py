@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foresighted.errors import ModelError
+from foresighted.errors import DataError, ModelError
 from foresighted.models.loading import load_reward_model, reward_model
 from foresighted.models.reader import Reader
 
@@ -15,6 +15,7 @@ PROMPTS = ["Why is the sky blue?", "Rain?", "Can fish sleep at night, or do they
 RESPONSES = ["Light scatters.", "Water that falls from clouds, mostly in autumn.", "Yes"]
 ARCHITECTURES = ["deberta", "bert", "llama", "encoder"]
 LAYOUTS = ["auto", "chat", "text", "pair", "response"]
+TALK = [{"role": "user", "content": "Rain?"}], [{"role": "assistant", "content": "Water."}]
 CPU = torch.device("cpu")
 
 
@@ -89,7 +90,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_row_reads_as_it_does_alone(so
             assert prompt[-3:] in words[i]
         alone = model.encode([prompt], [response])["input_ids"][0]
         assert torch.equal(alone, inputs["input_ids"][i, : len(alone)])
-    assert ("the beginning of its prompt is cut off" in caplog.text) == (layout != "response")
+    assert ("the beginning of a prompt is cut off" in caplog.text) == (layout != "response")
     _close(model.rewards(model.features(prompts, RESPONSES)), model.network(**inputs).detach())
 
 
@@ -134,9 +135,84 @@ def test_layouts_of_a_decoder(tokenizer):
     assert read("response") == read("response", *talk) == "Water."
 
 
-def test_a_response_that_does_not_fit_is_cut_too(tokenizer):
-    reader = Reader(tokenizer, layout="pair", longest=10)
-    assert reader(["Rain?"], ["water " * 40])["input_ids"].shape == (1, 10)
+@pytest.mark.parametrize("layout", ["chat", "text", "pair", "response"])
+def test_a_response_is_never_cut(tokenizer, layout, told):
+    reader = Reader(tokenizer, layout=layout, longest=20)
+    with pytest.raises(DataError) as error:
+        reader(["Rain?"], ["water " * 40])
+    told(error, "a response takes", "reads 20", "max_new_tokens", "reward_model_max_length")
+    assert Reader(tokenizer, layout="beginning", longest=20)([""], ["water " * 40])["input_ids"].shape == (1, 20)
+
+
+@pytest.mark.parametrize("layout", ["chat", "text", "pair"])
+def test_every_prompt_that_fits_by_being_cut_leaves_the_whole_response(tokenizer, layout):
+    """One token less at a time, down to where the response would be next."""
+    prompt, response = "Why is it that rain falls on us?", " Because clouds are heavy."
+    whole = Reader(tokenizer, layout=layout, longest=999)([prompt], [response])["input_ids"][0].tolist()
+    for longest in range(len(whole) - 1, 1, -1):
+        reader = Reader(tokenizer, layout=layout, longest=longest)
+        try:
+            ids = reader([prompt], [response])["input_ids"][0].tolist()
+        except DataError:
+            break
+        assert (len(ids), reader.cut) == (longest, 1)
+        assert ids == whole[-longest:]
+    assert response.strip() in tokenizer.decode(ids)
+    assert "falls on us" not in tokenizer.decode(ids)
+
+
+def test_cut_rows_are_counted_and_said_at_1_and_10(tokenizer, caplog):
+    reader = Reader(tokenizer, layout="text", longest=20)
+    for _ in range(12):
+        reader(["why " * 40, "Rain?"], ["Yes", "Yes"])
+    assert reader.cut == 12
+    assert [record.args[0] for record in caplog.records] == [1, 10]
+
+
+def _with_begin_token(tokenizer, *, chat):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    core = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    core.add_special_tokens(["<s>"])
+    begin = ("<s>", core.token_to_id("<s>"))
+    core.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[begin])
+    template = {"chat_template": "{{ bos_token }}" + tokenizer.chat_template} if chat else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<|end|>", bos_token="<s>", **template
+    )
+
+
+def test_a_begin_token_stands_once_at_the_beginning_and_stays_when_the_prompt_is_cut(tokenizer):
+    own = _with_begin_token(tokenizer, chat=True)
+    for longest in (99, 16):
+        row = Reader(own, layout="chat", longest=longest)(["Why, why, why is rain?"], ["Water."])["input_ids"][0]
+        assert row.tolist().count(own.bos_token_id) == 1
+        assert int(row[0]) == own.bos_token_id
+        assert own.decode(row).endswith("<|assistant|>Water.<|end|>")
+
+
+def test_without_a_template_the_loop_reads_what_a_trainer_reads(tokenizer):
+    own = _with_begin_token(tokenizer, chat=False)
+    loop, trainer = (Reader(own, layout=layout, longest=64) for layout in ("chat", "auto"))
+    texts = [own.decode(read(["Rain?"], ["Water."])["input_ids"][0]) for read in (loop, trainer)]
+    assert texts == ["Rain?Water."] * 2
+    assert own.decode(trainer(TALK[:1], TALK[1:])["input_ids"][0]) == "Rain?Water."
+
+
+@pytest.mark.parametrize("layout", ["text", "response"])
+def test_an_empty_row_is_one_token_alone_and_in_a_batch(tokenizer, layout):
+    reader = Reader(tokenizer, layout=layout, longest=64)
+    alone, batch = reader([""], [""]), reader(["", ""], ["", "Water."])
+    assert alone["input_ids"].tolist() == [[tokenizer.eos_token_id]]
+    assert batch["input_ids"][0, 0] == tokenizer.eos_token_id
+    assert batch["attention_mask"][0].tolist()[:2] == [1, 0]
+
+
+def test_half_a_surrogate_pair_is_no_text(tokenizer, told):
+    with pytest.raises(DataError) as error:
+        Reader(tokenizer, layout="text", longest=64)(["Rain? \ud83d"], ["Water."])
+    told(error, "half of a surrogate pair", "Rain?")
 
 
 @pytest.mark.parametrize("train", ["head", "lora", "all"])

@@ -30,19 +30,24 @@ class NotByRow(Exception):  # noqa: N818  # never leaves this room
 
 
 class _Tap(torch.autograd.Function):
-    """The identity; its backward hands x and the output's gradient to `sink`. `root` makes autograd come by."""
+    """The identity; its backward hands x and the output's gradient to `sink`. `root` makes autograd come by.
+
+    A copy of both tensors stands what a model does to them in place afterwards (`x += y`), which a view does not.
+    """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, _root: Tensor, x: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(
+        ctx: Any, output: Tensor, _root: Tensor, x: Tensor, sink: Callable[[Tensor, Tensor], None], copy: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x.clone() if copy else x)
         ctx.sink = sink
-        return output.view_as(output)
+        return output.clone() if copy else output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         ctx.sink(x, gradients[0])
-        return gradients[0], None, None, None
+        return gradients[0], None, None, None, None
 
 
 class Capture:
@@ -51,10 +56,12 @@ class Capture:
     Args:
         model: in eval mode.
         wanted: parameters by name.
+        copy: hand on copies of what enters and leaves a layer, for models that change them in place.
     """
 
-    def __init__(self, model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module, wanted: Mapping[str, nn.Parameter], *, copy: bool = False) -> None:
         self.wanted = dict(wanted)
+        self.copy = copy
         self.uses: dict[str, int] = {}
         """How often a pass uses each parameter, once that is known; nothing waits for one that is used once."""
         self.listening = True
@@ -84,7 +91,7 @@ class Capture:
         def sink(module: nn.Module, own: dict[str, str], x: Tensor, delta: Tensor) -> None:
             if not self.listening:
                 return
-            with torch.no_grad():
+            with torch.no_grad(), _by_row(own):
                 for key, form in forms_of(module, x.detach(), delta).items():
                     if key in own:
                         if uses is not None:
@@ -93,7 +100,7 @@ class Capture:
 
         with ExitStack() as stack:
             for module, own in self._layers:
-                hook = _output_hook(root, rows, own, sink)
+                hook = _output_hook(root, rows, own, sink, self.copy)
                 stack.callback(module.register_forward_hook(hook).remove)
                 if isinstance(module, nn.Embedding):
                     stack.callback(module.register_forward_pre_hook(_one_copy_a_row(rows)).remove)
@@ -110,21 +117,37 @@ class Capture:
             self._hand_over(name, waiting.pop(name), receive)
 
     def _hand_over(self, name: str, forms: list[Form], receive: Receive) -> None:
-        form = combine(forms)
-        if form is None:
-            raise NotByRow({name})
-        receive(name, form)
+        with _by_row({name: name}):
+            form = combine(forms)
+            if form is None:
+                raise NotByRow({name})
+            receive(name, form)
+
+
+@contextmanager
+def _by_row(own: Mapping[str, str]) -> Iterator[None]:
+    """Make a `NotByRow` of what goes wrong where a layer does not compute what its type says: ids beyond its table."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError, ValueError):
+        raise NotByRow(set(own.values())) from None
 
 
 def _output_hook(
-    root: Tensor, rows: int, own: dict[str, str], sink: Callable[[nn.Module, dict[str, str], Tensor, Tensor], None]
+    root: Tensor,
+    rows: int,
+    own: dict[str, str],
+    sink: Callable[[nn.Module, dict[str, str], Tensor, Tensor], None],
+    copy: bool,
 ) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         x = args[0] if args else None
         tensors = isinstance(x, Tensor) and isinstance(output, Tensor) and x.shape[0] == output.shape[0] == rows
         if not tensors or not known(module):
             raise NotByRow(set(own.values()))
-        return _Tap.apply(output, root, x, lambda entered, delta: sink(module, own, entered, delta))  # type: ignore[no-untyped-call]
+        return _Tap.apply(output, root, x, lambda entered, delta: sink(module, own, entered, delta), copy)  # type: ignore[no-untyped-call]
 
     return hook
 

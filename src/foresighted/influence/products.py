@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from foresighted.errors import ConfigError, DataError, ModelError, NumericalError
+from foresighted.errors import ConfigError, DataError, ModelError, NumericalError, one_line
 from foresighted.influence.capture import Capture, NotByRow, frozen_except
 from foresighted.influence.deberta import row_by_row
 from foresighted.influence.layers import Dense, Form, at_least_single, squared_norm
@@ -76,6 +76,7 @@ class GradientProducts:
         self._capture: Capture | None = None
         self._slow: dict[str, nn.Parameter] = {}
         self._by_row = True
+        self._copy = False
         self._checks_left = _CHECKS
 
     @property
@@ -156,8 +157,15 @@ class GradientProducts:
         try:
             return self._pass(capture, inputs, read, metric)
         except NotByRow as error:
-            self._give_up(error.names)
-            return self._run(inputs, read, metric)
+            names = error.names
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError):  # what the check did not meet
+            names = set(capture.wanted)
+            if not names:
+                raise
+        self._give_up(names)
+        return self._run(inputs, read, metric)
 
     def _pass(self, capture: Capture, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
         parts: list[Tensor] = []
@@ -194,7 +202,7 @@ class GradientProducts:
         return rewards
 
     def _captured(self, slow: set[str]) -> Capture:
-        return Capture(self.model, {name: p for name, p in self.parameters.items() if name not in slow})
+        return Capture(self.model, {n: p for n, p in self.parameters.items() if n not in slow}, copy=self._copy)
 
     def _patched(self) -> AbstractContextManager[None]:
         return row_by_row(self.model, self.parameters.values()) if self._by_row else nullcontext()
@@ -214,12 +222,7 @@ class GradientProducts:
     def _checked(self, inputs: Inputs) -> Capture:
         """Return taps for what they read rightly, found out on two rows against autograd; the rest becomes slow."""
         few = _take(inputs, _probe_rows(inputs))
-        with frozen_except(self.model, self.parameters):
-            plain = self._rewards(few)
-            _check_finite(plain.detach())
-            if not plain.requires_grad:
-                raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
-            found = torch.autograd.grad(plain[0], list(self.parameters.values()), allow_unused=True)
+        plain, found = self._by_autograd(few)
         truth = {name: g for name, g in zip(self.parameters, found, strict=True) if g is not None}
         sizes = {name: squared_norm(g) ** 0.5 for name, g in truth.items()}
         self._checks_left = self._checks_left - 1 if 0.0 in sizes.values() else 0  # a zero proves nothing: look again
@@ -227,9 +230,16 @@ class GradientProducts:
         while True:
             capture = self._captured(slow)
             try:
-                wrong = self._misread(capture, few, plain.detach(), truth, sizes)
+                wrong = self._misread(capture, few, plain, truth, sizes)
             except NotByRow as error:
                 wrong = error.names
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, IndexError):  # a model that changes in place what a tap handed on, or saw
+                if not self._copy:
+                    self._copy = True
+                    continue
+                wrong = set(capture.wanted)
             if not wrong:
                 break
             slow |= wrong
@@ -237,6 +247,24 @@ class GradientProducts:
         if slow - self.slow:
             self._give_up(slow)
         return self._capture
+
+    def _by_autograd(self, few: Inputs) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Return the rewards of some rows, and the gradient of the first one in every parameter."""
+        with frozen_except(self.model, self.parameters):
+            try:
+                plain = self._rewards(few)
+                _check_finite(plain.detach())
+                if not plain.requires_grad:
+                    raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
+                found = torch.autograd.grad(plain[0], list(self.parameters.values()), allow_unused=True)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, IndexError) as error:
+                raise ModelError(
+                    f"scope: the reward has no gradient in the parameters of {self.scope} ({one_line(error)[:400]});"
+                    " use scope head"
+                ) from None
+        return plain.detach(), found
 
     def _misread(
         self, capture: Capture, few: Inputs, plain: Tensor, truth: dict[str, Tensor], sizes: dict[str, float]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from foresighted.errors import DataError, ModelError, one_line
-from foresighted.settings import TrainConfig
+from foresighted.errors import DataError, one_line
 from foresighted.statistics.numbers import sigmoid
 from foresighted.types import Labeller
 
@@ -137,8 +135,6 @@ def local_judge(config: EvaluateConfig) -> LocalJudge:
     else:
         from foresighted.models.loading import load_gold_reward
 
-        try:
-            labels = GoldRewardLabels(load_gold_reward(TrainConfig(seed=config.seed), find_device(config), source))
-        except ModelError as error:
-            raise ModelError(re.sub(r"^(?:labels|reward_model):", "judge:", str(error))) from None
+        longest = config.reward_model_max_length
+        labels = GoldRewardLabels(load_gold_reward(source, find_device(config), setting="judge", max_length=longest))
     return LocalJudge(Asker(labels, setting="judge"), config.tie_margin)

@@ -107,6 +107,12 @@ class EvaluateConfig(Settings):
         "judge",
         "file of replies that were paid for, shared by evaluations; 'off' for none (default: OUT/judge.sqlite)",
     )
+    reward_model_max_length: int | None = setting(
+        None,
+        "judge",
+        "most tokens that reward:MODEL reads, of which the prompt loses its beginning (default: what it takes)",
+        low=2,
+    )
     tie_margin: float = setting(
         0.0, "judge", "of judges that give a preference p: a tie if |p - 0.5| is at most this", low=0, below=0.5
     )

@@ -81,7 +81,7 @@ class RelevanceLabels(Utilities):
         from foresighted.models.loading import reward_model
 
         self._policy = policy
-        self._encoder = reward_model("embedded", device=device, layout="response", max_length=256)
+        self._encoder = reward_model("embedded", device=device, layout="beginning", max_length=256)
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         return self._encoder.features(texts, texts, chunk=len(texts))
@@ -165,7 +165,7 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
     if name.startswith("reward:"):
         from foresighted.models.loading import load_gold_reward
 
-        return GoldRewardLabels(load_gold_reward(config, device, name.removeprefix("reward:")))
+        return GoldRewardLabels(load_gold_reward(name.removeprefix("reward:"), device))
     if not name.rpartition(":")[0].endswith(".py"):
         raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")
     return own_labels("labels", name)

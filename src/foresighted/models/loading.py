@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from os.path import expanduser
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,25 +13,28 @@ from torch import nn
 
 from foresighted.errors import ModelError
 from foresighted.influence import find_head
-from foresighted.models import embedded
+from foresighted.models import embedded, weights
 from foresighted.models.policy import Decoding, Policy
 from foresighted.models.pretrained import (
     Lora,
+    architectures,
+    assembled,
     kind_of,
-    load,
+    load_model,
     name_of,
     seeded,
     tokenizer_of,
     trained_adapter,
     with_adapter,
 )
+from foresighted.models.probe import accepted, check_reading, longest_input
 from foresighted.models.reader import Layout, Reader
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 
-_LONGEST = 512
 _LORA = Lora(16, 32)
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
+_CLASSIFIER = "give a sequence classifier of transformers with one label, or the folder of one"
 
 
 def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None, tokenizer: Any = None) -> Policy:
@@ -51,7 +52,7 @@ def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None,
     """
     source = config.policy if model is None else model
     kwargs = {"dtype": getattr(torch, config.dtype), **_quantization(config, device)}
-    body, words = _causal_lm("policy", source, tokenizer, device, **kwargs)
+    body, words = _causal_lm("policy", source, tokenizer, device, merge=True, **kwargs)
     decoding = Decoding(config.max_new_tokens, config.min_new_tokens, config.temperature, config.top_p)
     if config.policy_train == "all":
         reference = copy.deepcopy(body).requires_grad_(False)
@@ -86,45 +87,39 @@ def load_plain_policy(
     Raises:
         ModelError: weights absent, of the wrong kind or not safetensors.
     """
-    folder = Path(expanduser(source))
-    adapted = (folder / "adapter_config.json").is_file()
-    if adapted and not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{setting}: {source} has no adapter_model.safetensors; nothing else is read")
-    base = _base_of(setting, folder) if adapted else source
-    body, words = _causal_lm(setting, base, None, device, dtype=getattr(torch, dtype))
-    if adapted:
-        from peft import PeftModel
-
-        try:
-            body = PeftModel.from_pretrained(body, folder).eval()
-        except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ModelError(f"{setting}: {source} does not fit its base model {base} ({reason})") from None
-    return Policy(body, words, None, decoding, system_prompt=system_prompt)
+    body, words = _causal_lm(setting, source, None, device, dtype=getattr(torch, dtype))
+    return Policy(body, words, None, decoding, system_prompt=system_prompt, setting=setting)
 
 
-def _base_of(setting: str, folder: Path) -> str:
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise ModelError(f"{setting}: {folder}/adapter_config.json names no base model (base_model_name_or_path)")
-    return base
-
-
-def _causal_lm(setting: str, source: Any, tokenizer: Any, device: torch.device, **kwargs: Any) -> tuple[Any, Any]:
+def _causal_lm(
+    setting: str, source: Any, tokenizer: Any, device: torch.device, *, merge: bool = False, **kwargs: Any
+) -> tuple[Any, Any]:
     """Return a causal language model on its device, in eval mode, and its tokenizer."""
     transformers = importlib.import_module("transformers")
+
+    def fits(name: str, kinds: list[str]) -> None:
+        if kinds and not any(kind.endswith(_CAUSAL) for kind in kinds):
+            raise ModelError(f"{setting}: {name} is a {kinds[0]}; give a causal language model")
+
+    def whole(name: str, above: tuple[str, ...]) -> Any:
+        fits(name, architectures(setting, name))
+        if above and "quantization_config" in kwargs:
+            raise ModelError(f"quantization: {above[0]} is an adapter; merge it into its base model first, or use none")
+        return load_model(setting, transformers.AutoModelForCausalLM, name, **kwargs)
+
     if isinstance(source, str):
         source = embedded.policy_source() if source == "embedded" else source
-        kinds = list(load(setting, transformers.AutoConfig, source).architectures or [])
+        model = assembled(setting, source, whole, merge=merge)
     else:
-        kinds = [kind_of(source)]
-    if kinds and not any(name.endswith(_CAUSAL) for name in kinds):
-        raise ModelError(f"{setting}: {name_of(source)} is a {kinds[0]}; give a causal language model")
-    model = load(setting, transformers.AutoModelForCausalLM, source, **kwargs) if isinstance(source, str) else source
+        fits(name_of(source), [kind_of(source)])
+        model = source
     tokenizer = tokenizer_of(setting, source, tokenizer)
+    rows = model.get_input_embeddings().num_embeddings
+    if not 0 <= tokenizer.pad_token_id < rows:
+        raise ModelError(
+            f"tokenizer: pads with token {tokenizer.pad_token_id}, the embedding of {name_of(source)} has {rows}; give"
+            " the model's own tokenizer, or one that pads with its end token"
+        )
     if not (getattr(model, "hf_quantizer", None) or hasattr(model, "hf_device_map")):
         model = model.to(device)
     return model.eval(), tokenizer
@@ -160,19 +155,25 @@ def load_reward_model(
     return reward_model(
         config.reward_model if model is None else model, tokenizer, device=device, train=config.reward_model_train,
         layout="chat" if config.reward_model_input == "pair" else config.reward_model_input,
-        lora=Lora(config.lora_rank, config.lora_alpha), seed=config.seed, feature_scale=config.feature_scale,
+        max_length=config.reward_model_max_length, lora=Lora(config.lora_rank, config.lora_alpha), seed=config.seed,
+        feature_scale=config.feature_scale,
     )  # fmt: skip  # one argument a line says no more
 
 
-def load_gold_reward(config: TrainConfig, device: torch.device, source: str) -> RewardModel:
-    """Load a frozen reward model that labels: it reads prompt and response, whatever the trained one reads.
+def load_gold_reward(
+    source: str, device: torch.device, *, setting: str = "labels", max_length: int | None = None
+) -> RewardModel:
+    """Load a frozen reward model that labels or judges: it reads prompt and response, whatever the trained one reads.
 
     Raises:
         ModelError: as `reward_model`, or a source whose head would be untrained.
     """
     if _is_encoder(source):
-        raise ModelError(f"labels: reward:{source} has no trained head; give a sequence classifier with one label")
-    return reward_model(source, device=device, layout="chat", seed=config.seed)
+        raise ModelError(f"{setting}: reward:{source} has no trained head; give a sequence classifier with one label")
+    try:
+        return reward_model(source, device=device, layout="chat", max_length=max_length)
+    except ModelError as error:
+        raise ModelError(str(error).replace("reward_model:", f"{setting}:", 1)) from None
 
 
 def reward_model(
@@ -183,29 +184,30 @@ def reward_model(
     train: Literal["head", "lora", "all"] = "head",
     layout: Layout = "auto",
     append_eos: bool = False,
-    max_length: int = _LONGEST,
+    max_length: int | None = None,
     lora: Lora = _LORA,
     seed: int = 0,
     feature_scale: float = 1.0,
 ) -> RewardModel:
-    """Return a reward model in eval mode, what is trained of it in float32.
+    """Return a reward model in eval mode, what is trained of it in float32, once it was seen to read as it should.
 
     Args:
-        source: a sequence classifier with one label, or the folder or hub id of one; `embedded` or `encoder:FOLDER`
-            for a linear head of zeros on an encoder. A model that is given is changed (an adapter, its device).
+        source: a sequence classifier with one label, or the folder or hub id of one, or of an adapter on one;
+            `embedded` or `encoder:FOLDER` for a linear head of zeros on an encoder. A model that is given is changed
+            (an adapter, its device).
         tokenizer: its tokenizer; None loads the one that belongs to it.
         device: where it goes; None leaves it where it is.
         train: what requires gradients.
         layout: what it reads, and as what.
         append_eos: end each text that goes through no chat template with the end token.
-        max_length: most tokens it reads; fewer where model or tokenizer take fewer.
+        max_length: most tokens it reads, where model and tokenizer take as many; None: as many as they take.
         lora: the adapter that `train="lora"` puts on a model without one.
-        seed: of the adapter, and of weights that the folder lacks.
+        seed: of that adapter.
         feature_scale: length of an encoder's pooled states.
 
     Raises:
-        ModelError: weights absent or partitioned, another kind of model, more than one label, a tokenizer that does not
-            match.
+        ModelError: weights absent, left over or partitioned, another kind of model, more than one label, a tokenizer
+            that does not match, or a model that reads a text differently alone, padded or through its head.
     """
     pooled, name = _is_encoder(source), None
     with seeded(seed):
@@ -214,8 +216,8 @@ def reward_model(
         else:
             body = _classifier(source)
             name, head = find_head(body, name_of(source))
-    tokenizer = tokenizer_of("reward_model", source, tokenizer)
-    _verify(body, tokenizer, name_of(source))
+    tokenizer = tokenizer_of("reward_model", source, tokenizer, pad=body.config.get_text_config().pad_token_id)
+    _verify(body, tokenizer, source)
     body.eval()
     if device is not None and not hasattr(body, "hf_device_map"):
         body.to(device)
@@ -223,10 +225,11 @@ def reward_model(
     if train == "lora" and not any(".lora_" in own for own, _ in body.named_parameters()):
         body = with_adapter(body, lora, seed, exclude=name)
     _train_only(body, head, train)
-    positions = getattr(body.config.get_text_config(), "max_position_embeddings", None) or max_length
-    longest = min(max_length, tokenizer.model_max_length, positions)
-    reader = Reader(tokenizer, layout=layout, longest=longest, append_eos=append_eos)
-    return RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
+    longest = longest_input(body, tokenizer, max_length)
+    reader = Reader(tokenizer, layout=layout, longest=longest, append_eos=append_eos, inputs=accepted(body))
+    model = RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
+    check_reading(model, name_of(source))
+    return model
 
 
 def _is_encoder(source: Any) -> bool:
@@ -236,7 +239,16 @@ def _is_encoder(source: Any) -> bool:
 def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
     """Return an encoder, its folder and a head of zeros: before the first fit, no response is better than another."""
     folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
-    body = load("encoder", importlib.import_module("transformers").AutoModel, folder, dtype=torch.float32)
+
+    def unused(model: Any, report: Mapping[str, Any]) -> Collection[str]:
+        """Its pooler, and heads: what stands beside the encoder, where its tensors are named as part of a model."""
+        prefix = f"{model.base_model_prefix}."
+        inside = any(name.startswith(prefix) for name in weights.stored("encoder", folder))
+        beside = [name for name in report["unexpected_keys"] if inside and not name.startswith(prefix)]
+        return ["pooler", f"{prefix}pooler", *beside]
+
+    kind = importlib.import_module("transformers").AutoModel
+    body = load_model("encoder", kind, folder, exempt=unused, dtype=torch.float32)
     head = nn.Linear(body.config.hidden_size, 1)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
@@ -245,38 +257,51 @@ def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
 
 def _classifier(source: Any) -> Any:
     """Return a sequence classifier with one label, from its name or as it is given."""
-    transformers = importlib.import_module("transformers")
-    wanted = "give a sequence classifier of transformers with one label, or the folder of one"
     if isinstance(source, str):
-        if transformers.integrations.is_deepspeed_zero3_enabled():
-            raise ModelError(
-                f"reward_model: DeepSpeed ZeRO-3 would partition {source} as it is loaded; make FPOReward before the"
-                " trainer's arguments (GRPOConfig)"
-            )
-        config = load("reward_model", transformers.AutoConfig, source)
-        kind = (config.architectures or ["model without a named architecture"])[0]
-        fits, wanted = kind.endswith("ForSequenceClassification"), f"{wanted}, or encoder:{source} for an encoder"
-    else:
-        if not isinstance(source, nn.Module) or not hasattr(source, "config"):
-            raise ModelError(f"reward_model: got {type(source).__name__}; {wanted}")
-        config, kind = source.config, kind_of(source)
-        fits = not kind.endswith((*_CAUSAL, "ForMaskedLM", "ForTokenClassification"))
-    if not fits:
-        raise ModelError(f"reward_model: {name_of(source)} is a {kind}; {wanted}")
-    if (labels := int(getattr(config, "num_labels", 1))) != 1:
+        return assembled("reward_model", source, _whole_classifier, merge=False)
+    if not isinstance(source, nn.Module) or not hasattr(source, "config"):
+        raise ModelError(f"reward_model: got {type(source).__name__}; {_CLASSIFIER}")
+    if (kind := kind_of(source)).endswith((*_CAUSAL, "ForMaskedLM", "ForTokenClassification")):
+        raise ModelError(f"reward_model: {name_of(source)} is a {kind}; {_CLASSIFIER}")
+    if (labels := int(getattr(source.config, "num_labels", 1))) != 1:
         raise ModelError(f"reward_model: {name_of(source)} has {labels} labels; a reward model has one")
-    if isinstance(source, str):
-        kind = transformers.AutoModelForSequenceClassification
-        return load("reward_model", kind, source, dtype=torch.float32)
     return source
 
 
-def _verify(model: Any, tokenizer: Any, name: str) -> None:
+def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
+    """Load a classifier with one label; its head may come from an adapter that goes on it."""
+    transformers = importlib.import_module("transformers")
+    if transformers.integrations.is_deepspeed_zero3_enabled():
+        raise ModelError(
+            f"reward_model: DeepSpeed ZeRO-3 would partition {source} as it is loaded; make FPOReward before the"
+            " trainer's arguments (GRPOConfig)"
+        )
+    kind = (architectures("reward_model", source) or ["model without a named architecture"])[0]
+    if not (kind.endswith("ForSequenceClassification") or (above and kind.endswith(_CAUSAL))):
+        raise ModelError(f"reward_model: {source} is a {kind}; {_CLASSIFIER}, or encoder:{source} for an encoder")
+    brought = [name for adapter in above for name in weights.adapter_shapes("reward_model", adapter)]
+
+    def from_adapter(model: Any, report: Mapping[str, Any]) -> Collection[str]:
+        head, _ = find_head(model, source)
+        for name, there, _ in report["mismatched_keys"]:
+            if name == f"{head}.weight" and there[0] != 1:
+                raise ModelError(f"reward_model: {source} has {there[0]} labels; a reward model has one")
+        top = head.partition(".")[0]  # of a head of several layers
+        return [top, "lm_head"] if any(f".{top}." in name for name in brought) else []
+
+    return load_model(
+        "reward_model", transformers.AutoModelForSequenceClassification, source, exempt=from_adapter, num_labels=1,
+        dtype=torch.float32,
+    )  # fmt: skip
+
+
+def _verify(model: Any, tokenizer: Any, source: Any) -> None:
     """Check that model and tokenizer belong together and that the weights are all here; set the model's padding token.
 
     Raises:
         ModelError: names what does not fit, and what to give.
     """
+    name = name_of(source)
     if any(hasattr(p, "ds_id") or p.numel() == 0 or p.is_meta for p in model.parameters()):
         raise ModelError(
             f"reward_model: {name} was partitioned as it was loaded (DeepSpeed ZeRO-3, or FSDP with"
@@ -288,9 +313,10 @@ def _verify(model: Any, tokenizer: Any, name: str) -> None:
             f"tokenizer: has {len(tokenizer)} tokens, the embedding of {name} has {rows}; give the reward model's own"
             " tokenizer, not the policy's"
         )
-    own = model.config.pad_token_id
-    if own is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    own = model.config.get_text_config().pad_token_id
+    by_adapter = isinstance(source, str) and hasattr(model, "peft_config")  # its base may have padded otherwise
+    if own is None or not 0 <= own < rows or by_adapter:
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     elif own != tokenizer.pad_token_id:
         raise ModelError(
             f"tokenizer: pads with token {tokenizer.pad_token_id}, {name} expects {own}; give the reward model's own"

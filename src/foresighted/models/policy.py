@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
+from foresighted.errors import ModelError
 from foresighted.models.noise import NucleusSampler
+from foresighted.models.template import check_text, rendered
 from foresighted.models.trunk import Memory, Remembered, find_trunk
 from foresighted.types import Text
 
@@ -72,11 +74,15 @@ class Policy:
         decoding: how it samples.
         system_prompt: system message of prompts that are plain text; None leaves it to the chat template.
         chat: a prompt that is plain text goes through the chat template (if there is one) as a user's message.
+        setting: what it was given for; errors begin with it.
+
+    Raises:
+        ModelError: a chat template that refuses the system message.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, reference: Any | None, decoding: Decoding, *,
-        system_prompt: str | None = None, chat: bool = True,
+        system_prompt: str | None = None, chat: bool = True, setting: str = "policy",
     ) -> None:  # fmt: skip  # one argument a line says no more
         self.model = model
         self.tokenizer = tokenizer
@@ -86,8 +92,29 @@ class Policy:
         self._chat = chat and bool(tokenizer.chat_template)
         self._trunk = find_trunk(model) if reference is None else None
         self._memory = Memory()
+        self._setting = setting
+        told = "" if system_prompt is None else ", without the system prompt"
         if chat and not self._chat:
-            _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text")
+            _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text%s", told)
+        elif self._chat:
+            self._try_template()
+
+    def _try_template(self) -> None:
+        """Refuse a chat template that leaves the prompt out or refuses a system message; say so where it drops one."""
+        try:
+            first, second = self._rendered("Why?"), self._rendered("When?")
+        except ModelError as error:
+            if self._system_prompt is None:
+                raise
+            raise ModelError(
+                f"system_prompt: {error}; leave --system-prompt out, or put its words into the prompts"
+            ) from None
+        if first == second:
+            raise ModelError(f"{self._setting}: the chat template of its tokenizer leaves the prompt out; mend it")
+        if self._system_prompt is not None and self._system_prompt.strip() not in first:
+            _log.warning(
+                "system_prompt: the chat template of the %s leaves it out: the policy does not read it", self._setting
+            )
 
     @property
     def device(self) -> torch.device:
@@ -106,19 +133,36 @@ class Policy:
         with self.model.disable_adapter() if off else nullcontext():
             yield self.model if self._reference is None else self._reference
 
-    def _ids(self, prompt: Text) -> list[int]:
-        """Return the tokens of a prompt up to where its answer begins; an empty one becomes one pad."""
+    def _rendered(self, prompt: Text) -> str:
+        """Return a prompt as the chat template writes it, up to where its answer begins."""
         messages = prompt
         if isinstance(prompt, str):
             system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
             messages = [*system, {"role": "user", "content": prompt}]
-        rendered = prompt
-        if chat := self._chat or not isinstance(prompt, str):
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+        form = {"add_generation_prompt": True, "date_string": TEMPLATE_DATE}
+        return rendered(self._setting, self.tokenizer, messages, **form)  # type: ignore[arg-type]
+
+    def _ids(self, prompt: Text) -> list[int]:
+        """Return the tokens of a prompt up to where its answer begins; an empty one becomes one pad.
+
+        A chat template writes its own begin token. An end token that the tokenizer puts after a plain text is taken
+        off: nothing is to be said after it.
+        """
+        tokenizer = self.tokenizer
+        chat = self._chat or not isinstance(prompt, str)
+        text = self._rendered(prompt) if chat else str(prompt)
+        check_text(self._setting, (text,))
+        ids: list[int] = tokenizer(text, add_special_tokens=not chat)["input_ids"]
+        if not chat and ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+            plain = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + (ids[0] == tokenizer.bos_token_id)
+            while len(ids) > plain and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+                ids.pop()
+        if ids and max(ids) >= (rows := self.model.get_input_embeddings().num_embeddings):
+            raise ModelError(
+                f"tokenizer: token {max(ids)} of a prompt, the embedding of the {self._setting} has {rows}; give the"
+                " model's own tokenizer"
             )
-        ids: list[int] = self.tokenizer(rendered, add_special_tokens=not chat)["input_ids"]  # it writes its own BOS
-        return ids or [self.tokenizer.pad_token_id]
+        return ids or [tokenizer.pad_token_id]
 
     def _encode(self, prompts: Sequence[Text]) -> _Prefix:
         return _Prefix(*self._padded([self._ids(p) for p in prompts], left=True))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from os.path import expanduser
 from pathlib import Path
@@ -17,10 +18,15 @@ import torch
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from foresighted.errors import ModelError, RunError
-from foresighted.models import embedded
+from foresighted.errors import ModelError, RunError, one_line
+from foresighted.models import embedded, weights
 
 _SAFE = {"trust_remote_code": False}
+_NO_WEIGHTS = (
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE",
+    "XLORA",
+)  # fmt: skip
+"""Kinds of PEFT that put tokens before the prompt, or mix adapters, and so are no change of weights."""
 disable_progress_bar()  # a bar for every file of a two-second load says nothing
 
 
@@ -36,32 +42,131 @@ class Lora(NamedTuple):
 
 
 def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
-    """Return what `kind.from_pretrained` makes of a folder or hub id; weights where `dtype` is among the arguments.
+    """Return what `kind.from_pretrained` makes of a folder or hub id.
 
     Raises:
         ModelError: nothing there, or nothing that can be used.
     """
-    if source.startswith((".", "/", "~")) and not Path(expanduser(source)).is_dir():
+    folder = Path(expanduser(source))
+    if source.startswith((".", "/", "~")) and not folder.is_dir():
         raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")
-    if "dtype" in kwargs:
-        kwargs["use_safetensors"] = True  # nothing is unpickled
     try:
-        return kind.from_pretrained(
-            expanduser(source) if Path(expanduser(source)).is_dir() else source, **_SAFE, **kwargs
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return kind.from_pretrained(str(folder) if folder.is_dir() else source, **_SAFE, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(f"{setting}: {source} does not fit into memory ({one_line(error)[:160]})") from None
+    except Exception as error:  # what reads a model's files raises anything, and so does what is built from them
+        reason = one_line(error)[:300]
         if source in (embedded.POLICY_HUB_ID, embedded.ENCODER_HUB_ID):
             reason = embedded.how_to_get(source)
-        elif Path(source).is_dir():
-            reason = f"the folder has no usable config or safetensors weights ({reason})"
+        elif folder.is_dir():
+            wanted = "tokenizer" if kind.__name__ == "AutoTokenizer" else "config or safetensors weights"
+            reason = f"the folder has no usable {wanted} ({reason})"
         else:
             reason = f"neither a folder nor reachable on the hub ({reason})"
         raise ModelError(f"{setting}: {source}: {reason}") from None
 
 
-def tokenizer_of(setting: str, source: Any, tokenizer: Any = None) -> Any:
+def architectures(setting: str, source: str) -> list[str]:
+    """Return the classes that a model's configuration names."""
+    found = load(setting, importlib.import_module("transformers").AutoConfig, source).architectures
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def load_model(
+    setting: str,
+    kind: Any,
+    source: str,
+    *,
+    exempt: Callable[[Any, Mapping[str, Any]], Collection[str]] = lambda _model, _report: (),
+    **kwargs: Any,
+) -> Any:
+    """Return a model of transformers with all its weights, read from safetensors, and none of another model.
+
+    Args:
+        setting: what it was given for; errors begin with it.
+        kind: whose `from_pretrained` makes it.
+        source: a folder or hub id.
+        exempt: from the model and transformers' report to names of tensors or modules that may be missing or left over.
+        kwargs: of `from_pretrained`.
+
+    Raises:
+        ModelError: nothing that can be used; tensors that are missing, left over or of another shape, by name.
+    """
+    weights.stored(setting, source)
+    with weights.report_is_read():
+        model, report = load(
+            setting,
+            kind,
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+    weights.check_report(setting, source, report, exempt=exempt(model, report))
+    return model
+
+
+def base_of(setting: str, source: str) -> str | None:
+    """Return the base model of the folder or hub id of a PEFT adapter; None for any other source.
+
+    Raises:
+        ModelError: a folder that is both, an adapter without safetensors, or one that names no base.
+    """
+    path = weights.find(source, weights.ADAPTER_CONFIG)
+    if path is None:
+        return None
+    if weights.find(source, "config.json") is not None:
+        raise ModelError(
+            f"{setting}: {source} holds a model (config.json) and an adapter ({weights.ADAPTER_CONFIG}); give a folder"
+            " with one of them"
+        )
+    if weights.find(source, weights.ADAPTER) is None:
+        raise ModelError(f"{setting}: {source} has no {weights.ADAPTER}; nothing else is read")
+    base = weights.read_object(setting, path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{setting}: {path} names no base model (base_model_name_or_path)")
+    if weights.find(base, weights.ADAPTER_CONFIG) == path:
+        raise ModelError(f"{setting}: {path} names itself as its base model (base_model_name_or_path)")
+    return base
+
+
+def with_trained_adapter(setting: str, source: str, model: Any) -> Any:
+    """Return a base model with the adapter of a folder or hub id, in eval mode; the model is changed.
+
+    Raises:
+        ModelError: an adapter whose tensors are not all in the model, by name, or of a kind that is no change of
+            weights.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    settings = weights.read_object(setting, weights.existing(setting, source, weights.ADAPTER_CONFIG))
+    saved, folder = weights.adapter_shapes(setting, source), weights.existing(setting, source, weights.ADAPTER).parent
+    if (kind := str(settings.get("peft_type"))) in _NO_WEIGHTS:
+        raise ModelError(f"{setting}: {source} is an adapter of type {kind}, which is not read; give LoRA, or merge it")
+    weights.check_patterns(setting, source, settings, [name for name, _ in model.named_modules()])
+    base = name_of(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of missing tensors: they are counted below
+            model = PeftModel.from_pretrained(model, str(folder), torch_device="cpu").eval()
+        adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except KeyError as error:  # of a module that the adapter says it saves
+        raise ModelError(f"{setting}: {source} is no adapter for its base model (missing: {error})") from None
+    except Exception as error:  # PEFT raises many kinds
+        raise ModelError(f"{setting}: {source} does not fit its base model {base} ({one_line(error)[:300]})") from None
+    weights.check_adapter(setting, source, saved, model, adapter)
+    return model
+
+
+def tokenizer_of(setting: str, source: Any, tokenizer: Any = None, *, pad: int | None = None) -> Any:
     """Return a tokenizer that can pad: the one given, or that of a name or of where a model says it is from.
+
+    Args:
+        setting: what the model was given for; errors begin with it.
+        source: its name, or the model. An adapter without a tokenizer of its own has its base's.
+        tokenizer: the one given.
+        pad: token that the model itself takes as padding, where the tokenizer names none; else it is the end token.
 
     Raises:
         ModelError: none, or one without a padding and an end token.
@@ -70,14 +175,53 @@ def tokenizer_of(setting: str, source: Any, tokenizer: Any = None) -> Any:
         where = source if isinstance(source, str) else _origin(source)
         if not where:
             raise ModelError(f"tokenizer: the {setting.replace('_', ' ')} does not say where it is from; give its own")
+        if weights.find(where, "tokenizer_config.json") is None:
+            where = base_of(setting, where) or where
         tokenizer = load(setting, importlib.import_module("transformers").AutoTokenizer, where)
+    if isinstance(most := tokenizer.model_max_length, str | bool) or not most > 0:
+        raise ModelError(f"{setting}: the tokenizer of {name_of(source)} has model_max_length {most!r:.40}; mend it")
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
+        if pad is not None and 0 <= pad < len(tokenizer):
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        elif tokenizer.eos_token_id is None:
             raise ModelError(
                 f"{setting}: the tokenizer of {name_of(source)} has neither a padding nor an end token; add one"
             )
-        tokenizer.pad_token = tokenizer.eos_token
+        else:
+            tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def assembled(
+    setting: str, source: str, whole: Callable[[str, tuple[str, ...]], Any], *, merge: bool, above: tuple[str, ...] = ()
+) -> Any:
+    """Return the model of a name: whole, or a base with the adapter that the name is.
+
+    Args:
+        setting: what it was given for; errors begin with it.
+        source: a folder or hub id, of a model or of an adapter (whose base may have been made by another one).
+        whole: loads a base, told the adapters that go on it.
+        merge: make one model of base and adapter.
+        above: adapters that go on it.
+
+    Raises:
+        ModelError: what `base_of` and `with_trained_adapter` refuse, and an adapter that cannot be merged.
+    """
+    base = base_of(setting, source)
+    if base is None:
+        return whole(source, above)
+    if source in above:
+        raise ModelError(f"{setting}: the adapter {source} is its own base model (base_model_name_or_path)")
+    below = assembled(setting, base, whole, merge=True, above=(*above, source))
+    model = with_trained_adapter(setting, source, below)
+    if not merge:
+        return model
+    try:
+        model = model.merge_and_unload()
+    except Exception as error:  # kinds without merging, quantised weights
+        raise ModelError(f"{setting}: {source} cannot be merged into its base ({one_line(error)[:160]})") from None
+    model.name_or_path = source
+    return model
 
 
 def kind_of(model: Any) -> str:

@@ -3,98 +3,168 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from foresighted.errors import DataError
+from foresighted.models.template import check_text, rendered
 from foresighted.texts import text_of
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
 
-Layout = Literal["auto", "chat", "text", "pair", "response"]
+Layout = Literal["auto", "chat", "text", "pair", "response", "beginning"]
 """What of a prompt and a response is read, and as what.
 
 - `response`: the response alone, with special tokens.
 - `pair`: two segments, with special tokens, as encoders are trained.
 - `text`: prompt and response as one text, without special tokens, as GRPOTrainer feeds a reward model.
-- `chat`: a user's message and the answer to it through the chat template; `pair` where the tokenizer has none.
+- `chat`: a user's message and the answer to it through the chat template; `auto` where the tokenizer has none.
 - `auto`: `pair` where the tokenizer has a separator, else `text`.
+- `beginning`: as `response`, and cut at its end where it is too long: for what is no response.
 
-Messages go through the chat template under every layout but `response`, where there is one.
+Messages go through the chat template under every layout but the last and `response`, where there is one.
 """
+_ALONE = ("response", "beginning")
+
+
+class _Written(NamedTuple):
+    """One row as text: one or two segments, and how the first of them begins whatever the response is."""
+
+    segments: tuple[str, ...]
+    begins: Callable[[], str]
 
 
 class Reader:
     """Encodes (prompt, response) rows, the same one by one as in a batch.
 
-    What does not fit loses the beginning of its prompt, never of its response (but under `response`, which is cut at
-    its end, and where the response alone does not fit).
+    What does not fit loses the beginning of its prompt, never of its response; a begin token stays. An empty row
+    is the end token (or padding) alone.
 
     Args:
         tokenizer: with a padding token; it is copied.
         layout: what is read, and as what.
         longest: tokens that the model takes.
         append_eos: end every response that goes through no template with the end token.
+        inputs: what the model has use for, of what the tokenizer makes; None: all.
     """
 
-    def __init__(self, tokenizer: Any, *, layout: Layout, longest: int, append_eos: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        layout: Layout,
+        longest: int,
+        append_eos: bool = False,
+        inputs: Sequence[str] | None = None,
+    ) -> None:
         self.tokenizer = copy.copy(tokenizer)
+        if layout == "chat" and not tokenizer.chat_template:
+            layout = "auto"
         if layout == "auto":
             layout = "text" if tokenizer.sep_token_id is None else "pair"
-        if layout == "chat" and not tokenizer.chat_template:
-            layout = "pair"
-        if layout != "response":
+        if layout not in _ALONE:
             self.tokenizer.truncation_side = "left"
         self.layout = layout
         self.longest = longest
+        self.cut = 0
+        """Rows that lost the beginning of their prompt, so far."""
         self._end = str(tokenizer.eos_token) if append_eos else ""
-        self._cut = False
+        self._inputs = inputs
+        self._special = True
 
     def __call__(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
-        """Return token ids, mask and what else the tokenizer makes, shape R T each, padded on the right."""
-        segments, special = self._segments(prompts, responses)
+        """Return token ids, mask and what else the tokenizer makes, shape R T each, padded on the right.
+
+        Raises:
+            ModelError: a chat template that refuses the messages.
+            DataError: a response that does not fit by itself, or what is no text.
+        """
+        rows = [self._written(p, r) for p, r in zip(prompts, responses, strict=True)]
+        check_text("reward_model", (text for row in rows for text in row.segments))
         form = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-        batch = self.tokenizer(*segments, add_special_tokens=special, verbose=False, **form)
-        if batch["input_ids"].shape[1] > self.longest:
-            if not self._cut:
-                self._cut = True
-                lost = "its end" if self.layout == "response" else "the beginning of its prompt"
-                _log.warning("a text has more than %d tokens: %s is cut off", self.longest, lost)
-            rows = [self._row(parts, special) for parts in zip(*segments, strict=True)]
-            batch = self.tokenizer.pad(rows, **form)
-        return dict(batch)
+        segments = [list(column) for column in zip(*(row.segments for row in rows), strict=True)]
+        batch = self.tokenizer(*segments, add_special_tokens=self._special, verbose=False, **form)
+        width = batch["input_ids"].shape[1]
+        if width > self.longest or not width or not bool(batch["attention_mask"].any(1).all()):
+            before = self.cut
+            batch = self.tokenizer.pad([self._row(row) for row in rows], **form)
+            self._tell(before)
+        return {name: tensor for name, tensor in batch.items() if self._inputs is None or name in self._inputs}
 
-    def _segments(self, prompts: Sequence[Text], responses: Sequence[Text]) -> tuple[tuple[list[str], ...], bool]:
-        """Return the texts of every row, one or two of each, and whether special tokens are added to them."""
-        talks = bool(responses) and isinstance(prompts[0], list) and self.layout != "response"
-        if self.layout == "chat" or (talks and self.tokenizer.chat_template):
-            return ([self._rendered(p, r) for p, r in zip(prompts, responses, strict=True)],), False
-        first, second = [text_of(p) for p in prompts], [text_of(r) + self._end for r in responses]
-        if self.layout == "pair":
-            return (first, second), True
-        if self.layout == "response":
-            return (second,), True
-        between = "\n" if talks else ""
-        return ([p + between + r for p, r in zip(first, second, strict=True)],), False
+    def _tell(self, before: int) -> None:
+        """Say how many rows were cut: at the first, and whenever ten times as many were."""
+        marks = [10**power for power in range(12) if before < 10**power <= self.cut]
+        if marks:
+            _log.warning(
+                "the beginning of a prompt is cut off: %d %s so far had more than the %d tokens that the reward model"
+                " reads",
+                self.cut, "text" if self.cut == 1 else "texts", self.longest,
+            )  # fmt: skip
 
-    def _rendered(self, prompt: Text, response: Text) -> str:
+    def _written(self, prompt: Text, response: Text) -> _Written:
+        """Return a row as text; whether special tokens are added to it is the same for all rows of a reader."""
+        talk = isinstance(prompt, list) and self.layout not in _ALONE
+        self._special = False
+        if self.layout == "chat" or (talk and self.tokenizer.chat_template):
+            return self._talk(prompt, response)
+        first, second = text_of(prompt), text_of(response) + self._end
+        if self.layout == "text":
+            first += "\n" if talk and len(prompt) > 1 else ""
+            return _Written((first + second,), lambda: first)
+        self._special = True
+        return _Written((second,) if self.layout in _ALONE else (first, second), lambda: first)
+
+    def _talk(self, prompt: Text, response: Text) -> _Written:
         said, answer = (
             [{"role": role, "content": text}] if isinstance(text, str) else text
             for role, text in (("user", prompt), ("assistant", response))
         )
-        text: str = self.tokenizer.apply_chat_template([*said, *answer], tokenize=False)
-        return text
+        whole = rendered("reward_model", self.tokenizer, [*said, *answer])
+        return _Written((whole,), lambda: whole[: _shared(whole, rendered("reward_model", self.tokenizer, said))])
 
-    def _row(self, parts: tuple[str, ...], special: bool) -> dict[str, list[int]]:
+    def _tokens(self, *texts: str, special: bool, **form: Any) -> Any:
+        return self.tokenizer(*texts, add_special_tokens=special, verbose=False, **form)
+
+    def _row(self, row: _Written) -> dict[str, list[int]]:
         """Return one row's tokens, cut to the limit."""
+        made = dict(self._tokens(*row.segments, special=self._special))
+        ids: list[int] = made["input_ids"]
+        if not ids:
+            end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+            return {key: [0] for key in made} | {"input_ids": [pad if end is None else end], "attention_mask": [1]}
+        over = len(ids) - self.longest
+        if over <= 0:
+            return made
+        if self.layout == "beginning":
+            return dict(self._tokens(*row.segments, special=True, truncation=True, max_length=self.longest))
+        if self.layout == "response":
+            raise self._too_long(len(ids))
+        own = self._tokens(row.begins(), special=False)["input_ids"]
+        pair = len(row.segments) == 2
+        kept = int(not pair and ids[0] == self.tokenizer.bos_token_id)
+        spare = len(own) if pair else _shared(ids, own) - kept
+        if over > spare:
+            raise self._too_long(len(ids) - max(spare, 0))
+        self.cut += 1
+        if pair:
+            first = row.segments[0] if over < spare else ""  # what a tokenizer cuts away whole, it refuses
+            form = {"truncation": "only_first", "max_length": self.longest}
+            return dict(self._tokens(first, row.segments[1], special=True, **form))
+        return {name: [*column[:kept], *column[kept + over :]] for name, column in made.items()}
 
-        def tokens(*texts: str, **form: Any) -> Any:
-            return self.tokenizer(*texts, verbose=False, **form)
+    def _too_long(self, count: int) -> DataError:
+        return DataError(
+            f"reward_model: a response takes {count} tokens without its prompt, the reward model reads {self.longest};"
+            " shorten responses (max_new_tokens), or raise reward_model_max_length where the model takes more"
+        )
 
-        over = len(tokens(*parts, add_special_tokens=special)["input_ids"]) - self.longest
-        fits = len(parts) == 1 or len(tokens(parts[0], add_special_tokens=False)["input_ids"]) > over
-        strategy = "only_first" if fits else "longest_first"
-        return dict(tokens(*parts, add_special_tokens=special, truncation=strategy, max_length=self.longest))
+
+def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return the number of tokens, or characters, with which two texts begin alike."""
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return sum(1 for _ in pairs)

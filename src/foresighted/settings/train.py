@@ -46,7 +46,11 @@ class TrainConfig(SteeringConfig):
         "none", "run", "Accelerate tracker that also gets the round's numbers"
     )
 
-    policy: str = setting("embedded", "policy", "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id")
+    policy: str = setting(
+        "embedded",
+        "policy",
+        "causal LM: 'embedded' (SmolLM2-135M-Instruct), a folder or a hub id, of a model or of an adapter on one",
+    )
     policy_train: Literal["lora", "all"] = setting(
         "lora", "policy", "train a LoRA adapter, or all weights (needs a frozen second copy as reference)"
     )
@@ -96,11 +100,18 @@ class TrainConfig(SteeringConfig):
     reward_model: str = setting(
         "embedded",
         "reward model",
-        "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label,"
-        " or encoder:FOLDER for another encoder",
+        "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label (or of"
+        " an adapter on one), or encoder:FOLDER for another encoder",
     )
     reward_model_input: Literal["pair", "response"] = setting(
         "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
+    )
+    reward_model_max_length: int | None = setting(
+        None,
+        "reward model",
+        "most tokens it reads of a text, of which the prompt loses its beginning (default: what model and tokenizer"
+        " take)",
+        low=2,
     )
     feature_scale: float = setting(4.0, "reward model", "length of the encoder's pooled feature vector", above=0)
     reward_model_learning_rate: float = setting(
