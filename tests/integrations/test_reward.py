@@ -310,7 +310,10 @@ def test_a_long_prompt_is_cut_and_never_the_response(tmp_path, tiny_llama_reward
     encoded = fpo.follower.reward_model.encode(long, RESPONSES[:3])["input_ids"]
     texts = fpo.follower.reward_model.tokenizer.batch_decode(encoded, skip_special_tokens=True)
     assert all(text.endswith(response) for text, response in zip(texts, RESPONSES, strict=False))
-    assert "the beginning of its prompt is cut off" in caplog.text
+    assert "the beginning of a prompt is cut off" in caplog.text
+    logged = {}
+    fpo(long, RESPONSES[:3], log_metric=logged.__setitem__)
+    assert logged["fpo/prompts_cut"] == 3
 
 
 def test_the_reward_model_can_be_taken_out(tmp_path, tiny_deberta):

@@ -237,3 +237,15 @@ def test_a_model_that_is_given_is_read_like_its_folder(tiny_deberta):
     body.name_or_path = body.config._name_or_path = ""
     with pytest.raises(ModelError, match=r"tokenizer: .* does not say where it is from"):
         reward_model(body)
+
+
+@pytest.mark.slow
+def test_a_run_records_how_many_prompts_were_cut(tiny, tmp_path):
+    from foresighted.alignment.run import train
+    from foresighted.store.records import RoundRow
+    from foresighted.store.rows import read
+
+    for longest, cut in ((None, 0), (14, 8)):  # two prompts of three candidates and a reference each
+        train(replace(tiny, rounds=1, heldout_prompts=1, reward_model_max_length=longest), tmp_path / str(longest))
+        (row,) = read(tmp_path / str(longest) / "rounds.jsonl", RoundRow)
+        assert row.prompts_cut == cut

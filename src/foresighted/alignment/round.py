@@ -56,7 +56,9 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     references = loop.start.references(number)
     candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, references))
     groups = _groups(candidates, references)
+    cut = follower.reward_model.reader.cut
     scores = loop.foresight.score(*groups.rows(), groups=len(references))
+    cut = follower.reward_model.reader.cut - cut
     _check_finite(scores.reward, references)
 
     # Where the form, the choice or the reward model needs labels of all candidates, they are read before the choice.
@@ -88,7 +90,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
         tokens=candidates.lengths(), scores=scores, penalty=penalty, kl=kl, score=score, chosen=chosen, pairs=pairs,
         counts=follower.buffer.counts, utility_reference=mean(r.utility for r in references),
-        reward_model_loss=reward_model_loss, policy_loss=policy_loss,
+        reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)
 

@@ -35,6 +35,8 @@ class Round:
     counts: Counts
     """So far."""
     labels_failed: int = 0
+    prompts_cut: int = 0
+    """Texts that the reward model did not read from the beginning of their prompt."""
     kl: Tensor | None = None
     utility_reference: float | None = None
     reward_model_loss: float | None = None
@@ -102,4 +104,5 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         gamma_share=played.penalty.share,
         reward_model_drift=played.reward_model_drift,
         labels_failed=played.labels_failed,
+        prompts_cut=played.prompts_cut,
     )

@@ -81,6 +81,8 @@ class RoundRow:
     """Mean absolute change, since the first round, of the rewards of a fixed set of responses; null where none is."""
     labels_failed: int = 0
     """Labels asked for and not given in time: no label was guessed."""
+    prompts_cut: int = 0
+    """Texts of the round (references, too) of which the reward model read the prompt without its beginning."""
 
 
 @dataclass(frozen=True)

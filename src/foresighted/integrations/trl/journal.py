@@ -111,5 +111,6 @@ def metrics(played: Round) -> dict[str, float]:
         "labels_total": float(played.counts.labels_total),
         "labels_failed": float(played.labels_failed),
         "given_up": float(played.counts.given_up) or None,
+        "prompts_cut": float(played.prompts_cut) or None,
     }
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -225,7 +225,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         rows = groups(batch, self._size)
         follower.take_probe(batch.prompts, batch.responses)
         texts = batch.texts(rows)
+        before = follower.reward_model.reader.cut
         scores = score(texts, foresight, follower.reward_model, self._inner, config.influence_chunk)
+        cut = self._inner.gather(follower.reward_model.reader.cut - before)  # what each process read: its share, or all
         counts.rounds += 1
 
         # Forms that read labels have them before the penalty; for the others the score decides who is labelled.
@@ -255,6 +257,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             tokens=[batch.tokens[i] for row in rows for i in row], scores=scores, penalty=penalty, score=total,
             chosen=[g * total.shape[1] + n for g, n in enumerate(total.argmax(-1).tolist())],
             pairs=pairs, counts=counts, labels_failed=failed, reward_model_loss=loss,
+            prompts_cut=max(cut) if foresight.whole_batch and not foresight.from_features else sum(cut),
             reward_model_drift=None if loss is None else follower.drift(),
         )  # fmt: skip
         self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
