@@ -306,6 +306,33 @@ def test_a_checkpoint_without_our_state_is_an_error(tmp_path, tiny_llama, tiny_d
         trainer().train(resume_from_checkpoint=str(elsewhere))
 
 
+def test_a_finished_run_plays_nothing_and_changed_records_are_refused(
+    tmp_path, tiny_llama, tiny_deberta, prompts, labels
+):
+    def trainer(steps=2):
+        fpo = FPOReward(str(tiny_deberta), FPOConfig(), labels)
+        return _trainer(
+            "GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=steps, save_strategy="steps", save_steps=1
+        )
+
+    trainer().train()
+    asked, folder = labels.asked, tmp_path / "foresighted"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        RunError, match=r"this run is finished, 2 of 2 steps: nothing is left to train; raise max_steps"
+    ):
+        trainer().train(resume_from_checkpoint=True)
+    candidates = folder / "candidates.jsonl"
+    candidates.write_bytes(before["candidates.jsonl"].replace(b"\n", b"\n\n", 1))
+    with pytest.raises(RunError, match=r"candidates.jsonl: its first \d+ bytes are not those .* begin a new run"):
+        trainer(3).train(resume_from_checkpoint=True)
+    candidates.write_bytes(before["candidates.jsonl"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert labels.asked == asked
+    trainer(3).train(resume_from_checkpoint=True)
+    assert [row.round for row in _records(tmp_path)[0]] == [1, 2, 3]
+
+
 def test_report_and_audit_read_a_trl_run(tmp_path, tiny_llama, tiny_deberta, prompts, labels, capsys):
     from foresighted.cli.main import main
 

@@ -172,7 +172,7 @@ def _unfinished(part: Path) -> bool:
 
 def _part(folder: Path) -> Part:
     told = json.loads((folder / _RUNS).read_bytes())
-    if isinstance(told, list):  # of 0.2
+    if isinstance(told, list) and told:  # of 0.2
         for table in TABLES:
             pq.read_table(folder / f"{table}.parquet")
         return Part(told, {}, {})

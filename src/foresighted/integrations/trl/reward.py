@@ -323,11 +323,6 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             if self._journal is not None:
                 self._journal.start(self.config, args.device)
             return
-        if state.global_step >= state.max_steps:  # the trainer looks only after it has made a step
-            raise RunError(
-                f"resume_from_checkpoint: this run is finished, {state.global_step} of {state.max_steps} steps: nothing"
-                " is left to train; raise max_steps or num_train_epochs to go on"
-            )
         folder = checkpoint.of_step(
             state.global_step, Path(args.output_dir), self._resume_from, list(state.log_history)
         )
@@ -335,6 +330,11 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             return
         records = None if self._journal is None else self._journal.folder
         pins = checkpoint.restore(folder / self._folder("foresighted"), self.follower, records)
+        if state.global_step >= state.max_steps:  # the trainer looks only after it has made a step
+            raise RunError(
+                f"resume_from_checkpoint: this run is finished, {state.global_step} of {state.max_steps} steps: nothing"
+                " is left to train; raise max_steps or num_train_epochs to go on"
+            )
         if self._journal is not None and pins is None:
             self._journal.start(self.config, args.device)  # the run kept no records so far
         elif self._journal is not None and pins is not None:
