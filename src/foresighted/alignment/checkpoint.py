@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors.torch import load_file
+
 from foresighted.alignment.round import Loop
 from foresighted.errors import DataError, RunError
 from foresighted.labels.buffer import Counts
+from foresighted.labels.pair import Pair
 from foresighted.models.learner import Learner
 from foresighted.prompts import PromptSet
 from foresighted.settings import MAY_CHANGE_ON_RESUME, TrainConfig, renamed, to_mapping
@@ -25,9 +28,11 @@ from foresighted.store.directory import differences
 from foresighted.store.files import Pins, damaged, hashes, new_folder, pinned
 from foresighted.store.records import RECORD_FILES
 from foresighted.store.rows import plain, read_sealed, write_sealed
+from foresighted.store.tensors import save_tensors
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
+_FEATURES = "kept.safetensors"
 _FOLDER = "checkpoints"
 
 
@@ -49,6 +54,8 @@ class State:
     config: Mapping[str, Any] = field(default_factory=dict)
     prompts: str = ""
     """`prompts_digest` of all prompts of the run."""
+    kept: list[Pair] = field(default_factory=list)
+    """What the reward model goes on learning from; none of 0.2, whose reward model forgot it."""
 
     @property
     def pins(self) -> Pins:
@@ -75,9 +82,12 @@ def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
     with new_folder(out / _FOLDER / f"round-{number:06d}") as folder:
         numbers = {f"{n}_optimizer": learner.save(folder, n, f"{n}_optimizer") for n, learner in _learners(loop)}
         pins = pinned(out, RECORD_FILES)
+        remembered, features = loop.follower.buffer.state()
+        if features:
+            save_tensors(folder / _FEATURES, features)
         state = State(
             number, counts.labels_total, counts.labels_trained, counts.labels_sum, pins.records, numbers,
-            hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts,
+            hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts, remembered["kept"],
         )  # fmt: skip
         write_sealed(folder / _STATE, state)
     for old in _all(out)[: -loop.config.keep_checkpoints]:
@@ -179,9 +189,10 @@ def restore(out: Path, loop: Loop, found: Found | None) -> int:
     for name, learner in _learners(loop):
         told = f"{folder}: its {name} has other parameters than this configuration's; use another --out"
         learner.restore(folder, name, f"{name}_optimizer", state.optimizers.get(f"{name}_optimizer", {}), told)
-    loop.follower.buffer.counts = Counts(
-        labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum
-    )
+    counts = Counts(labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum)
+    device = str(loop.follower.reward_model.device)
+    features = load_file(folder / _FEATURES, device=device) if _FEATURES in state.sha256 else {}
+    loop.follower.buffer.load_state(counts, (), (), state.kept, features)
     _report_dropped(state.pins.cut_back(out), state.round)
     return state.round
 

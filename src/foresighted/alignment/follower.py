@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,21 @@ from foresighted.models.learner import Learner
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import SteeringConfig
 
+FEWEST = 10
+"""Pairs below which `auto` takes one step: a tenth of fewer is none."""
+PATIENCE = 5
+"""Steps without a smaller loss on the held-back pairs after which `auto` stops."""
+MOST_STEPS = 200
+
+
+def partition(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Return the tenth of some pairs that `auto` holds back, and the rest; a pair's id says which, for good."""
+    sides: tuple[list[Pair], list[Pair]] = [], []
+    for pair in pairs:
+        digest = hashlib.sha256(pair.id.encode()).digest()
+        sides[int.from_bytes(digest[:8], "little") % FEWEST > 0].append(pair)
+    return sides
+
 
 class Follower:
     """Learns from labelled pairs, wherever they come from.
@@ -21,7 +37,8 @@ class Follower:
     Args:
         reward_model: on its device.
         learner: of its trainable parameters.
-        steps: optimiser steps an update, each over all new pairs.
+        config: how it learns: steps an update, pairs that it remembers, what draws it back to where it began.
+        steps: optimiser steps an update, where they are not the configuration's.
         batch_size: most pairs in one pass; None leaves it to the learner's `accumulation`.
         buffer: what it learns from.
         share: the rows of so many that this process computes (None: all).
@@ -33,7 +50,8 @@ class Follower:
         reward_model: RewardModel,
         learner: Learner,
         *,
-        steps: int,
+        config: SteeringConfig,
+        steps: int | None = None,
         batch_size: int | None = None,
         buffer: Buffer | None = None,
         share: Callable[[int], range] | None = None,
@@ -41,14 +59,17 @@ class Follower:
     ) -> None:
         self.reward_model = reward_model
         self.learner = learner
-        self.buffer = Buffer() if buffer is None else buffer
-        self._steps = steps
+        self.buffer = Buffer(memory=config.reward_model_buffer) if buffer is None else buffer
+        self._steps = config.reward_model_steps if steps is None else steps
+        self._l2 = config.reward_model_l2
+        self._start = self._weights() if self._l2 else {}
         self._batch_size = batch_size
         self._share = share
         self._reduce = reduce
 
     def update(self) -> float | None:
-        """Learn from the labelled pairs that are new; return the loss before it, None where there is no new pair.
+        """Learn from the labelled pairs that are new and those remembered; return the loss before it, None where there
+        is no new pair.
 
         Raises:
             NumericalError: a loss that is not finite.
@@ -56,16 +77,42 @@ class Follower:
         pairs = self.buffer.take()
         if not pairs:
             return None
-        loss, label = self.learn(pairs)
-        self.buffer.learnt(label)
+        loss = self.learn([*self.buffer.kept, *pairs])
+        self.buffer.learnt(torch.tensor([pair.label for pair in pairs]))
+        self.buffer.keep(pairs)
         return loss
 
-    def learn(self, pairs: Sequence[Pair]) -> tuple[float, Tensor]:
-        """Take the steps of an update on some pairs, uncounted; return the mean loss before them, and the labels."""
-        model, count = self.reward_model, len(pairs)
-        label = torch.tensor([pair.label for pair in pairs], device=model.device)
+    def learn(self, pairs: Sequence[Pair]) -> float:
+        """Take the steps of an update on some pairs, uncounted; return the mean loss before them."""
+        if self._steps != "auto":
+            return self._learn(pairs, self._steps)
+        held, rest = partition(pairs)
+        if len(pairs) < FEWEST or not held:
+            return self._learn(pairs, 1)
+        losses: list[float] = []
+        best, since, kept = self._loss(held), 0, self._weights()
+        while since < PATIENCE and len(losses) < MOST_STEPS:
+            losses.append(self._learn(rest, 1))
+            now = self._loss(held)
+            since = 0 if now < best else since + 1
+            if now < best:
+                best, kept = now, self._weights()
+        with torch.no_grad():
+            for name, parameter in self.learner.parameters.items():
+                parameter.copy_(kept[name])
+        return losses[0]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self.learner.parameters.items()}
+
+    def _known(self, pairs: Sequence[Pair]) -> Tensor | None:
+        """Return the features of all pairs, shape pairs 2 D, where they are known and never change."""
         found = [pair.features for pair in pairs if pair.features is not None]
-        known = torch.stack(found) if model.head_only and len(found) == count else None
+        return torch.stack(found) if self.reward_model.head_only and len(found) == len(pairs) else None
+
+    def _loss_of(self, pairs: Sequence[Pair], known: Tensor | None) -> Callable[[list[int]], Tensor]:
+        model = self.reward_model
+        label = torch.tensor([pair.label for pair in pairs], device=model.device)
 
         def loss(index: list[int]) -> Tensor:
             chosen = [pairs[i] for i in index]
@@ -73,12 +120,28 @@ class Follower:
             prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
             return model.loss(prompts, first, second, label[index], features)
 
+        return loss
+
+    @torch.no_grad()
+    def _loss(self, pairs: Sequence[Pair]) -> float:
+        return float(self._loss_of(pairs, self._known(pairs))(list(range(len(pairs)))))
+
+    def _learn(self, pairs: Sequence[Pair], steps: int) -> float:
+        count, known = len(pairs), self._known(pairs)
+        fit = self._loss_of(pairs, known)
+
+        def loss(index: list[int]) -> Tensor:
+            if not self._l2:
+                return fit(index)
+            away = [(p - self._start[name]).square().sum() for name, p in self.learner.parameters.items()]
+            return fit(index) + self._l2 / 2 * torch.stack(away).sum()
+
         # A head on known features costs nothing: every process does all of it, in the bits of one process alone.
         mine = range(count) if known is not None or self._share is None else self._share(count)
         if self._batch_size is not None:
             self.learner.accumulation = max(1, math.ceil(len(mine) / self._batch_size))
         reduce = None if known is not None else self._reduce
-        return self.learner.learn(count, loss, steps=self._steps, mine=mine, reduce=reduce), label
+        return self.learner.learn(count, loss, steps=steps, mine=mine, reduce=reduce)
 
     def steering_label(self, config: SteeringConfig, pairs: Sequence[Pair], reward: Tensor) -> Tensor | None:
         """Return p* of every candidate, or the baseline for it where the form reads none, shape B N as `reward`.

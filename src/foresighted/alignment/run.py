@@ -150,7 +150,7 @@ def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start:
     reward_model = load_reward_model(config, device, **_copied(given.reward_model))
     labels = load_labels(config, policy, device, given.labels)
     learner = reward_model_learner(reward_model.trainable(), config)
-    follower = Follower(reward_model, learner, steps=config.reward_model_steps)
+    follower = Follower(reward_model, learner, config=config)
     foresight = Foresight(config, reward_model, learner.optimizer)
     shared = Start(start, config, policy, labels, prompts)
     return Loop(config, policy, policy_learner(policy.trainable(), config), follower, foresight, labels, shared)
@@ -163,9 +163,11 @@ def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
 def fit(loop: Loop) -> None:
     """Fit the reward model to the initial pairs, and count their labels."""
     first = loop.start.fit(loop.follower.reward_model)
+    labels = [pair.label for pair in first if pair.label is not None]
     loop.follower.buffer.counts = Counts(
-        labels_total=len(first), labels_trained=len(first), labels_sum=math.fsum(first)
+        labels_total=len(labels), labels_trained=len(labels), labels_sum=math.fsum(labels)
     )
+    loop.follower.buffer.keep(first)
 
 
 def _first_by_hash(prompts: Sequence[Prompt], count: int) -> list[Prompt]:

@@ -14,7 +14,7 @@ import torch
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.kept import REWARD_MODEL, Kept
 from foresighted.labels.asking import Asker
-from foresighted.labels.pair import Groups, Pair, every_place
+from foresighted.labels.pair import Groups, Pair, every_place, pair_id
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -77,8 +77,8 @@ class Start:
         rows = zip(places, rollout.texts, rollout.lengths(), utility, strict=True)
         return [ReferenceRow(n, p.id, p.text, text, length, u) for (n, p), text, length, u in rows]
 
-    def fit(self, reward_model: RewardModel) -> list[float]:
-        """Bring a reward model to its state before the first round; return the labels that took.
+    def fit(self, reward_model: RewardModel) -> list[Pair]:
+        """Bring a reward model to its state before the first round; return the labelled pairs that took.
 
         K pairs of frozen-policy responses are labelled and the trainable part is fitted to them once; later calls
         read the fitted weights.
@@ -95,16 +95,16 @@ class Start:
                     save_tensors(temporary, parameters)
                 kept.pin(records.INITIAL_PAIRS, REWARD_MODEL)
             read_tensors(path, parameters, f"{path}: of another reward model; use another --out")
-            return [row.label for row in kept.pairs(kept.pins())]
+            rows = kept.pairs(kept.pins())
+        texts = [(row.prompt, row.first, row.second) for row in rows]
+        pairs = [Pair(pair_id(0, *own), *own, row.label) for own, row in zip(texts, rows, strict=True)]
+        return _with_features(pairs, reward_model) if self._config.reward_model_buffer else pairs
 
     def _fit(self, reward_model: RewardModel) -> None:
-        pairs = self._pairs()
+        pairs, learner = self._pairs(), reward_model_learner(reward_model.trainable(), self._config)
+        follower = Follower(reward_model, learner, config=self._config, steps=1)
         if reward_model.head_only:
-            prompts = [pair.prompt for pair in pairs]
-            sides = [reward_model.features(prompts, [getattr(p, side) for p in pairs]) for side in ("first", "second")]
-            for pair, features in zip(pairs, torch.stack(sides, 1), strict=True):
-                pair.features = features
-        follower = Follower(reward_model, reward_model_learner(reward_model.trainable(), self._config), steps=1)
+            _with_features(pairs, reward_model)
         batches = [pairs[s : s + _FIT_BATCH] for s in range(0, len(pairs), _FIT_BATCH)]
         for step in range(self._config.initial_steps):
             follower.learn(pairs if reward_model.head_only else batches[step % len(batches)])
@@ -126,3 +126,13 @@ class Start:
         rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said]
         write(self._kept.directory / records.INITIAL_PAIRS, rows)
         return pairs
+
+
+def _with_features(pairs: list[Pair], reward_model: RewardModel) -> list[Pair]:
+    """Return pairs with the head's inputs, where these never change."""
+    if reward_model.head_only:
+        prompts = [pair.prompt for pair in pairs]
+        sides = [reward_model.features(prompts, [getattr(p, side) for p in pairs]) for side in ("first", "second")]
+        for pair, features in zip(pairs, torch.stack(sides, 1), strict=True):
+            pair.features = features
+    return pairs

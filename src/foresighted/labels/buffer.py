@@ -39,15 +39,19 @@ class Buffer:
 
     Args:
         most_pending: pairs that may wait for labels of a queue; the oldest are given up first.
+        memory: pairs learnt from before that are learnt from again, the newest; -1: all.
     """
 
-    def __init__(self, most_pending: int = 10_000) -> None:
+    def __init__(self, most_pending: int = 10_000, memory: int = 0) -> None:
         self._most_pending = most_pending
+        self._memory = memory
         self.counts = Counts()
         self.ready: list[Pair] = []
         """Labelled, not learnt from yet."""
         self.pending: dict[str, Pair] = {}
         """Asked for in a queue."""
+        self.kept: list[Pair] = []
+        """Learnt from before and to be learnt from again, the oldest first."""
 
     @property
     def baseline(self) -> float:
@@ -80,28 +84,38 @@ class Buffer:
         self.counts.labels_total += len(here)
 
     def take(self) -> list[Pair]:
-        """Return the labelled pairs that are new, and keep none of them."""
+        """Return the labelled pairs that are new; from now on they are no longer."""
         pairs, self.ready = self.ready, []
         return pairs
 
+    def keep(self, pairs: Sequence[Pair]) -> None:
+        """Remember pairs to learn from again, as many as the memory holds."""
+        self.kept += pairs if self._memory else ()
+        if self._memory > 0:
+            self.kept = self.kept[-self._memory :]
+
     def learnt(self, labels: Tensor) -> None:
-        """Count an update of the reward model, and the labels that it learnt from, shape pairs."""
+        """Count an update of the reward model, and the labels that it learnt from for the first time, shape pairs."""
         self.counts.updates += 1
         self.counts.labels_trained += len(labels)
         self.counts.labels_sum += float(labels.double().sum())
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return counts and pairs as plain JSON, and the features of those pairs that have them."""
-        pairs = [*self.ready, *self.pending.values()]
-        plain = [{name: getattr(pair, name) for name in _PLAIN} for pair in pairs]
-        ready = len(self.ready)
+        parts = {"ready": self.ready, "pending": list(self.pending.values()), "kept": self.kept}
+        pairs = [pair for part in parts.values() for pair in part]
         features = {str(i): pair.features for i, pair in enumerate(pairs) if pair.features is not None}
-        return {"counts": asdict(self.counts), "ready": plain[:ready], "pending": plain[ready:]}, features
+        plain = {
+            name: [{field: getattr(pair, field) for field in _PLAIN} for pair in part] for name, part in parts.items()
+        }
+        return {"counts": asdict(self.counts), **plain}, features
 
     def load_state(
-        self, counts: Counts, ready: Sequence[Pair], pending: Sequence[Pair], features: Mapping[str, Tensor]
-    ) -> None:
+        self, counts: Counts, ready: Sequence[Pair], pending: Sequence[Pair], kept: Sequence[Pair],
+        features: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip  # one argument a line says no more
         """Put back what `state` returned, read as what it was."""
-        for i, pair in enumerate((*ready, *pending)):
+        for i, pair in enumerate((*ready, *pending, *kept)):
             pair.features = features.get(str(i))
-        self.ready, self.pending, self.counts = list(ready), {pair.id: pair for pair in pending}, counts
+        self.ready, self.pending, self.kept = list(ready), {pair.id: pair for pair in pending}, list(kept)
+        self.counts = counts

@@ -17,7 +17,7 @@ from foresighted.steering.table import FORMS
 OF_AN_ARM = (
     "gamma", "gamma_unit", "scope", "influence", "paid", "steering_labels", "curvature", "damping", "unrolled_steps",
     "kl_coefficient", "selection", "reward_model_pairs", "policy_update", "policy_learning_rate", "policy_steps",
-    "clip_range", "reward_model_learning_rate", "reward_model_steps", "max_grad_norm",
+    "clip_range", "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer", "max_grad_norm",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""
 

@@ -90,7 +90,10 @@ def choices(kind: type, name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1024)
 def _literal(kind: type, name: str) -> tuple[str, ...]:
     hint = hints(kind)[name]
-    return next((get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal), ())
+    parts = [part for part in (get_args(hint) or (hint,)) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return get_args(parts[0]) if len(parts) == 1 and get_origin(parts[0]) is Literal else ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _described(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
         return "a list of whole numbers such as 0,3,5 or 0:256" if get_args(hint)[0] is int else "a list of names"
     return names.get(hint) or " or ".join(_described(part) for part in get_args(hint))

@@ -26,6 +26,22 @@ class SteeringConfig(Settings):
     """What steers, and over which parameters of the reward model: the part that every loop's configuration shares."""
 
     reward_model_train: Literal["head", "lora", "all"] = setting("head", "reward model", "what is trained of it")
+    reward_model_steps: int | Literal["auto"] = setting(
+        1,
+        "reward model",
+        "optimiser steps an update, each over all pairs that it learns from; auto: until its loss on a held-back tenth"
+        " of them stops falling",
+        low=1,
+    )
+    reward_model_buffer: int = setting(
+        0,
+        "reward model",
+        "earlier pairs that it goes on learning from beside the new ones, the newest first; 0: none, -1: all",
+        low=-1,
+    )
+    reward_model_l2: float = setting(
+        0.0, "reward model", "weight of half the squared distance of its parameters from the loaded ones", low=0
+    )
     steering: str = setting("practical", "steering", f"form of the penalty: {_SUMMARIES}", choices=FORMS)
     gamma: float | None = setting(
         None,

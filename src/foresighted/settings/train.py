@@ -117,7 +117,6 @@ class TrainConfig(SteeringConfig):
     reward_model_learning_rate: float = setting(
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_steps: int = setting(1, "reward model", "optimiser steps a round on the labelled pairs", low=1)
     reward_model_pairs: Literal["winner", "random", "uncertain", "all"] = setting(
         "winner",
         "reward model",

@@ -49,6 +49,8 @@ class State:
     """Size in bytes of each record file."""
     sha256: Mapping[str, str]
     """Hash of each file of tensors."""
+    kept: list[Pair] = field(default_factory=list)
+    """None of 0.2, whose reward model forgot what it had learnt from."""
     records_sha256: Mapping[str, str] = field(default_factory=dict)
     """Hash of each record file, as long as it was; none of 0.2."""
 
@@ -96,7 +98,7 @@ def restore(folder: Path, follower: Replica, journal: Path | None) -> Pins | Non
     told = f"{folder}: its reward model has other parameters than the one given; give the same one"
     follower.learner.restore(folder, _WEIGHTS, _OPTIMIZER, state.optimizer, told)
     features = load_file(folder / _FEATURES, device=str(follower.reward_model.device))
-    follower.buffer.load_state(state.counts, state.ready, state.pending, features)
+    follower.buffer.load_state(state.counts, state.ready, state.pending, state.kept, features)
     follower.probe = state.probe
     return state.pins
 

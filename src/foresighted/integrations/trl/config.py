@@ -66,7 +66,6 @@ class FPOConfig(SteeringConfig):
     reward_model_learning_rate: float = setting(
         5e-5, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_steps: int = setting(1, "reward model", "optimiser steps an update, each over all new pairs", low=1)
     reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns", low=1)
     reward_model_max_grad_norm: float = setting(
         1.0, "reward model", "its gradient is scaled down to this norm", above=0

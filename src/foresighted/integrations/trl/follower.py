@@ -43,9 +43,9 @@ class Replica(Follower):
         super().__init__(
             reward_model,
             Learner("reward model", parameters, optimizer, max_grad_norm=config.reward_model_max_grad_norm),
-            steps=config.reward_model_steps,
+            config=config,
             batch_size=config.reward_model_batch_size,
-            buffer=Buffer(config.pending_pairs),
+            buffer=Buffer(config.pending_pairs, config.reward_model_buffer),
             share=together.share,
             reduce=together.sum,
         )
