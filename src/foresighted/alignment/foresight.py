@@ -28,13 +28,14 @@ Base = Callable[[Tensor], Tensor]
 
 class Scores(NamedTuple):
     """What the reward model says of a round's responses. The rows of a prompt stand together: its N candidates, then
-    its reference response where there is one."""
+    its M reference responses where there are any."""
 
     reward: Tensor  # B N
-    reference_reward: Tensor  # B 1 (a reference response), or B N (mean of the other candidates)
+    reference_reward: Tensor  # B 1 (mean of the reference responses), or B N (mean of the other candidates)
     products: Products  # B N each: S and G in the run's scope and influence
     base: Base | None = None  # where it is not S itself
-    features: Tensor | None = None  # B (N + 1) D, or B N D, where they were computed
+    features: Tensor | None = None  # B (N + M) D, or B N D, where they were computed
+    first_reference: Tensor | None = None  # B 1: the reward of the reference that labels compare with, where M > 1
 
     @property
     def margin(self) -> Tensor:
@@ -60,7 +61,8 @@ class Foresight:
         config: form, scope, influence, gamma and what they need.
         reward_model: read, never changed.
         optimizer: the reward model's, for the forms that follow its real steps.
-        reference: what a candidate is compared with: a response of its prompt, or the prompt's other candidates.
+        reference: what a candidate is compared with: responses of its prompt, or the prompt's other candidates.
+        references: M, how many responses: the penalty takes the mean of their gradients.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Foresight:
         reward_model: RewardModel,
         optimizer: torch.optim.Optimizer,
         reference: Reference = "response",
+        references: int = 1,
     ) -> None:
         self.config = config
+        self._references = references if reference == "response" else 1
         self.form = config.form
         self.reference: Reference = reference
         self._reward_model = reward_model
@@ -126,7 +130,7 @@ class Foresight:
 
         Args:
             prompts: as the reward model takes them, one a row.
-            texts: responses, as many. The rows of a prompt stand together, its reference response last.
+            texts: responses, as many. The rows of a prompt stand together, its reference responses last.
             groups: B, prompts.
         """
         if self._products is None:
@@ -137,10 +141,12 @@ class Foresight:
         """Return the same from the head's inputs (scope head), shape R D."""
         with torch.no_grad():
             every = self._reward_model.rewards(features).view(groups, -1)
-        reward, other = compared(every, self.reference)
-        metric = self._metric()
-        rows = features if metric is None else features * metric["weight"].flatten().sqrt()
-        features, base = features.view(groups, -1, features.shape[1]), None
+        reward, other = compared(self._merged(every), self.reference)
+        metric, width = self._metric(), features.shape[1]
+        read, base = features.view(groups, -1, width), None
+        features = self._merged(read)
+        rows = features.reshape(-1, width)
+        rows = rows if metric is None else rows * metric["weight"].flatten().sqrt()
         if self._from_kernels:  # the bias adds 1 to every product, and leaves no trace in a difference
             products, base = self._across_prompts(rows @ rows.T + 1, reward - other)
         else:
@@ -149,30 +155,51 @@ class Foresight:
             products = self._paid(influence.head_products(own, apart))
         if self._how == "steps":
             base = self._through_steps(lambda parameters: features @ parameters["weight"][0].float())
-        return Scores(reward, other, products, base, features)
+        return Scores(reward, other, products, base, read, self._first(every))
+
+    def _merged(self, rows: Tensor) -> Tensor:
+        """Return B (N + M) rows with the mean of a prompt's references in their place, B (N + 1)."""
+        if self._references == 1:
+            return rows
+        own, references = rows[:, : -self._references], rows[:, -self._references :]
+        return torch.cat([own, references.mean(1, keepdim=True)], 1)
+
+    def _first(self, reward: Tensor) -> Tensor | None:
+        """Return the reward of each prompt's first reference, where there are several."""
+        return None if self._references == 1 else reward[:, -self._references, None]
+
+    def _merged_gram(self, gram: Tensor, groups: int) -> Tensor:
+        for _ in range(2 if self._references > 1 else 0):  # rows, then columns
+            rows = self._merged(gram.view(groups, -1, gram.shape[1]))
+            gram = rows.reshape(-1, gram.shape[1]).T.contiguous()
+        return gram
 
     def _score_inputs(self, read: influence.GradientProducts, inputs: dict[str, Tensor], groups: int) -> Scores:
-        metric, base = self._metric(), None
+        metric, base, every = self._metric(), None, None
         if self._from_kernels:
             flat, gram = read.gram(inputs, metric=metric)
-            reward, other = compared(flat.view(groups, -1), self.reference)
-            products, base = self._across_prompts(gram, reward - other)
-        elif self.reference == "response":
+            every = flat.view(groups, -1)
+            reward, other = compared(self._merged(every), self.reference)
+            products, base = self._across_prompts(self._merged_gram(gram, groups), reward - other)
+        elif self.reference == "response" and self._references == 1:
             scored = read.against_reference(inputs, prompts=groups, metric=metric)
             reward, other, products = scored.reward, scored.reference_reward[:, None], self._paid(scored.products)
         else:
             parts = [read.gram(own, metric=metric) for own in _by_group(inputs, groups)]  # prompts do not meet
-            reward, other = compared(torch.stack([own for own, _ in parts]), self.reference)
-            within = [self._kernels(gram, 1).products() for _, gram in parts]
+            every = torch.stack([own for own, _ in parts])
+            reward, other = compared(self._merged(every), self.reference)
+            within = [self._kernels(self._merged_gram(gram, 1), 1).products() for _, gram in parts]
             products = Products(*(torch.stack(columns) for columns in zip(*within, strict=True)))
         if self._how == "conjugate gradients":
-            base = partial(self._solved, inputs)
+            base = partial(self._solved, inputs, groups)
         if self._how == "steps":
             network = self._reward_model.network
             base = self._through_steps(
-                lambda parameters: functional_call(network, dict(parameters), kwargs=inputs).view(groups, -1)
+                lambda parameters: self._merged(
+                    functional_call(network, dict(parameters), kwargs=inputs).view(groups, -1)
+                )
             )
-        return Scores(reward, other, products, base)
+        return Scores(reward, other, products, base, None, None if every is None else self._first(every))
 
     def penalty(self, scores: Scores, label: Tensor | None) -> Penalty:
         """Return the steering penalty of every candidate.
@@ -236,12 +263,16 @@ class Foresight:
         """The head's bias moves all rewards alike. Its gradient is rounding, which AdamW would make a step of."""
         return parameter is self._reward_model.head.bias
 
-    def _solved(self, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
+    def _solved(self, inputs: dict[str, Tensor], groups: int, label: Tensor) -> Tensor:
         config = self.config
+
+        def rewards(inputs: influence.Inputs) -> Tensor:
+            return self._merged(self._rewards(inputs).view(groups, -1)).flatten()
+
         products, iterations = solved_products(
             self._reward_model.network, inputs, label, prompts=len(label), scope=config.scope,
             damping=config.damping, reference=self.reference, influence=config.influence, paid=config.paid,
-            curvature="hessian", forward=self._rewards,
+            curvature="hessian", forward=rewards,
         )  # fmt: skip
         _log.info("conjugate gradients: %d iterations", iterations)
         return products

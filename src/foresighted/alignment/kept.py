@@ -101,14 +101,15 @@ class Kept:
         Raises:
             RunError: they belong to other prompts or to rounds of another size.
         """
-        path, size = self.directory / records.REFERENCES, self._config.prompts_per_round
+        path, each = self.directory / records.REFERENCES, self._config.references
+        size = self._config.prompts_per_round * each
         if not pins.records.get(path.name):
             return []
         rows = read(path, ReferenceRow)
         rounds = range(1, len(rows) // size + 1)
-        asked = [(number, prompt) for number in rounds for prompt in self.prompts_of(number)]
-        for line, (row, (number, prompt)) in enumerate(zip(rows, asked, strict=False), start=1):
-            if (row.round, row.prompt_id, row.prompt) != (number, prompt.id, prompt.text):
+        asked = [(number, p, n) for number in rounds for p in self.prompts_of(number) for n in range(each)]
+        for line, (row, (number, prompt, n)) in enumerate(zip(rows, asked, strict=False), start=1):
+            if (row.round, row.prompt_id, row.prompt, row.reference) != (number, prompt.id, prompt.text, n):
                 raise RunError(
                     f"{path}, line {line}: is of round {row.round} and prompt {row.prompt_id!r}, and this run asks"
                     f" {prompt.id!r} in round {number}; give the prompts and settings it was made with, or choose"

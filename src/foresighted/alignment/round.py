@@ -53,9 +53,10 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     config, policy, follower = loop.config, loop.policy, loop.follower
 
     # The policy writes N candidates; y' was written by the frozen initial policy. The reward model reads all of them.
-    references = loop.start.references(number)
+    written = loop.start.references(number)
+    references = [own[0] for own in written]
     candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, references))
-    groups = _groups(candidates, references)
+    groups = _groups(candidates, written)
     cut = follower.reward_model.reader.cut
     scores = loop.foresight.score(*groups.rows(), groups=len(references))
     cut = follower.reward_model.reader.cut - cut
@@ -89,7 +90,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
         tokens=candidates.lengths(), scores=scores, penalty=penalty, kl=kl, score=score, chosen=chosen, pairs=pairs,
-        counts=follower.buffer.counts, utility_reference=mean(r.utility for r in references),
+        counts=follower.buffer.counts, utility_reference=mean(r.utility for own in written for r in own),
         reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)
@@ -113,14 +114,14 @@ def _keys(config: TrainConfig, references: Sequence[ReferenceRow]) -> list[int]:
     return [noise.key(config.seed, "candidate", *name) for name in _names(config, references)]
 
 
-def _groups(candidates: Rollout, references: Sequence[ReferenceRow]) -> Groups:
+def _groups(candidates: Rollout, references: Sequence[Sequence[ReferenceRow]]) -> Groups:
     texts, size = candidates.texts, len(candidates.texts) // len(references)
     grouped = [texts[start : start + size] for start in range(0, len(texts), size)]
-    return Groups([r.prompt for r in references], grouped, [r.text for r in references])
+    return Groups([own[0].prompt for own in references], grouped, [[r.text for r in own] for own in references])
 
 
 def _pairs(groups: Groups, references: Sequence[ReferenceRow], scores: Scores) -> list[Pair]:
-    """Return every candidate beside its prompt's reference, in the candidates' order."""
+    """Return every candidate beside its prompt's first reference, in the candidates' order."""
     places = every_place(*scores.reward.shape, with_reference=True)
     pairs = groups.pairs(references[0].round, places, scores.features)
     for pair, place in zip(pairs, places, strict=True):

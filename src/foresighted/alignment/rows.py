@@ -46,7 +46,9 @@ class Round:
     @cached_property
     def judged(self) -> list[tuple[float, float]]:
         """Margin r(first) - r(second), before the update, and label of each pair that somebody labelled."""
-        reward, reference = self.scores.reward.tolist(), self.scores.reference_reward.tolist()
+        scores = self.scores
+        against = scores.reference_reward if scores.first_reference is None else scores.first_reference
+        reward, reference = scores.reward.tolist(), against.tolist()
         found = []
         for pair in self.pairs:
             if pair.asked and pair.label is not None and pair.place is not None:

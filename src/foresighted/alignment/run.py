@@ -151,7 +151,7 @@ def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start:
     labels = load_labels(config, policy, device, given.labels)
     learner = reward_model_learner(reward_model.trainable(), config)
     follower = Follower(reward_model, learner, config=config)
-    foresight = Foresight(config, reward_model, learner.optimizer)
+    foresight = Foresight(config, reward_model, learner.optimizer, references=config.references)
     shared = Start(start, config, policy, labels, prompts)
     return Loop(config, policy, policy_learner(policy.trainable(), config), follower, foresight, labels, shared)
 

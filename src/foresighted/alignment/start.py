@@ -55,9 +55,10 @@ class Start:
         self._prompts = prompts
         self._rows: list[ReferenceRow] = []
 
-    def references(self, number: int) -> list[ReferenceRow]:
-        """Return the reference of each prompt of a round, sampling and saving the next block if need be."""
-        size = self._config.prompts_per_round
+    def references(self, number: int) -> list[list[ReferenceRow]]:
+        """Return the M references of each prompt of a round, sampling and saving the next block if need be."""
+        each = self._config.references
+        size = self._config.prompts_per_round * each
         if len(self._rows) < number * size:
             with self._kept.lock:
                 self._rows = self._kept.references(self._kept.open())
@@ -65,17 +66,19 @@ class Start:
                     self._rows += self._block(len(self._rows) // size + 1)
                     write(self._kept.directory / records.REFERENCES, self._rows)
                     self._kept.pin(records.REFERENCES)
-        return self._rows[(number - 1) * size : number * size]
+        starts = range((number - 1) * size, number * size, each)
+        return [self._rows[start : start + each] for start in starts]
 
     def _block(self, first: int) -> list[ReferenceRow]:
-        rounds = range(first, first + max(1, BLOCK_ROWS // self._config.prompts_per_round))
-        places = [(number, prompt) for number in rounds for prompt in self._kept.prompts_of(number)]
-        texts = [prompt.text for _, prompt in places]
-        keys = [noise.key(self._config.seed, "reference", number, prompt.id) for number, prompt in places]
-        rollout = self._policy.sample(texts, 1, keys, frozen=True)
-        utility = self._labels.utility(texts, rollout.texts)
+        each = self._config.references
+        rounds = range(first, first + max(1, BLOCK_ROWS // (self._config.prompts_per_round * each)))
+        asked = [(number, prompt) for number in rounds for prompt in self._kept.prompts_of(number)]
+        places = [(number, prompt, n) for number, prompt in asked for n in range(each)]
+        keys = [noise.key(self._config.seed, "reference", number, p.id, *([n] if n else [])) for number, p, n in places]
+        rollout = self._policy.sample([prompt.text for _, prompt in asked], each, keys, frozen=True)
+        utility = self._labels.utility([prompt.text for _, prompt, _ in places], rollout.texts)
         rows = zip(places, rollout.texts, rollout.lengths(), utility, strict=True)
-        return [ReferenceRow(n, p.id, p.text, text, length, u) for (n, p), text, length, u in rows]
+        return [ReferenceRow(number, p.id, p.text, text, length, u, n) for (number, p, n), text, length, u in rows]
 
     def fit(self, reward_model: RewardModel) -> list[Pair]:
         """Bring a reward model to its state before the first round; return the labelled pairs that took.
@@ -117,7 +120,7 @@ class Start:
         texts = [prompt.text for prompt in chosen]
         rollout = self._policy.sample(texts, 2, keys, frozen=True)
         first, second = rollout.texts[::2], rollout.texts[1::2]
-        pairs = Groups(texts, [[text] for text in first], second).pairs(
+        pairs = Groups(texts, [[text] for text in first], [[text] for text in second]).pairs(
             0, every_place(len(texts), 1, with_reference=True)
         )
         for pair, utility in zip(pairs, self._labels.utility(texts, second), strict=True):

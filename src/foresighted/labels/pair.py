@@ -19,7 +19,7 @@ else:
 
 class Place(NamedTuple):
     """Where a pair's responses stand in a round: of prompt `group`, candidates `first` and `second`; None for the
-    prompt's reference response."""
+    prompt's first reference response."""
 
     group: int
     first: int
@@ -48,17 +48,17 @@ class Pair:
 
 
 class Groups(NamedTuple):
-    """The texts of a round: B prompts, N candidates of each, and a reference response of each where there is one."""
+    """The texts of a round: B prompts, N candidates of each, and M reference responses of each where there are any."""
 
     prompts: Sequence[Text]
     candidates: Sequence[Sequence[Text]]
-    references: Sequence[Text] | None
+    references: Sequence[Sequence[Text]] | None
 
     def rows(self, which: range | None = None) -> tuple[list[Text], list[Text]]:
-        """Return prompt and text of every response of some prompts (None: all), a prompt's reference last."""
+        """Return prompt and text of every response of some prompts (None: all), a prompt's references last."""
         prompts, texts = [], []
         for group in range(len(self.prompts)) if which is None else which:
-            own = [*self.candidates[group], *(self.references or ())[group : group + 1]]
+            own = [*self.candidates[group], *(self.references[group] if self.references else ())]
             prompts += [self.prompts[group]] * len(own)
             texts += own
         return prompts, texts
@@ -69,16 +69,18 @@ class Groups(NamedTuple):
         Args:
             number: of the round.
             places: of the pairs.
-            features: the head's inputs of every response of each prompt, its reference last, where they never change.
+            features: the head's inputs of every response of each prompt, its references last, where they never change.
         """
         made = []
         for place in places:
             group, one, other = place
-            second = (self.references or ())[group] if other is None else self.candidates[group][other]
+            references = self.references[group] if self.references else ()
+            second = references[0] if other is None else self.candidates[group][other]
             texts = self.prompts[group], self.candidates[group][one], second
             pair = Pair(pair_id(number, *texts), *texts, place=place)
             if features is not None:
-                pair.features = features[group, [one, -1 if other is None else other]]
+                place_of_other = len(self.candidates[group]) if other is None else other
+                pair.features = features[group, [one, place_of_other]]
             made.append(pair)
         return made
 

@@ -89,6 +89,12 @@ class TrainConfig(SteeringConfig):
     )
     system_prompt: str | None = setting(None, "policy", "system message; default: what the chat template puts there")
 
+    references: int = setting(
+        1,
+        "sampling",
+        "M, responses of the frozen policy a prompt: the penalty compares with their mean, labels with the first",
+        low=1,
+    )
     candidates: int = setting(4, "sampling", "N, responses sampled for each prompt; best of N needs two", low=2)
     max_new_tokens: int = setting(20, "sampling", "longest response in tokens", low=1)
     min_new_tokens: int = setting(5, "sampling", "shortest response in tokens", low=1)

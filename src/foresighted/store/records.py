@@ -106,7 +106,7 @@ class HeldoutRow:
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """The frozen policy's response that a round's candidates are compared with; the same for every arm of a seed."""
+    """A response of the frozen policy that a round's candidates are compared with; the same for every arm of a seed."""
 
     round: int
     prompt_id: str
@@ -114,6 +114,8 @@ class ReferenceRow:
     text: str
     tokens: int
     utility: float | None
+    reference: int = 0
+    """Which of the prompt's references; the first is what candidates are labelled against."""
 
 
 @dataclass(frozen=True)

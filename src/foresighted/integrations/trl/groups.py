@@ -34,7 +34,7 @@ class Batch:
     def texts(self, rows: Sequence[Sequence[int]]) -> Groups:
         """Return the texts of groups of rows."""
         prompts = [self.prompts[row[0]] for row in rows]
-        references = None if self.references is None else [self.references[row[0]] for row in rows]
+        references = None if self.references is None else [[self.references[row[0]]] for row in rows]
         return Groups(prompts, [[self.responses[i] for i in row] for row in rows], references)
 
 
