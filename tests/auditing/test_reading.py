@@ -275,7 +275,7 @@ def test_rows_without_a_round_are_counted(tmp_path):
     path = _jsonl(tmp_path / "log.jsonl", [{"round": 1, "reward": 1.0}, {"round": None, "reward": 2.0}])
     log = read_log(path, {})
     assert len(log.training) == 1
-    assert log.source.remarks == ("1 rows have no round and were left out.",)
+    assert log.source.remarks[0] == "1 rows have no round and were left out."
 
 
 def test_rounds_are_whole_numbers_and_endless_values_are_unknown(tmp_path):

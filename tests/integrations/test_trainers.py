@@ -339,10 +339,12 @@ def test_report_and_audit_read_a_trl_run(tmp_path, tiny_llama, tiny_deberta, pro
     fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels)
     _trainer(
         "GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2, eval_strategy="steps", eval_steps=1,
-        per_device_eval_batch_size=8,
+        per_device_eval_batch_size=8, log_completions=True, num_completions_to_print=0,
     ).train()  # fmt: skip
     assert main(["report", str(tmp_path / "foresighted")]) == 0
     assert "proximal" in capsys.readouterr().out
     assert (tmp_path / "foresighted" / "report.html").stat().st_size > 10_000
     assert main(["audit", str(tmp_path / "foresighted")]) == 0
     assert "CANNOT TELL" in capsys.readouterr().out  # two prompts, two rounds
+    assert main(["audit", str(tmp_path / "completions")]) == 0  # TRL's own table of the same
+    assert "response = completion, reward = reward_model. Wrong?" in capsys.readouterr().out

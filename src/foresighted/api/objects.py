@@ -110,8 +110,9 @@ def rows_of(prompts: Any) -> list[dict[str, Any]]:
     """Return prompts as rows of a prompt file.
 
     Args:
-        prompts: texts or mappings in a fixed order, a `datasets.Dataset`, or a pandas or polars frame, with the column
-            `prompt` (or another name that a prompt file may give it) and, where there are any, `id`, `kind`, `split`.
+        prompts: texts, chat messages or mappings in a fixed order, a `datasets.Dataset`, or a pandas or polars frame,
+            with the column `prompt` (or another name that a prompt file may give it) and, where there are any, `id`,
+            `kind`, `split`.
 
     Raises:
         DataError: something else.
@@ -127,6 +128,7 @@ def rows_of(prompts: Any) -> list[dict[str, Any]]:
 
 def _row(number: int, row: Any) -> dict[str, Any]:
     where = f"prompts: row {number}"
+    row = {"prompt": row} if isinstance(row, list) else row  # chat messages
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: got {type(row).__name__}, expected a text or a mapping with 'prompt'")
     read = {"id": id_of, "prompt": prompt_of, "kind": kind_of, "split": split_of}

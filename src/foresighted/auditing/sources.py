@@ -24,6 +24,7 @@ from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
 
 OUR_FORMATS = ("comparison", "run")
+GAMES = "simulated games"
 SHOWN_AS: Mapping[Kind, str] = {
     "jsonl": "JSONL", "batches": "JSONL", "json": "JSON", "csv": "CSV", "parquet": "Parquet", "text": "text",
 }  # fmt: skip
@@ -80,6 +81,8 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
         remarks += said
         rows += len(rollouts)
         tables.append(rollouts)
+    if found.format not in (*OUR_FORMATS, GAMES) and not {"prompt", "prompt_id", "response"} & used.keys():
+        remarks.append("No column holds prompts or responses: a row is taken as a mean of its round.")
     shown = () if found.format in OUR_FORMATS else tuple(guessed)
     source = Source(str(path), found.format, len(parts), rows, used, shown, tuple(remarks))
     return Log(source, tables[0], tables[1], tuple(aside))
@@ -92,7 +95,7 @@ def _find(path: Path) -> _Found:
     if not path.is_dir():
         raise DataError(f"{path}: no such file or directory")
     if (path / TRAJECTORIES).is_file():
-        return _Found("simulated games", (), (Part(path / TRAJECTORIES, path.resolve().name),))
+        return _Found(GAMES, (), (Part(path / TRAJECTORIES, path.resolve().name),))
     for folder in (path, path / TRAINER_FOLDER):
         if found := _our_directory(folder):
             return found
@@ -145,7 +148,7 @@ def _directory(path: Path) -> _Found:
     named = [file for file in path.iterdir() if file.is_file() and file.name[:1] != "." and named_as_rows(file)]
     label = path.resolve().name
     every = [Part(file, label, round=_round_of(file.name)) for file in sorted(named, key=_natural)]
-    parts = tuple(part for part in every if not _no_log(part))
+    parts = tuple(part for part in every if not _no_log(part)) or tuple(every)
     if not parts:
         raise DataError(
             f"{path}: holds no records of ours and no .jsonl, .csv or .parquet file; give the run directory, or the"
@@ -267,9 +270,9 @@ def _checked(
         if ours not in rollouts.numbers:
             continue
         name = columns[ours].name
-        if ours == "label":
-            _check_labels(rollouts, name)
         kind = measured(rollouts, ours)
+        if ours == "label":
+            _check_labels(rollouts, name, of_prompt=kind == "prompt")
         if kind == "unseen" and ours in guessed and ours != "reward":
             if ours == "utility" and looks_like_answers(rollouts, ours):
                 raise DataError(
@@ -290,11 +293,13 @@ def _checked(
     return rollouts, aside
 
 
-def _check_labels(rollouts: Rollouts, name: str) -> None:
+def _check_labels(rollouts: Rollouts, name: str, *, of_prompt: bool) -> None:
     values = rollouts.numbers["label"]
+    same = ", the same for every response to its prompt," if of_prompt else ""
     outside = values[np.isfinite(values) & ((values < 0) | (values > 1))]
     if len(outside):
         raise DataError(
-            f"{name}: got {outside[0]:g}, and a label is a preference in [0, 1]; if it is the right answer, leave it"
-            " out with --column label=; if it is a score of the response, say --column utility=NAME --column label="
+            f"{name}: got {outside[0]:g}{same or ','} and a label is a preference in [0, 1]; if it is the right answer,"
+            " leave it out with --column label=; if it is a score of the response, say --column utility=NAME --column"
+            " label="
         )

@@ -134,7 +134,7 @@ def find_columns(
         names = [text] if text in flat else [part.strip() for part in text.split("+")]
         if not all(name in flat for name in names):
             return None
-        paths, kinds = tuple(flat[name][0][0] for name in names), tuple(shapes[name] for name in names)
+        paths, kinds = tuple(flat[name] for name in names), tuple(shapes[name] for name in names)
         return Column(paths, kinds, text, abstain=trl)
 
     found: dict[str, Column] = {}
@@ -163,6 +163,17 @@ def find_columns(
     return found, tuple(guessed)
 
 
+def _seen(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, tuple[str, ...]], dict[str, Shape]]:
+    """Return the path of every column, and what its values look like."""
+    paths: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, (path, value) in flattened(row).items():
+            paths.setdefault(name, path)
+            values.setdefault(name, []).append(value)
+    return paths, {name: shape_of(own) for name, own in values.items()}
+
+
 def _guesses(
     rows: Sequence[Mapping[str, Any]],
     shapes: Mapping[str, Shape],
@@ -182,6 +193,7 @@ def _guesses(
             fitting = present
         if fitting:
             if ours in JUDGED_BY:
+                fitting = [name for name in fitting if shapes[name] != "nothing"] or fitting
                 _check_choice(ours, fitting, rows, where)
             made[ours] = fitting[0]
             used.add(fitting[0])
@@ -274,7 +286,7 @@ def _check_needed(found: Mapping[str, Column], names: Sequence[str], where: str,
 
 def _nearest_alias(ours: str, names: Sequence[str]) -> str:
     close = (difflib.get_close_matches(alias, names, n=1, cutoff=0.7) for alias in ALIASES[ours])
-    inside = (name for name in names if name.lower().rpartition("/")[2] in ALIASES[ours])
+    inside = (name for name in names if set(re.split(r"[/ ]", name.lower())) & set(ALIASES[ours]))
     found = next((found[0] for found in close if found), None) or next(inside, "NAME")
     return f"{found!r}" if " " in found else found
 
