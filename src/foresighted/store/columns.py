@@ -122,12 +122,7 @@ def find_columns(
         DataError: a column that was told or is needed is not there (the message has the nearest names), one of numbers
             holds keys and values, several may be one of ours, or one is both the reward and what judges it.
     """
-    flat: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
-    for row in rows:
-        for name, item in flattened(row).items():
-            flat.setdefault(name, []).append(item)
-    shapes = {name: shape_of(value for _, value in items) for name, items in flat.items()}
-
+    flat, shapes = _seen(rows)
     trl = set(TRL_OWN) <= flat.keys()
 
     def column(text: str) -> Column | None:
