@@ -68,6 +68,16 @@ def test_the_advantages_tell_what_paid(tmp_path, scale, paid):
     assert any(remark.endswith("the advantages say so.") for remark in log.source.remarks)
 
 
+def test_a_column_of_one_value_and_groups_of_one_prompt_in_a_row_leave_nothing_open(tmp_path):
+    columns = {"math": _noise, "format": lambda random, step, rows: np.ones(rows), "chat": _noise, "seconds": _seconds}
+    folder = _log(tmp_path, columns, ["math", "format", "chat"])
+    assert read_log(folder, {}).source.columns["reward"] == "math+chat"
+    for path in folder.iterdir():
+        table = parquet.read_table(path).to_pylist()
+        parquet.write_table(pa.Table.from_pylist([row | {"prompt": "q"} for row in table]), path)
+    assert read_log(folder, {}).source.columns["reward"] == "math+chat"
+
+
 def test_functions_that_abstain_are_passed_over_as_trl_does(tmp_path):
     columns = {"math": _half(0), "chat": _half(1), "seconds": _seconds}
     log = read_log(_log(tmp_path, columns, ["math", "chat"]), {})

@@ -12,8 +12,8 @@ in a row pass it over), g a prompt's group of responses in a step and s the spre
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -64,14 +64,17 @@ def _logged_beside(name: str, candidates: Sequence[str]) -> str | None:
 
 
 def _settled(candidates: Sequence[str], steps: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    found = []
     tables = [table for rows in steps if (table := _table(candidates, rows)) is not None]
-    groups = sum(int(np.any(advantage.reshape(-1, size), axis=1).sum()) for _, advantage, size in tables)
-    if len(candidates) <= MOST_COLUMNS and groups >= FEWEST_GROUPS:
-        sums = (own for n in range(1, len(candidates) + 1) for own in itertools.combinations(range(len(candidates)), n))
-        found = [own for own in sums if any(all(fits(table, own) for table in tables) for fits in (_by_group, _by_one))]
-    if len(found) == 1:
-        return [candidates[place] for place in found[0]]
+    sizes = sorted(set.intersection(*(table.sizes for table in tables))) if tables else []
+    told = sum(int(np.any(table.advantage.reshape(-1, sizes[0]), axis=1).sum()) for table in tables) if sizes else 0
+    found: list[set[int]] = []
+    if len(candidates) <= MOST_COLUMNS and told >= FEWEST_GROUPS:
+        every = range(len(candidates))
+        sums = (own for n in range(1, len(candidates) + 1) for own in itertools.combinations(every, n))
+        found = [set(own) for own in sums if any(_fits(tables, list(own), size) for size in sizes)]
+    least = min(found, key=len, default=set())
+    if least and all(least <= own and _idle(tables, own - least) for own in found):
+        return [candidates[place] for place in sorted(least)]
     shown = ", ".join(map(repr, candidates))
     raise DataError(
         f"{shown} may each be a reward function or something that one logged beside, and the advantages do not tell"
@@ -80,26 +83,38 @@ def _settled(candidates: Sequence[str], steps: Sequence[Sequence[Mapping[str, An
     )
 
 
-_Table = tuple[Floats, Floats, int]
-"""Values (rows, columns), advantages, and responses in a group."""
+class _Table(NamedTuple):
+    """One step: values (rows, columns), advantages, and how many responses a group may have."""
+
+    values: Floats
+    advantage: Floats
+    sizes: set[int]
 
 
 def _table(candidates: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> _Table | None:
-    """Return a step as arrays; None where its groups cannot be told."""
+    """Return a step as arrays; None where its groups cannot be told.
+
+    A prompt's rows stand together, but it may have had several groups: a group's advantages add up to nothing.
+    """
     prompts = [as_text(row.get("prompt")) for row in rows]
     lengths = [len(list(same)) for _, same in itertools.groupby(prompts)]
     advantage = np.array([_number(row.get("advantage")) for row in rows])
     if not len(rows) or not np.isfinite(advantage).all():
         return None
-    size = next((n for n in _sizes(int(np.gcd.reduce(lengths))) if _centred(advantage, n)), 0)
-    if not size:
-        return None
-    return np.array([[_number(row.get(name)) for name in candidates] for row in rows]), advantage, size
+    most = int(np.gcd.reduce(lengths))
+    sizes = {size for size in range(2, most + 1) if most % size == 0 and _centred(advantage, size)}
+    values = np.array([[_number(row.get(name)) for name in candidates] for row in rows])
+    return _Table(values, advantage, sizes) if sizes else None
 
 
-def _sizes(most: int) -> Iterator[int]:
-    """Yield sizes of groups that fit, the largest first: one prompt may have had several groups in a row."""
-    return (n for n in range(most, 1, -1) if most % n == 0)
+def _idle(tables: Sequence[_Table], own: set[int]) -> bool:
+    """Return whether columns have one value throughout: whether they paid makes no difference."""
+    values = np.concatenate([table.values for table in tables])
+    return all(len(np.unique(column[np.isfinite(column)])) <= 1 for column in values.T[sorted(own)])
+
+
+def _fits(tables: Sequence[_Table], own: Sequence[int], size: int) -> bool:
+    return any(all(fits(table, own, size) for table in tables) for fits in (_by_group, _by_one))
 
 
 def _centred(advantage: Floats, size: int) -> bool:
@@ -115,10 +130,9 @@ def _number(value: Any) -> float:
     return np.nan if known is None else known
 
 
-def _deviations(table: _Table, own: Sequence[int]) -> tuple[Floats, Floats]:
+def _deviations(table: _Table, own: Sequence[int], size: int) -> tuple[Floats, Floats]:
     """Return the sum of some columns less its group's mean, and its group's spread; (groups, size) and (groups, 1)."""
-    values, _, size = table
-    some = values[:, list(own)]
+    some = table.values[:, own]
     reward = np.where(np.isfinite(some).any(axis=1), np.nansum(some, axis=1), np.nan).reshape(-1, size)
     known = np.isfinite(reward)
     count = known.sum(axis=1, keepdims=True)
@@ -128,25 +142,24 @@ def _deviations(table: _Table, own: Sequence[int]) -> tuple[Floats, Floats]:
     return away, spread
 
 
-def _by_group(table: _Table, own: Sequence[int]) -> bool:
-    away, spread = _deviations(table, own)
+def _by_group(table: _Table, own: Sequence[int], size: int) -> bool:
+    away, spread = _deviations(table, own, size)
     return _same(away / (spread + _EPSILON), table, own, spread)
 
 
-def _by_one(table: _Table, own: Sequence[int]) -> bool:
-    away, spread = _deviations(table, own)
-    advantage = table[1].reshape(away.shape)
+def _by_one(table: _Table, own: Sequence[int], size: int) -> bool:
+    away, spread = _deviations(table, own, size)
     power = float((away**2).sum())
-    factor = float((away * advantage).sum()) / power if power else 0.0
-    return factor >= 0 and _same(factor * away, table, own, 1 / (factor + 1e-30) * np.ones_like(spread))
+    factor = float((away * table.advantage.reshape(away.shape)).sum()) / power if power else 0.0
+    return (factor > 0 or not power) and _same(factor * away, table, own, np.full_like(spread, 1 / (factor + 1e-30)))
 
 
 def _same(expected: Floats, table: _Table, own: Sequence[int], unit: Floats) -> bool:
     """Return whether advantages are as expected; `unit`: reward that makes one of advantage."""
-    values, advantage, _ = table
-    largest = np.nanmax(np.abs(values[:, list(own)]), initial=0.0, where=np.isfinite(values[:, list(own)]))
+    some = table.values[:, own]
+    largest = np.max(np.abs(some), initial=0.0, where=np.isfinite(some))
     slack = _CLOSE * (1 + np.abs(expected)) + _ROUNDED * largest / (unit + _EPSILON)
-    return bool((np.abs(expected - advantage.reshape(expected.shape)) <= slack).all())
+    return bool((np.abs(expected - table.advantage.reshape(expected.shape)) <= slack).all())
 
 
 def measured(rollouts: Rollouts, name: str) -> Literal["response", "prompt", "unseen"]:
