@@ -35,6 +35,11 @@ def _refused(result, *words):
         (["--optimizer", "paged_adamw_8bit"], ["needs bitsandbytes"]),
         (["--lora-targets", "nothing"], ["lora_targets: got nothing"]),
         (["--device", "warp"], ["device:", "'warp'", "use auto, cpu, cuda"]),
+        (["--device", "meta"], ["device:", "'meta'", "use auto, cpu, cuda"]),
+        (["--device", "cuda:99"], ["device:", "'cuda:99'"]),
+        (["--gamma", "1e300"], ["gamma: got 1e+300, must lie within"]),
+        (["--threads", "1" + 20 * "0"], ["threads: got 1", "at most 1024"]),
+        (["--seed", str(2**70)], ["seed: got 1180", "must lie within"]),
         (["--report-to", "wandb"], ["report_to: wandb is not installed"]),
     ],
 )

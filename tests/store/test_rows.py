@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from foresighted.errors import DataError
+from foresighted.errors import DataError, NumericalError
 from foresighted.store.records import HeldoutRow, PairRow, RoundRow
 from foresighted.store.rows import (
     NULL,
@@ -105,7 +105,7 @@ def test_rounds_of_an_earlier_version_are_read(tmp_path):
 
 
 def test_nan_never_reaches_a_file(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(NumericalError, match="label is nan"):
         append(tmp_path / "x.jsonl", [PairRow("p", "a", "b", "c", math.nan)])
     assert not (tmp_path / "x.jsonl").exists()
 

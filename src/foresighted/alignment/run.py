@@ -220,7 +220,9 @@ def find_device(config: TrainConfig) -> torch.device:
     if state.num_processes > 1:
         raise RunError(f"started as {state.num_processes} processes; foresighted train runs in one: start it plainly")
     try:
-        return torch.empty(0, device=state.device if config.device == "auto" else config.device).device
+        found = torch.zeros(1, device=state.device if config.device == "auto" else config.device)
+        found.item()  # a device that computes: meta has none
+        return found.device
     except (RuntimeError, AssertionError):  # unknown; not in this build of torch or this machine
         raise RunError(f"device: torch has no {config.device!r} here; use auto, cpu, cuda, cuda:1 or mps") from None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from foresighted.errors import DataError
+from foresighted.errors import DataError, NumericalError
 from foresighted.inputs import regular
 from foresighted.store import files
 from foresighted.store.formats import MARK, parsed
@@ -32,8 +32,16 @@ Row = TypeVar("Row")
 
 
 def to_line(row: Any) -> str:
-    """Return a record as one line of JSON. A float that is not finite is an error here, never a NaN in a file."""
+    """Return a record as one line of JSON.
+
+    Raises:
+        NumericalError: a float that is not finite, which never comes into a file; names the column.
+    """
     mapping = row if isinstance(row, Mapping) else asdict(row)
+    for name, value in mapping.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            where = f"round {mapping['round']}: " if "round" in mapping else ""
+            raise NumericalError(f"{where}{name} is {value}; lower gamma or a learning rate, and choose another --out")
     return json.dumps(mapping, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -335,6 +335,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 f"resume_from_checkpoint: this run is finished, {state.global_step} of {state.max_steps} steps: nothing"
                 " is left to train; raise max_steps or num_train_epochs to go on"
             )
+        if state.epoch >= 1:
+            _log.warning("resumed past the first epoch: TRL asks the prompts in another order than an unbroken run")
         if self._journal is not None and pins is None:
             self._journal.start(self.config, args.device)  # the run kept no records so far
         elif self._journal is not None and pins is not None:
