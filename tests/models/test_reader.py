@@ -249,3 +249,12 @@ def test_a_run_records_how_many_prompts_were_cut(tiny, tmp_path):
         train(replace(tiny, rounds=1, heldout_prompts=1, reward_model_max_length=longest), tmp_path / str(longest))
         (row,) = read(tmp_path / str(longest) / "rounds.jsonl", RoundRow)
         assert row.prompts_cut == cut
+
+
+def test_an_empty_response_is_a_segment_beside_a_row_that_is_cut_too(tokenizer):
+    own = _with_begin_token(tokenizer, chat=False)
+    reader = Reader(own, layout="pair", longest=20)
+    alone = reader(["Rain?"], [""])["input_ids"][0].tolist()
+    beside = reader(["Rain?", "why " * 60], ["", "Yes"])["input_ids"][0].tolist()
+    assert alone.count(own.bos_token_id) == 2
+    assert beside[: len(alone)] == alone

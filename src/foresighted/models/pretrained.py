@@ -6,7 +6,6 @@ Weights are safetensors only, remote code is off. The name of a setting begins e
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +53,9 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
         return kind.from_pretrained(str(folder) if folder.is_dir() else source, **_SAFE, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(f"{setting}: {source} does not fit into memory ({one_line(error)[:160]})") from None
-    except Exception as error:  # what reads a model's files raises anything, and so does what is built from them
+    except BaseException as error:  # what reads a model's files raises anything, and tokenizers panic
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         reason = one_line(error)[:300]
         if source in (embedded.POLICY_HUB_ID, embedded.ENCODER_HUB_ID):
             reason = embedded.how_to_get(source)
@@ -178,7 +179,7 @@ def tokenizer_of(setting: str, source: Any, tokenizer: Any = None, *, pad: int |
         if weights.find(where, "tokenizer_config.json") is None:
             where = base_of(setting, where) or where
         tokenizer = load(setting, importlib.import_module("transformers").AutoTokenizer, where)
-    if isinstance(most := tokenizer.model_max_length, str | bool) or not most > 0:
+    if not isinstance(most := tokenizer.model_max_length, int | float) or not most > 0:
         raise ModelError(f"{setting}: the tokenizer of {name_of(source)} has model_max_length {most!r:.40}; mend it")
     if tokenizer.pad_token_id is None:
         if pad is not None and 0 <= pad < len(tokenizer):
@@ -301,24 +302,30 @@ def load_weights(model: Any, folder: Path) -> None:
     Raises:
         RunError: no safetensors that one process can load, or those of another model.
     """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    adapter = folder / "adapter_model.safetensors"
-    if adapter.exists():
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_file(adapter))
-        return
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
-    files = [folder / name for name in names or ["model.safetensors"]]
-    if not all(path.exists() for path in files):
+    name = str(folder)
+    if not any((folder / file).exists() for file in (weights.ADAPTER, weights.WHOLE, weights.INDEX)):
         raise RunError(
             f"{folder}: holds no safetensors that one process can load; start again with"
-            f" resume_from_checkpoint={str(folder)!r}"
+            f" resume_from_checkpoint={name!r}"
         )
-    weights = {key: value for path in files for key, value in load_file(path).items()}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
-    if unexpected or set(missing) - tied:
-        raise RunError(f"{folder}: its weights are not those of the model ({len(missing)} missing)")
+    try:
+        if (folder / weights.ADAPTER).exists():
+            shapes = weights.adapter_shapes(name, name)
+            own = get_peft_model_state_dict(model, save_embedding_layers=False)
+            weights.check_adapter(name, name, shapes, model, own)
+            set_peft_model_state_dict(model, load_file(folder / weights.ADAPTER))
+            return
+        shapes = weights.stored(name, name)
+        tensors = {
+            key: value for file in weights.file_names(name, name) for key, value in load_file(folder / file).items()
+        }
+        tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+        missing = model.state_dict().keys() - tensors.keys() - tied
+        left = tensors.keys() - model.state_dict().keys()
+        weights.refuse(name, "its weights are not those of the model", missing, left, [])
+        model.load_state_dict(tensors, strict=False)
+    except (ModelError, RuntimeError) as error:  # of another shape
+        raise RunError(str(error) if isinstance(error, ModelError) else f"{folder}: {one_line(error)[:300]}") from None

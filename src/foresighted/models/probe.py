@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ _TEXTS = (
     ("Why is the sky blue, and why does it turn red in the evening?", "Air scatters blue light."),
 )
 """Short and long, so that some are padded; two answers to one question."""
-_CLOSE = {torch.float64: 1e-4, torch.float32: 1e-3}
-"""Difference of two readings of one text, as a share of 1 or of the largest value; a tenth in half precision."""
+_CLOSE, _ROUGH = 1e-3, 0.1
+"""Difference of two readings of one text that is rounding, as a share of 1 or of the larger value: in single precision,
+and below (half precision, quantised weights)."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -50,8 +52,10 @@ def check_reading(model: RewardModel, name: str) -> None:
         ) from None
     if len(rows) > 1 and torch.equal(inputs["input_ids"][0], inputs["input_ids"][1]):
         raise ModelError(f"reward_model: what {name} reads does not hold the response; mend its chat template")
-    _same(name, through_head, batch, "what enters its last linear layer, through that layer, is not its own reward")
-    _same(name, alone, batch, "it reads a text that is padded differently from the same text alone")
+    single = all(p.dtype in (torch.float32, torch.float64) for p in model.body.parameters())
+    same = partial(_same, name, share=_CLOSE if single else _ROUGH)
+    same(through_head, batch, "what enters its last linear layer, through that layer, is not its own reward")
+    same(alone, batch, "it reads a text that is padded differently from the same text alone")
 
 
 def _fits(model: RewardModel, prompt: str, response: str) -> bool:
@@ -71,17 +75,13 @@ def _read(model: RewardModel, prompts: list[str], responses: list[str]) -> tuple
     return model.network(**model.encode(prompts, responses)).float(), model.rewards(features)
 
 
-def _same(name: str, first: Tensor, second: Tensor, told: str) -> None:
+def _same(name: str, first: Tensor, second: Tensor, told: str, *, share: float) -> None:
     if not bool(first.isfinite().all() and second.isfinite().all()):
         raise ModelError(f"reward_model: {name} says {float(first.sum())} of a text; its weights are not finite")
     apart = float((first - second).abs().max())
-    if apart > _tolerance(first, second):
+    if apart > share * max(1.0, float(first.abs().max()), float(second.abs().max())):
         pair = [f"{float(t.flatten()[int((first - second).abs().argmax())]):.4g}" for t in (first, second)]
         raise ModelError(f"reward_model: {name}: {told} ({pair[0]} against {pair[1]}); give another one")
-
-
-def _tolerance(first: Tensor, second: Tensor) -> float:
-    return _CLOSE.get(first.dtype, 0.1) * max(1.0, float(first.abs().max()), float(second.abs().max()))
 
 
 def accepted(body: Any) -> list[str]:

@@ -127,13 +127,15 @@ class Reader:
         whole = rendered("reward_model", self.tokenizer, [*said, *answer])
         return _Written((whole,), lambda: whole[: _shared(whole, rendered("reward_model", self.tokenizer, said))])
 
-    def _tokens(self, *texts: str, special: bool, **form: Any) -> Any:
-        return self.tokenizer(*texts, add_special_tokens=special, verbose=False, **form)
+    def _tokens(self, *texts: str, special: bool, **form: Any) -> dict[str, list[int]]:
+        """Return one row's tokens, as in a batch: of an empty second text alone a tokenizer would make no segment."""
+        batch = self.tokenizer(*([text] for text in texts), add_special_tokens=special, verbose=False, **form)
+        return {name: column[0] for name, column in batch.items()}
 
     def _row(self, row: _Written) -> dict[str, list[int]]:
         """Return one row's tokens, cut to the limit."""
-        made = dict(self._tokens(*row.segments, special=self._special))
-        ids: list[int] = made["input_ids"]
+        made = self._tokens(*row.segments, special=self._special)
+        ids = made["input_ids"]
         if not ids:
             end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
             return {key: [0] for key in made} | {"input_ids": [pad if end is None else end], "attention_mask": [1]}
@@ -141,7 +143,7 @@ class Reader:
         if over <= 0:
             return made
         if self.layout == "beginning":
-            return dict(self._tokens(*row.segments, special=True, truncation=True, max_length=self.longest))
+            return self._tokens(*row.segments, special=True, truncation=True, max_length=self.longest)
         if self.layout == "response":
             raise self._too_long(len(ids))
         own = self._tokens(row.begins(), special=False)["input_ids"]
@@ -154,7 +156,7 @@ class Reader:
         if pair:
             first = row.segments[0] if over < spare else ""  # what a tokenizer cuts away whole, it refuses
             form = {"truncation": "only_first", "max_length": self.longest}
-            return dict(self._tokens(first, row.segments[1], special=True, **form))
+            return self._tokens(first, row.segments[1], special=True, **form)
         return {name: [*column[:kept], *column[kept + over :]] for name, column in made.items()}
 
     def _too_long(self, count: int) -> DataError:

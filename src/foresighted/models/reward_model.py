@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foresighted.errors import ModelError, one_line
 from foresighted.influence import bradley_terry
 from foresighted.models.reader import Reader
 from foresighted.types import Text
@@ -42,9 +43,23 @@ class RewardNetwork(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the reward of each row, shape R."""
         if self.head is None:
-            logits: Tensor = self.body(**inputs).logits
-            return logits[:, 0]
+            return self.logits(**inputs)[:, 0]
         return self.head(self.pooled(**inputs))[:, 0]  # type: ignore[no-any-return]
+
+    def logits(self, **inputs: Tensor) -> Tensor:
+        """Return what a sequence classifier says of each row, shape R 1.
+
+        Raises:
+            ModelError: texts of which its code makes nothing: BART's needs as many end tokens in each row.
+        """
+        try:
+            said: Tensor = self.body(**inputs).logits
+        except (ValueError, IndexError) as error:
+            raise ModelError(
+                f"reward_model: {type(self.body).__name__} cannot read these texts ({one_line(error)[:200]}); does its"
+                " tokenizer write the tokens that it needs, or do the texts hold special tokens?"
+            ) from None
+        return said
 
     def pooled(self, **inputs: Tensor) -> Tensor:
         """Return an encoder's mean-pooled states, scaled: the inputs of its head, shape R D."""
@@ -101,7 +116,7 @@ class RewardModel:
             return self.network.pooled(**batch)
         hook = self.head.register_forward_hook(lambda _module, args, _output: args[0])
         try:
-            features: Tensor = self.body(**batch).logits
+            features = self.network.logits(**batch)
         finally:
             hook.remove()
         return features.float()

@@ -24,7 +24,7 @@ from foresighted.models.bounded import bounded
 
 _log = logging.getLogger(__name__)
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _BUFFERS = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|attn\.bias|attention\.bias|token_type_ids)$")
 """What older versions of transformers saved and nobody needs: computed anew in every model."""
 _OTHER_HEADS = re.compile(r"(^|\.)(lm_head|v_head|value_head|score|classifier|cls|lm_predictions|mask_predictions)\.")
@@ -59,17 +59,17 @@ def stored(setting: str, source: str) -> dict[str, tuple[int, ...]]:
         ModelError: a file that is not safetensors, or lies elsewhere, or is not there.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in _file_names(setting, source):
+    for name in file_names(setting, source):
         shapes |= shapes_of(setting, existing(setting, source, name))
     return shapes
 
 
-def _file_names(setting: str, source: str) -> list[str]:
+def file_names(setting: str, source: str) -> list[str]:
     """Return the names of a model's weight files, each a plain name of a safetensors file."""
     config = find(source, "config.json")
     first = None if config is None else read_object(setting, config).get("transformers_weights")
     if first is None:
-        first = _WHOLE if find(source, _WHOLE) is not None else _INDEX
+        first = WHOLE if find(source, WHOLE) is not None else INDEX
     names, where = [first], f"{source}/config.json"
     if isinstance(first, str) and first.endswith(".index.json"):
         index = find(source, _plain_name(setting, where, first, ".index.json"))
@@ -77,7 +77,7 @@ def _file_names(setting: str, source: str) -> list[str]:
             return []  # of the hub, which may not be reachable, or convert it
         if index is None:
             raise ModelError(
-                f"{setting}: {source} has no {_WHOLE} (nor {first}); other kinds of weights are never opened: save the"
+                f"{setting}: {source} has no {WHOLE} (nor {first}); other kinds of weights are never opened: save the"
                 " model anew with save_pretrained"
             )
         weights = read_object(setting, index).get("weight_map")
