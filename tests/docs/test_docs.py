@@ -53,7 +53,7 @@ def _of(program: str) -> list[object]:
 @pytest.mark.parametrize("words", _of("foresighted"))
 def test_foresighted_commands_parse(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if {"--help", "-h", "--version"} & set(words):
+    if {"--help", "--help-all", "-h", "--version"} & set(words):
         with pytest.raises(SystemExit, match=r"^0$"):
             parser().parse_args(words)
         return
