@@ -62,7 +62,7 @@ def run(command: list[str], out: Path, accident: str = "", point: int | None = N
     if process == 0:
         code = 1
         try:
-            changes = Changes(out, accident, point if accident != "short" else None)
+            changes = Changes(out.parent, accident, point if accident != "short" else None)
             if accident == "short":
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (point, resource.RLIM_INFINITY))

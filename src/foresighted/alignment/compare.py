@@ -93,7 +93,7 @@ def compare(
         for run in waiting:  # whatever their processes returned
             if not finished(run.directory, config.train.rounds):
                 raise RunError(
-                    f"arm {run.arm}, seed {run.seed}: its process ended well after {run.rounds_done} of"
+                    f"arm {run.arm}, seed {run.seed}: its process ended without an error after {run.rounds_done} of"
                     f" {config.train.rounds} rounds; see {run.directory / LOG}, then go on with --resume"
                 )
 
