@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import stat
 from pathlib import Path
@@ -41,6 +42,8 @@ class _Short(reprlib.Repr):
         return repr(x) if abs(x) < 10**40 else "a whole number of more than 40 digits"
 
 
+KEY = re.compile(r"\b(?:sk|pk|gsk|hf|xai|pplx|ghp|glpat|nvapi|AIza|eyJ|Bearer)[-_ ]?[\w.-]{12,}")
+"""What keys look like: they are given in the wrong place, and no message shows them."""
 _short = _Short()
 _short.maxlevel, _short.maxother = 2, 60
 _short.maxstring = 60
@@ -53,5 +56,5 @@ def shown(value: Any, most: int = 60) -> str:
         >>> shown([["a"] * 1000] * 1000, most=40)
         "[['a', 'a', 'a', 'a', 'a', 'a', ...],..."
     """
-    text = _short.repr(value)
+    text = KEY.sub("***", _short.repr(value))
     return text if len(text) <= most else f"{text[: most - 3]}..."

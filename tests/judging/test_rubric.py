@@ -65,6 +65,15 @@ def test_rubrics_from_files(tmp_path):
         ("first", None),
         ("", None),
         ("{" * 100_000, None),
+        ('maybe {"verdict": "second"}, no.\n</think>\n\n{"reason": "", "verdict": "first"}', "first"),
+        ('[THINK]{"verdict": "second"}[/THINK]{"verdict": "first"}', "first"),
+        ('<|channel|>analysis<|message|>{"verdict": "second"}<|channel|>final<|message|>{"verdict": "first"}', "first"),
+        ('{"reason": "it says </think> twice", "verdict": "first"}', "first"),
+        ('<think>so {"reason": "", "verdict": "first"} would be', None),
+        ('{"reason": "one\ntwo", "verdict": "first"}', "first"),
+        ('{"reason": "\\(E=mc^2\\)", "verdict": "first",}', "first"),
+        ('{"verdict": "first", "verdict": "second"}', None),
+        ("{'verdict': 'first'}", None),
     ],
 )
 def test_replies(reply, expected):

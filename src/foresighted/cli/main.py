@@ -14,6 +14,7 @@ from foresighted import __version__
 from foresighted.cli import audit, compare, evaluate, report, simulate, train
 from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped, one_line
+from foresighted.judging.key import without_keys
 from foresighted.store.directory import refused
 from foresighted.texts import printable
 
@@ -116,15 +117,15 @@ def _abandon_broken_output() -> None:
 
 
 def _say(text: str, code: int) -> int:
-    """Print one line; what a file holds must not steer a terminal."""
+    """Print one line; what a file holds must not steer a terminal, and no key is shown."""
     with contextlib.suppress(OSError, ValueError):  # nobody reads it; the exit code says it, too
-        print(f"foresighted: {printable(' '.join(text.split()))}", file=sys.stderr)
+        print(f"foresighted: {printable(without_keys(' '.join(text.split())))}", file=sys.stderr)
     return code
 
 
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(without_keys(super().format(record)))
 
 
 def _quieten() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from foresighted.errors import nearest
+from foresighted.judging.key import without_keys
 from foresighted.settings import (
     OLD_NAMES,
     PRESETS,
@@ -19,6 +20,9 @@ from foresighted.settings import (
     names,
     settings,
 )
+from foresighted.texts import printable
+
+_LONGEST = 500  # characters of an error
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,7 +78,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and exit with code 2."""
-        wrong = next((word for word in message.split() if word.startswith("--")), "")
+        wrong = next((word for word in message.split() if word.startswith("--")), "")[:80]
         hint = ""
         if message.startswith("unrecognized"):
             known = _flags(self)
@@ -83,7 +87,8 @@ class Parser(argparse.ArgumentParser):
                 hint = f" (is now called {now})"
             else:
                 hint = " (a flag of another command)" if wrong in known else nearest(wrong, known)
-        self.exit(2, f"foresighted: {message}{hint}; see {self.prog} --help\n")
+        told = printable(without_keys(" ".join(message.split())))
+        self.exit(2, f"foresighted: {told[:_LONGEST]}{hint}; see {self.prog} --help\n")
 
 
 class _HelpAll(argparse.Action):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from foresighted.errors import DataError, one_line
+from foresighted.judging.key import without_keys
 from foresighted.statistics.numbers import sigmoid
 from foresighted.types import Labeller
 
@@ -90,9 +91,9 @@ class LocalJudge:
             self._read_utilities([question])
             return self._reply(question)
         except DataError as error:
-            return Reply(failure="malformed", detail=one_line(error)[:_SHOWN])
+            return Reply(failure="malformed", detail=without_keys(one_line(error))[:_SHOWN])
         except (Exception, SystemExit) as error:  # anything that a user's function may raise
-            return Reply(failure="error", detail=one_line(error)[:_SHOWN])
+            return Reply(failure="error", detail=without_keys(one_line(error))[:_SHOWN])
 
     def _read_utilities(self, chunk: Sequence[Question]) -> None:
         texts = {(q.prompt, text): None for q in chunk for text in (q.first, q.second)}

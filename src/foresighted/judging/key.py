@@ -13,19 +13,19 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from foresighted.errors import ConfigError
+from foresighted.inputs import KEY
 
 MASK = "***"
 PIECE = 8
 """Characters of a key that are masked wherever they stand together; a shorter key is a placeholder, no secret."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SHAPE = re.compile(r"(?:sk|pk|gsk|hf|xai|pplx|ghp|glpat|nvapi|AIza|eyJ|Bearer)[-_ ]?[\w.-]{12,}")
 _LONG = re.compile(r"(?=\w*\d)(?=\w*[A-Za-z])[\w-]{24,}")
 _SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD)S?$")
 
 
 def looks_like_key(text: str) -> bool:
     """Return whether a text that should be a name or an address looks like a key."""
-    return bool(_SHAPE.search(text) or _LONG.search(text))
+    return bool(KEY.search(text) or _LONG.search(text))
 
 
 def without_keys(text: str) -> str:
@@ -35,10 +35,10 @@ def without_keys(text: str) -> str:
         >>> without_keys("unrecognized: --api-key sk-0123456789abcdef")
         'unrecognized: --api-key ***'
     """
-    held = [value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= PIECE]
+    held = [value.strip() for name, value in os.environ.items() if _SECRET.search(name)]
     for value in sorted(held, key=len, reverse=True):
-        text = text.replace(value.strip(), MASK)
-    return _SHAPE.sub(MASK, text)
+        text = text.replace(value, MASK) if len(value) >= PIECE else text
+    return KEY.sub(MASK, text)
 
 
 def is_variable(text: str) -> bool:

@@ -223,7 +223,7 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 _TOKEN = re.compile(rf"{_STRING}|[{{}}]", re.DOTALL)
 _LOOSE = re.compile(rf"({_STRING})|,(\s*[}}\]])", re.DOTALL)
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\', re.DOTALL)
-_MOST_MENDED = 50  # objects of a reply that are looked at again
+_MOST_MENDED = 10  # objects of a reply that are looked at again
 
 
 def _said_last(text: str) -> tuple[list[dict[str, Any]], str]:
@@ -251,8 +251,8 @@ def _objects(text: str) -> list[tuple[int, int, dict[str, Any]]]:
             value, end = decoder.raw_decode(text, place)
             found.append((place, end, value))
         except (ValueError, RecursionError):
-            if mended < _MOST_MENDED and (stop := _end(text, place)):
-                mended += 1
+            mended += 1
+            if mended <= _MOST_MENDED and (stop := _end(text, place)):
                 with contextlib.suppress(ValueError, RecursionError):
                     found.append((place, stop, decoder.decode(_mended(text[place:stop]))))
                     end = stop

@@ -130,7 +130,10 @@ class Settings:
 def unknown(name: str, known: Collection[str]) -> str:
     """Return what to say of a name that is no setting: its new name, or the nearest known one."""
     now = OLD_NAMES.get(name, "")
-    return f"{name}: is now called {now}" if now in known else f"{name}: unknown setting{nearest(name, known)}"
+    if now in known:
+        return f"{name}: is now called {now}"
+    told = name if name.isidentifier() and len(name) < 60 else shown(name)
+    return f"{told}: unknown setting{nearest(name[:80], known)}"
 
 
 def wrong_type(kind: type, name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -23,6 +24,8 @@ MOST_BYTES = 1 << 20
 MOST_VALUES = 1_000_000
 """Of a YAML file, aliases written out, and of a list of numbers."""
 _DIGITS = 400
+_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
+_DEEPEST = 100
 _told: set[str] = set()  # old names of which this process has said what they are now
 
 
@@ -213,7 +216,10 @@ def load_yaml(setting: str, path: Path) -> Any:
         ConfigError: the file cannot be read, is no YAML, or holds more than any configuration does.
     """
     try:
-        return yaml.load(regular(path, most=MOST_BYTES).read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        text = regular(path, most=MOST_BYTES).read_text(encoding="utf-8")
+        if max(itertools.accumulate(map(_DEEPER.get, text, itertools.repeat(0))), default=0) > _DEEPEST:
+            raise RecursionError  # before the reader, which is slow to find out
+        return yaml.load(text, _Loader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{setting}: {path} cannot be read ({error.strerror})") from None
     except RecursionError:
