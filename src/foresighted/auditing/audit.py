@@ -55,7 +55,7 @@ def audit(
 
     Args:
         path: a run or a comparison of ours, the output directory of a TRL trainer, a directory of rollout dumps, or
-            a JSONL, CSV or Parquet file.
+            a file of JSON lines, JSON, CSV or Parquet.
         columns: our name of a column -> what it is called there; those not named are guessed.
         power: chance with which the labels asked for should settle the question, in (0, 1).
         progress: told how many files were read, of how many.
