@@ -279,6 +279,8 @@ def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
     kind = (architectures("reward_model", source) or ["model without a named architecture"])[0]
     if not (kind.endswith("ForSequenceClassification") or (above and kind.endswith(_CAUSAL))):
         raise ModelError(f"reward_model: {source} is a {kind}; {_CLASSIFIER}, or encoder:{source} for an encoder")
+    if not above and (labels := _labels_of(source)) != 1:
+        raise ModelError(f"reward_model: {source} has {labels} labels; a reward model has one")
     brought = [name for adapter in above for name in weights.adapter_shapes("reward_model", adapter)]
 
     def from_adapter(model: Any, report: Mapping[str, Any]) -> Collection[str]:
@@ -293,6 +295,14 @@ def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
         "reward_model", transformers.AutoModelForSequenceClassification, source, exempt=from_adapter, num_labels=1,
         dtype=torch.float32,
     )  # fmt: skip
+
+
+def _labels_of(source: str) -> int:
+    """Return the number of labels that a model's configuration states; 1 where it states none: the head will tell."""
+    path = weights.find(source, "config.json")
+    stated = {} if path is None else weights.read_object("reward_model", path)
+    names, number = stated.get("id2label"), stated.get("num_labels", 1)
+    return len(names) if isinstance(names, dict) else number if isinstance(number, int) else 1
 
 
 def _verify(model: Any, tokenizer: Any, source: Any) -> None:

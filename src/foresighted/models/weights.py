@@ -77,8 +77,8 @@ def file_names(setting: str, source: str) -> list[str]:
             return []  # of the hub, which may not be reachable, or convert it
         if index is None:
             raise ModelError(
-                f"{setting}: {source} has no {WHOLE} (nor {first}); other kinds of weights are never opened: save the"
-                " model anew with save_pretrained"
+                f"{setting}: {source}: the folder has no usable config or safetensors weights (no {WHOLE}, no {first});"
+                " others are never opened, so save the model anew with save_pretrained"
             )
         weights = read_object(setting, index).get("weight_map")
         if not isinstance(weights, dict) or not weights:
