@@ -28,10 +28,14 @@ from foresighted.models.pretrained import (
     with_adapter,
 )
 from foresighted.models.probe import accepted, check_reading, longest_input
-from foresighted.models.reader import Layout, Reader
+from foresighted.models.reader import Layout, Reader, ReaderOfBoth
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 
+RELEVANCE = "embedded:relevance"
+"""The embedded encoder under a head that begins as relevance: a judge that knows something and has a blind spot, since
+an echo of the prompt is relevant."""
+RELEVANCE_WEIGHT = 8.0
 _LORA = Lora(16, 32)
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _CLASSIFIER = "give a sequence classifier of transformers with one label, or the folder of one"
@@ -193,8 +197,8 @@ def reward_model(
 
     Args:
         source: a sequence classifier with one label, or the folder or hub id of one, or of an adapter on one;
-            `embedded` or `encoder:FOLDER` for a linear head of zeros on an encoder. A model that is given is changed
-            (an adapter, its device).
+            `embedded` or `encoder:FOLDER` for a linear head of zeros on an encoder, `embedded:relevance` for one that
+            begins as 8 cos(e(x), e(y)). A model that is given is changed (an adapter, its device).
         tokenizer: its tokenizer; None loads the one that belongs to it.
         device: where it goes; None leaves it where it is.
         train: what requires gradients.
@@ -209,10 +213,11 @@ def reward_model(
         ModelError: weights absent, left over or partitioned, another kind of model, more than one label, a tokenizer
             that does not match, or a model that reads a text differently alone, padded or through its head.
     """
-    pooled, name = _is_encoder(source), None
+    pooled, name, relevance = _is_encoder(source), None, False
     with seeded(seed):
         if pooled:
-            body, source, head = _encoder(source)
+            body, folder, head = _encoder(source, feature_scale)
+            relevance, source = source == RELEVANCE, folder
         else:
             body = _classifier(source)
             name, head = find_head(body, name_of(source))
@@ -226,19 +231,23 @@ def reward_model(
         body = with_adapter(body, lora, seed, exclude=name)
     _train_only(body, head, train)
     longest = longest_input(body, tokenizer, max_length)
-    reader = Reader(tokenizer, layout=layout, longest=longest, append_eos=append_eos, inputs=accepted(body))
+    if relevance:
+        reader: Reader = ReaderOfBoth(tokenizer, longest=longest, inputs=accepted(body))
+    else:
+        reader = Reader(tokenizer, layout=layout, longest=longest, append_eos=append_eos, inputs=accepted(body))
     model = RewardModel(body, head, reader, pooled=pooled, train=train, feature_scale=feature_scale)
     check_reading(model, name_of(source))
     return model
 
 
 def _is_encoder(source: Any) -> bool:
-    return isinstance(source, str) and (source == "embedded" or source.startswith("encoder:"))
+    return isinstance(source, str) and (source in ("embedded", RELEVANCE) or source.startswith("encoder:"))
 
 
-def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
-    """Return an encoder, its folder and a head of zeros: before the first fit, no response is better than another."""
-    folder = embedded.encoder_source() if source == "embedded" else source.removeprefix("encoder:")
+def _encoder(source: str, scale: float) -> tuple[Any, str, nn.Linear]:
+    """Return an encoder, its folder and a head: of zeros, so that no response is better than another before the first
+    fit, or over [e(y), e(x) * e(y)] with r = 8 cos(e(x), e(y))."""
+    folder = source.removeprefix("encoder:") if source.startswith("encoder:") else embedded.encoder_source()
 
     def unused(model: Any, report: Mapping[str, Any]) -> Collection[str]:
         """Its pooler, and heads: what stands beside the encoder, where its tensors are named as part of a model."""
@@ -249,9 +258,13 @@ def _encoder(source: str) -> tuple[Any, str, nn.Linear]:
 
     kind = importlib.import_module("transformers").AutoModel
     body = load_model("encoder", kind, folder, exempt=unused, dtype=torch.float32)
-    head = nn.Linear(body.config.hidden_size, 1)
+    width = body.config.hidden_size
+    head = nn.Linear(2 * width if source == RELEVANCE else width, 1)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
+    if source == RELEVANCE:
+        with torch.no_grad():
+            head.weight[:, width:] = RELEVANCE_WEIGHT / scale
     return body, folder, head
 
 

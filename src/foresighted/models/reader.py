@@ -170,3 +170,23 @@ def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
     """Return the number of tokens, or characters, with which two texts begin alike."""
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
     return sum(1 for _ in pairs)
+
+
+OF_THE_PROMPT = "prompt_"
+"""Begins the names of what `ReaderOfBoth` makes of prompts."""
+
+
+class ReaderOfBoth(Reader):
+    """Encodes prompts and responses each by themselves, for a model that compares the two.
+
+    A prompt that does not fit loses its end. What is made of prompts has names that begin with `OF_THE_PROMPT`.
+    """
+
+    def __init__(self, tokenizer: Any, *, longest: int, inputs: Sequence[str] | None = None) -> None:
+        super().__init__(tokenizer, layout="response", longest=longest, inputs=inputs)
+        self._of_prompts = Reader(tokenizer, layout="beginning", longest=longest, inputs=inputs)
+
+    def __call__(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
+        """Return what both readers make of their column."""
+        asked = self._of_prompts(prompts, prompts)
+        return {f"{OF_THE_PROMPT}{name}": t for name, t in asked.items()} | super().__call__(prompts, responses)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from foresighted.errors import ModelError, one_line
 from foresighted.influence import bradley_terry
-from foresighted.models.reader import Reader
+from foresighted.models.reader import OF_THE_PROMPT, Reader
 from foresighted.types import Text
 
 
@@ -32,6 +32,9 @@ class RewardNetwork(nn.Module):
         body: the encoder, or the whole sequence classifier.
         head: the head on an encoder's pooled states; None where the body has its own.
         feature_scale: length of the pooled states.
+
+    Prompts that stand apart from their responses among the inputs are compared with them: the head then reads
+    [e(y), e(x) * e(y)], e the pooled states.
     """
 
     def __init__(self, body: Any, head: nn.Linear | None, feature_scale: float) -> None:
@@ -63,7 +66,14 @@ class RewardNetwork(nn.Module):
 
     def pooled(self, **inputs: Tensor) -> Tensor:
         """Return an encoder's mean-pooled states, scaled: the inputs of its head, shape R D."""
-        return mean_pooled(self.body(**inputs).last_hidden_state, inputs["attention_mask"]) * self._feature_scale
+        asked = {name.removeprefix(OF_THE_PROMPT): t for name, t in inputs.items() if name.startswith(OF_THE_PROMPT)}
+        said = self._states({name: t for name, t in inputs.items() if not name.startswith(OF_THE_PROMPT)})
+        if asked:
+            said = torch.cat([said, self._states(asked) * said], -1)
+        return said * self._feature_scale
+
+    def _states(self, inputs: dict[str, Tensor]) -> Tensor:
+        return mean_pooled(self.body(**inputs).last_hidden_state, inputs["attention_mask"])
 
 
 class RewardModel:

@@ -106,8 +106,9 @@ class TrainConfig(SteeringConfig):
     reward_model: str = setting(
         "embedded",
         "reward model",
-        "'embedded' (MiniLM encoder + linear head), a folder or hub id of a sequence classifier with one label (or of"
-        " an adapter on one), or encoder:FOLDER for another encoder",
+        "'embedded' (MiniLM encoder + linear head), 'embedded:relevance' (one that begins as the similarity of prompt"
+        " and response), a folder or hub id of a sequence classifier with one label (or of an adapter on one), or"
+        " encoder:FOLDER for another encoder",
     )
     reward_model_input: Literal["pair", "response"] = setting(
         "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
