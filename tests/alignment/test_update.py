@@ -7,12 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foresighted.alignment.foresight import Penalty
+from foresighted.alignment.round import controlled
+from foresighted.alignment.rows import within_prompts
 from foresighted.alignment.run import train
 from foresighted.alignment.update import advantages, update_policy
 from foresighted.errors import NumericalError
 from foresighted.models import noise
 from foresighted.models.learner import policy_learner
 from foresighted.models.loading import load_policy
+from foresighted.settings import CompareConfig
 from foresighted.store import records
 from foresighted.store.rows import read
 
@@ -116,3 +120,51 @@ def test_a_run_goes_on_to_the_same_bits(config, tmp_path, pairs):
     assert all(row.kl is not None for row in rows)
     assert any(abs(row.kl) > 1e-4 for row in rows)
     assert all(row.score == pytest.approx(row.reward - row.penalty - 0.1 * row.kl, abs=1e-4) for row in rows)
+
+
+def test_shuffled_is_the_same_penalty_elsewhere(config):
+    references = [records.ReferenceRow(3, f"p{i}", "?", "so", 1, None) for i in range(4)]
+    penalty = Penalty(torch.arange(12.0).view(4, 3), 0.3, 1.0)
+    assert controlled(config, penalty, references) is penalty
+    shuffled = controlled(replace(config, control="shuffled"), penalty, references).value
+    assert shuffled.flatten().sort().values.tolist() == list(range(12))
+    assert not torch.equal(shuffled, penalty.value)
+    assert torch.equal(shuffled, controlled(replace(config, control="shuffled"), penalty, references).value)
+
+
+def test_arms_name_their_controls(config):
+    arms = ("shuffled:gamma=2", "penalty-alone", "labels", "rlhf:kl_coefficient=0")
+    made = [CompareConfig(train=replace(config, kl_coefficient=0.3), arms=arms).arm(arm, 0) for arm in arms]
+    assert [(one.steering, one.control, one.selection) for one in made] == [
+        ("practical", "shuffled", "reward"),
+        ("practical", "penalty-alone", "reward"),
+        ("rlhf", "none", "labels"),
+        ("rlhf", "none", "reward"),
+    ]
+    assert [one.kl_coefficient for one in made] == [0.3, 0.3, 0.3, 0.0]
+    assert made[0].gamma == 2
+
+
+@pytest.mark.slow
+def test_scores_and_records_of_controls(config, tmp_path):
+    for name, changes in (
+        ("alone", {"control": "penalty-alone", "steering": "practical"}),
+        ("labels", {"selection": "labels", "steering": "rlhf"}),
+        ("share", {"kl_coefficient": 0.5, "kl_unit": "share", "steering": "practical"}),
+    ):
+        train(replace(config, rounds=2, **changes), tmp_path / name)
+    rows = {
+        name: read(tmp_path / name / records.CANDIDATES, records.CandidateRow) for name in ("alone", "labels", "share")
+    }
+    assert all(row.score == pytest.approx(-row.penalty) for row in rows["alone"])
+    for row in rows["labels"]:
+        assert row.score == pytest.approx(torch.tensor(row.label).logit().item(), rel=1e-3, abs=1e-4)
+    rounds = read(tmp_path / "share" / records.ROUNDS, records.RoundRow)
+    for row, played in zip((rows["share"][:6], rows["share"][6:]), rounds, strict=True):
+        unit = within_prompts(torch.tensor([one.reward for one in row]).view(2, 3))
+        for one in row:
+            assert one.score == pytest.approx(one.reward - one.penalty - 0.5 * unit * one.kl, abs=1e-3)
+        assert played.kl == pytest.approx(sum(one.kl for one in row) / 6, abs=1e-6)
+        assert 0 < played.penalty_share < 1
+        assert 0 < played.win_predicted < 1
+        assert played.win_share == pytest.approx(sum(one.label or 0.0 for one in row) / 2)

@@ -100,6 +100,22 @@ def test_the_blocks_below_are_not_computed_again(pair):
     torch.testing.assert_close(found, plain.log_likelihood(prompts, written, frozen=True), rtol=1e-10, atol=1e-10)
 
 
+def test_what_the_frozen_policy_said_is_not_asked_again(pair):
+    ours, plain = pair[torch.float64]
+    prompts, rollout = _sampled(ours)
+    first = ours.log_likelihood(prompts, rollout, frozen=True)
+    head = ours.model.get_output_embeddings()
+    calls = []
+    hook = head.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(ours.log_likelihood(prompts, rollout, frozen=True), first, rtol=1e-12, atol=1e-12)
+    shorter = rollout._replace(tokens=rollout.tokens[:, :2], mask=rollout.mask[:, :2])
+    found = ours.log_likelihood(prompts, shorter, frozen=True)  # an oracle reads them without their end token
+    hook.remove()
+    assert not calls
+    expected = plain.log_likelihood(prompts, shorter, frozen=True)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_other_words_are_read_in_full(pair):
     ours, plain = pair[torch.float64]
     _sampled(ours)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from foresighted.alignment.follower import Follower
-from foresighted.alignment.foresight import Foresight, Scores
-from foresighted.alignment.rows import Round, recorded
+from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.rows import Round, recorded, within_prompts
 from foresighted.alignment.start import Start
 from foresighted.alignment.update import update_policy
 from foresighted.errors import DataError, NumericalError
@@ -69,13 +69,15 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
 
     # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
     penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
-    score, kl = scores.reward - penalty.value, None
+    penalty, kl = controlled(config, penalty, references), None
+    score = -penalty.value if config.control == "penalty-alone" else scores.reward - penalty.value
     if config.selection == "labels":
         score = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
     if config.kl_coefficient:
         prompts = [r.prompt for r in references for _ in range(config.candidates)]
         kl = log_ratio(policy, prompts, candidates).view_as(score)
-        score = score - config.kl_coefficient * kl
+        unit = within_prompts(scores.reward) if config.kl_unit == "share" else 1.0
+        score = score - config.kl_coefficient * unit * kl
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
     if not every:
@@ -94,6 +96,15 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
         reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)
+
+
+def controlled(config: TrainConfig, penalty: Penalty, references: Sequence[ReferenceRow]) -> Penalty:
+    """Return the penalty, or for the control `shuffled` the same values permuted among all candidates of the round."""
+    if config.control != "shuffled":
+        return penalty
+    drawn = torch.tensor([noise.uniform(config.seed, "shuffle", *name) for name in _names(config, references)])
+    value = penalty.value.flatten()[drawn.argsort().to(penalty.value.device)].view_as(penalty.value)
+    return penalty._replace(value=value)
 
 
 def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout) -> Tensor:

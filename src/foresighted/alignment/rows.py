@@ -12,7 +12,7 @@ from foresighted.alignment.foresight import Penalty, Scores
 from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair, label_means, utilities
 from foresighted.statistics.calibration import accuracy, overconfidence
-from foresighted.statistics.numbers import mean
+from foresighted.statistics.numbers import mean, sigmoid
 from foresighted.store.records import CandidateRow, RoundRow
 
 
@@ -58,6 +58,11 @@ class Round:
         return found
 
 
+def within_prompts(values: Tensor) -> float:
+    """Return the standard deviation of values, B N, within a prompt, pooled over prompts as `raw_gamma` does."""
+    return float(values.double().var(1, correction=0).mean().sqrt())
+
+
 def recorded(played: Round) -> tuple[list[CandidateRow], RoundRow]:
     """Return the records of a round: one a candidate, prompt by prompt, and the round's own."""
     rows = _candidate_rows(played)
@@ -80,6 +85,12 @@ def _candidate_rows(played: Round) -> list[CandidateRow]:
         read = text, tokens, reward, against, gram, utility, label
         found.append(CandidateRow(*where, *read, -penalty, penalty, ratio, score, i in played.chosen))
     return found
+
+
+def _share(one: float, other: float) -> float | None:
+    """Return the share of a variance in the sum of two, of their standard deviations."""
+    total = one**2 + other**2
+    return one**2 / total if total > 0 else None
 
 
 def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
@@ -106,5 +117,9 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         gamma_share=played.penalty.share,
         reward_model_drift=played.reward_model_drift,
         labels_failed=played.labels_failed,
+        penalty_share=_share(within_prompts(played.penalty.value), within_prompts(played.scores.reward)),
+        win_predicted=mean(sigmoid(margin) for margin, _ in judged),
+        win_share=mean(label for _, label in judged),
+        kl=None if played.kl is None else float(played.kl.double().mean()),
         prompts_cut=played.prompts_cut,
     )

@@ -271,28 +271,37 @@ class Policy:
         Returns:
             Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
         """
-        order, parts = [], []
-        for own in self._heard_and_others(prompts, responses):
-            for start in range(0, len(own), chunk):
-                index = own[start : start + chunk]
-                order += index
+        found: dict[int, Tensor] = {}
+        heard, others = self._heard(prompts, responses, found if frozen else None)
+        for own, rows in ((True, heard), (False, others)):
+            for start in range(0, len(rows), chunk):
+                index = rows[start : start + chunk]
+                asked, said = [prompts[i] for i in index], responses.rows(index)
                 with self.frozen() if frozen else nullcontext(self.model) as model:
-                    parts.append(self._score(model, [prompts[i] for i in index], responses.rows(index)))
-        return torch.cat(parts)[torch.tensor(order, device=self.device).argsort()]
+                    log_p = self._token_log_p(model, asked, said)
+                if own and frozen:
+                    for prompt, response, each in zip(asked, _ids_of(said.tokens, said.mask), log_p, strict=True):
+                        self._memory.keep_frozen(self._ids(prompt), response, each)
+                found |= dict(zip(index, log_p.sum(-1), strict=True))
+        return torch.stack([found[i] for i in range(len(prompts))])
 
-    def _heard_and_others(self, prompts: Sequence[str], responses: Rollout) -> list[list[int]]:
-        """Return the rows that were sampled last, and the others."""
-        every, heard = range(len(prompts)), [False] * len(prompts)
-        if self._trunk is not None:
-            ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)}
-            rows = zip(prompts, _ids_of(responses.tokens, responses.mask), strict=True)
-            heard = [self._memory.holds(ids[prompt], response) for prompt, response in rows]
-        return [[i for i in every if heard[i] is wanted] for wanted in (True, False)]
-
-    def _score(self, model: Any, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
-        """Return each response's log-likelihood, shape R."""
-        summed: Tensor = self._token_log_p(model, prompts, responses, share=share).sum(-1)
-        return summed
+    def _heard(
+        self, prompts: Sequence[str], responses: Rollout, said: dict[int, Tensor] | None
+    ) -> tuple[list[int], list[int]]:
+        """Return the rows that were sampled last, and the others; rows go into `said` instead (unless it is None) where
+        the frozen policy has read them."""
+        heard: list[int] = []
+        if self._trunk is None:
+            return heard, list(range(len(prompts)))
+        others: list[int] = []
+        ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)}
+        for i, response in enumerate(_ids_of(responses.tokens, responses.mask)):
+            known = None if said is None else self._memory.frozen(ids[prompts[i]], response)
+            if known is not None and said is not None:
+                said[i] = known
+            else:
+                (heard if self._memory.holds(ids[prompts[i]], response) else others).append(i)
+        return heard, others
 
     def _token_log_p(self, model: Any, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
         """Return the log-likelihood of each token of each response, shape R T, 0 beyond its end.
@@ -348,7 +357,8 @@ class Policy:
             prompts: the prompt of each row.
             responses: as many rows.
         """
-        return -(self._score(self.model, prompts, responses, share=False) / responses.mask.sum(-1)).mean()
+        log_p = self._token_log_p(self.model, prompts, responses, share=False).sum(-1)
+        return -(log_p / responses.mask.sum(-1)).mean()
 
     def token_log_p(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
         """Return log p(token | prompt, tokens before) of each response token, in nats, shape R T, 0 beyond its end.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -103,13 +104,23 @@ def find_trunk(model: nn.Module) -> Trunk | None:
     return Trunk(blocks, first)
 
 
+@dataclass
+class _Response:
+    """A response that was sampled last."""
+
+    tokens: list[int]
+    states: Tensor
+    """Those that foretell its tokens (the prompt's last token first), shape T, D."""
+    frozen: Tensor | None = None
+    """Log-likelihood of each token under the frozen policy, shape T, where a pass has read it."""
+
+
 class _Heard(NamedTuple):
     """A prompt, and the responses to it that were sampled last."""
 
     states: Tensor
     """Of all its tokens but the last, shape L - 1, D."""
-    responses: list[tuple[list[int], Tensor]]
-    """Tokens of each, and the states that foretell them (the prompt's last token first), shape T, D."""
+    responses: list[_Response]
 
 
 class Remembered(NamedTuple):
@@ -150,19 +161,27 @@ class Memory:
             own = seen[0][place, seen[0].shape[1] - (len(ids) - 1) :]
             heard = self._heard.setdefault(tuple(ids), _Heard(own, []))
             for row in range(place * count, (place + 1) * count):
-                heard.responses.append((tokens[row, : lengths[row]].tolist(), states[row]))
+                heard.responses.append(_Response(tokens[row, : lengths[row]].tolist(), states[row]))
 
     def holds(self, prompt: Sequence[int], response: Sequence[int]) -> bool:
         """Return whether a response is (the beginning of) one that was sampled last."""
         return self._of(prompt, response) is not None
 
-    def _of(self, prompt: Sequence[int], response: Sequence[int]) -> Tensor | None:
+    def _of(self, prompt: Sequence[int], response: Sequence[int]) -> _Response | None:
         heard, wanted = self._heard.get(tuple(prompt)), list(response)
-        if heard is None:
-            return None
-        found = (states for ids, states in heard.responses if ids[: len(wanted)] == wanted)
-        states = next(found, None)
-        return None if states is None else states[: len(wanted)]
+        own = () if heard is None else heard.responses
+        return next((one for one in own if one.tokens[: len(wanted)] == wanted), None)
+
+    def keep_frozen(self, prompt: Sequence[int], response: Sequence[int], log_p: Tensor) -> None:
+        """Keep what the frozen policy says of each token of a whole response that is held, shape T."""
+        own = self._of(prompt, response)
+        if own is not None and len(own.tokens) == len(response):
+            own.frozen = log_p[: len(response)]
+
+    def frozen(self, prompt: Sequence[int], response: Sequence[int]) -> Tensor | None:
+        """Return what the frozen policy said of a response, summed over its tokens, if a pass has read it."""
+        own = self._of(prompt, response)
+        return None if own is None or own.frozen is None else own.frozen[: len(response)].sum()
 
     def find(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], responses: Sequence[Sequence[int]], width: int
@@ -177,10 +196,10 @@ class Memory:
         """
         found = []
         for row, response in zip(rows, responses, strict=True):
-            states = self._of(prompts[row], response)
-            if states is None:
+            own = self._of(prompts[row], response)
+            if own is None:
                 return None
-            found.append(states)
+            found.append(own.states[: len(response)])
         before = [self._heard[tuple(ids)].states for ids in prompts]
         return Remembered(_padded(before, max(map(len, before)), left=True), _padded(found, width))
 

@@ -16,14 +16,23 @@ from foresighted.steering.table import FORMS
 
 OF_AN_ARM = (
     "gamma", "gamma_unit", "scope", "influence", "paid", "steering_labels", "curvature", "damping", "unrolled_steps",
-    "kl_coefficient", "selection", "reward_model_pairs", "policy_update", "policy_learning_rate", "policy_steps",
-    "clip_range", "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer", "max_grad_norm",
+    "kl_coefficient", "kl_unit", "selection", "control", "reward_model_pairs", "policy_update", "policy_learning_rate",
+    "policy_steps", "clip_range", "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
+    "max_grad_norm",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""
 
 
+CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "shuffled": ("practical", {"control": "shuffled"}),
+    "penalty-alone": ("practical", {"control": "penalty-alone"}),
+    "labels": ("rlhf", {"selection": "labels"}),
+}
+"""Arms that are no form of their own, but what a form is compared with: each a form with settings."""
+
+
 def arm_from_text(arm: str, kind: type, known: tuple[str, ...], told: str) -> tuple[str, dict[str, Any]]:
-    """Return form and own settings of an arm: `rlhf`, `practical:gamma=0.3`.
+    """Return form and own settings of an arm: `rlhf`, `practical:gamma=0.3`, or one of `CONTROLS`: `shuffled`.
 
     Args:
         arm: as it is written.
@@ -34,10 +43,12 @@ def arm_from_text(arm: str, kind: type, known: tuple[str, ...], told: str) -> tu
     Raises:
         ConfigError: an unknown form, or a setting that an arm cannot have.
     """
-    form, *texts = arm.split(":")
-    if form not in FORMS:
-        raise ConfigError(f"arms: unknown arm {form!r}{nearest(form, FORMS)}; known are {', '.join(FORMS)}")
-    own: dict[str, Any] = {}
+    name, *texts = arm.split(":")
+    controls = {control: it for control, it in CONTROLS.items() if set(it[1]) <= set(known)}
+    if name not in (every := {**FORMS, **controls}):
+        raise ConfigError(f"arms: unknown arm {name!r}{nearest(name, every)}; known are {', '.join(every)}")
+    form, settled = controls.get(name, (name, {}))
+    own: dict[str, Any] = dict(settled)
     for text in texts:
         name, equals, value = text.partition("=")
         (name,) = renamed({name: value}, known)

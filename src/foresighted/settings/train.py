@@ -146,8 +146,19 @@ class TrainConfig(SteeringConfig):
     kl_coefficient: float = setting(
         0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score", low=0
     )
+    kl_unit: Literal["raw", "share"] = setting(
+        "raw", "steering", "unit of beta: raw, in reward a nat, or a share of the spread of rewards within a prompt"
+    )
     selection: Literal["reward", "labels"] = setting(
-        "reward", "steering", "winner = best score (reward - penalty), or best label (the ceiling: N labels a prompt)"
+        "reward",
+        "steering",
+        "what candidates are chosen and the policy paid by: reward - penalty, or the label's log-odds (the ceiling: N"
+        " labels a prompt)",
+    )
+    control: Literal["none", "shuffled", "penalty-alone"] = setting(
+        "none",
+        "steering",
+        "control experiments: the penalty permuted among a round's candidates, or the penalty without the reward",
     )
 
     heldout_every: int = setting(5, "held-out", "rounds between held-out evaluations (also before the first)", low=1)

@@ -81,6 +81,15 @@ class RoundRow:
     """Mean absolute change, since the first round, of the rewards of a fixed set of responses; null where none is."""
     labels_failed: int = 0
     """Labels asked for and not given in time: no label was guessed."""
+    penalty_share: float | None = None
+    """Variance of the penalty over that of penalty and reward together, within prompts: 1 where the penalty alone tells
+    candidates apart. Null where nothing differs, and in records of 0.2, as are the following."""
+    win_predicted: float | None = None
+    """Mean over the pairs labelled in this round of sigma(margin) of the candidate, before they are learnt from."""
+    win_share: float | None = None
+    """Mean of their labels: what `win_predicted` should have been."""
+    kl: float | None = None
+    """Mean over candidates of log pi - log pi_ref, in nats; null where it was not needed."""
     prompts_cut: int = 0
     """Texts of the round (references, too) of which the reward model read the prompt without its beginning."""
 
