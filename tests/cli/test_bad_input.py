@@ -67,13 +67,14 @@ def test_prompt_files(foresighted, config_file, tmp_path):
 
 
 def test_model_folders(foresighted, config_file, tmp_path, tiny_llama, tiny_deberta):
+    import torch
+    from safetensors.torch import load_file, save_file
+
     base = ["train", "--config", config_file, "--out"]
     empty = tmp_path / "empty"
     shutil.copytree(tiny_llama, empty)
     (empty / "model.safetensors").unlink()
-    _refused(
-        foresighted(*base, tmp_path / "a", "--policy", empty), "policy:", "no usable config or safetensors weights"
-    )
+    _refused(foresighted(*base, tmp_path / "a", "--policy", empty), "policy:", "has no model.safetensors")
     _refused(foresighted(*base, tmp_path / "b", "--reward-model", tiny_llama), "is a LlamaForCausalLM; give a sequence")
     _refused(foresighted(*base, tmp_path / "c", "--policy", tiny_deberta), "give a causal language model")
     two = tmp_path / "two"
@@ -81,6 +82,9 @@ def test_model_folders(foresighted, config_file, tmp_path, tiny_llama, tiny_debe
     config = json.loads((two / "config.json").read_text())
     labels = {"id2label": {"0": "A", "1": "B"}, "label2id": {"A": 0, "B": 1}}
     (two / "config.json").write_text(json.dumps(config | labels))
+    weights = load_file(two / "model.safetensors")
+    heads = {name: torch.cat([t, t]) for name, t in weights.items() if name.startswith("classifier.")}
+    save_file(weights | heads, two / "model.safetensors", metadata={"format": "pt"})
     _refused(foresighted(*base, tmp_path / "d", "--reward-model", two), "has 2 labels; a reward model has one")
 
 
@@ -93,7 +97,9 @@ def test_pickled_weights_are_not_read(foresighted, config_file, tmp_path, tiny_l
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     out = tmp_path / "run"
-    _refused(foresighted("train", "--config", config_file, "--out", out, "--policy", folder), "safetensors weights")
+    _refused(
+        foresighted("train", "--config", config_file, "--out", out, "--policy", folder), "has no model.safetensors"
+    )
 
 
 def test_directories(foresighted, config_file, tmp_path):

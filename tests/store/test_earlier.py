@@ -21,10 +21,12 @@ EARLIER = Path(__file__).parents[1] / "data" / "0.2"
 
 REDEFINED = ("overconfidence", "reward_model_accuracy")
 """Columns of a round that have another definition since 0.3."""
+NEW = ("penalty_share", "win_predicted", "win_share", "kl")
+"""Columns of `rounds.jsonl` that 0.2 did not write."""
 
 
 def _known(row):
-    return {name: value for name, value in plain(row).items() if name not in REDEFINED}
+    return {name: value for name, value in plain(row).items() if name not in (*REDEFINED, *NEW)}
 
 
 def _close(row):
