@@ -138,3 +138,21 @@ def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_line(tmp_path):
 
 def test_directories_of_a_comparison(tmp_path):
     assert arm_directory(tmp_path, "relaxed:gamma=0.5", 3) == tmp_path / "arms" / "relaxed-gamma-0.5" / "seed-3"
+
+
+def test_a_refused_process_changes_nothing(tmp_path):
+    """Neither a second process nor a resume that finds something wrong has written a setting that may change."""
+    out = _made(tmp_path / "out", "evaluation")
+    before = (out / "config.yaml").read_bytes()
+    more = Claim("evaluation", yaml.safe_dump({"policies": ["a=x", "b=y"]}), ("policies",))
+    with alone(out), pytest.raises(RunError, match="another process"), claimed(more, out, resume=True):
+        pass
+
+    def look():
+        raise RunError("damaged")
+
+    with pytest.raises(RunError, match="damaged"), claimed(more, out, resume=True, look=look):
+        pass
+    assert (out / "config.yaml").read_bytes() == before
+    with claimed(more, out, resume=True):
+        assert (out / "config.yaml").read_bytes() != before
