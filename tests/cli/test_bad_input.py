@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
+
+from foresighted.cli.main import main
 
 
 def _refused(result, *words):
@@ -122,3 +125,24 @@ def test_missing_libraries_name_the_extra(foresighted, config_file, tmp_path, mo
     code, _, err = foresighted("train", "--config", config_file, "--out", tmp_path / "run")
     assert code == 2
     assert "pip install 'foresighted[all]'" in err
+
+
+@pytest.mark.parametrize("what", ["fifo", "/dev/zero"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --dry-run --out OUT --prompts FILE", "train --dry-run --out OUT --config FILE",
+        "evaluate --judgements FILE", "evaluate --out OUT --policies a=FILE,b=b.jsonl", "audit FILE",
+        "evaluate --out OUT --policies a=b.jsonl,b=b.jsonl --judge openai:m --base-url http://[::1]:9 --rubric FILE",
+        "evaluate --out OUT --policies a=b.jsonl,b=b.jsonl --judge openai:m --base-url http://[::1]:9 --cache FILE",
+    ],
+)  # fmt: skip
+def test_what_has_no_end_is_refused_by_name(command, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "Question?", "text": "answer"}\n')
+    assert main(command.replace("FILE", what).replace("OUT", str(tmp_path / "out")).split()) == 2
+    said = capsys.readouterr().err
+    assert what in said
+    assert ("FIFO" if what == "fifo" else "device") in said
+    assert said.count("\n") == 1

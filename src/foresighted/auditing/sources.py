@@ -89,7 +89,7 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
 
 
 def _find(path: Path) -> _Found:
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # the reader says of a FIFO what it is
         part = Part(path, path.name.split(".")[0], round=_round_of(path.name))
         return _Found(SHOWN_AS[part.format.kind], (), (part,))
     if not path.is_dir():

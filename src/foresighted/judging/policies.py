@@ -62,7 +62,7 @@ def sources(named: Sequence[Named]) -> list[Source]:
 
 def _source(one: Named, path: Path) -> Source:
     seed = one.seed or 0
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # the reader says of a FIFO what it is
         return Source(one.name, seed, "file", str(path))
     if kind_of(path) == "run":
         return Source(one.name, seed, "run", str(path))

@@ -47,7 +47,7 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
         ModelError: nothing there, or nothing that can be used.
     """
     folder = Path(expanduser(source))
-    if source.startswith((".", "/", "~")) and not folder.is_dir():
+    if (source.startswith((".", "/", "~")) or folder.exists()) and not folder.is_dir():
         raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")
     try:
         return kind.from_pretrained(str(folder) if folder.is_dir() else source, **_SAFE, **kwargs)
