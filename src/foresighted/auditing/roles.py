@@ -20,6 +20,7 @@ import numpy as np
 from foresighted.auditing.rollouts import Rollouts
 from foresighted.errors import DataError
 from foresighted.statistics.numbers import Floats, Ints
+from foresighted.store.aliases import written
 from foresighted.store.columns import as_text
 from foresighted.store.exchanges import number_of
 
@@ -75,11 +76,11 @@ def _settled(candidates: Sequence[str], steps: Sequence[Sequence[Mapping[str, An
     least = min(found, key=len, default=set())
     if least and all(least <= own and _idle(tables, own - least) for own in found):
         return [candidates[place] for place in sorted(least)]
-    shown = ", ".join(map(repr, candidates))
+    shown, names = ", ".join(map(repr, candidates)), [written(name) for name in candidates]
     raise DataError(
         f"{shown} may each be a reward function or something that one logged beside, and the advantages do not tell"
-        f" which the policy was paid by; say it with --column reward={candidates[0]} or a sum such as --column"
-        f" reward={'+'.join(candidates[:2])}"
+        f" which the policy was paid by; say it with --column reward={names[0]} or a sum such as --column"
+        f" reward={'+'.join(names[:2])}"
     )
 
 

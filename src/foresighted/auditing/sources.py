@@ -17,6 +17,7 @@ from foresighted.auditing.roles import looks_like_answers, measured, paid_by
 from foresighted.auditing.rollouts import Collector, Rollouts
 from foresighted.errors import DataError
 from foresighted.settings import read_yaml
+from foresighted.store.aliases import written
 from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
 from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
 from foresighted.store.formats import Kind, named_as_rows
@@ -269,7 +270,7 @@ def _checked(
     for ours in JUDGED_BY:
         if ours not in rollouts.numbers:
             continue
-        name = columns[ours].name
+        name = written(columns[ours].name)
         kind = measured(rollouts, ours)
         if ours == "label":
             _check_labels(rollouts, name, of_prompt=kind == "prompt")

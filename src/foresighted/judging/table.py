@@ -17,7 +17,7 @@ from foresighted.errors import DataError, nearest
 from foresighted.judging.pairs import result_of
 from foresighted.judging.rows import TIE, UNCATEGORISED, JudgementRow
 from foresighted.prompts import id_of, kind_of, text_id
-from foresighted.store.aliases import listed
+from foresighted.store.aliases import listed, written
 from foresighted.store.exchanges import absent, has_prompt, name_of, number_of, prompt_of, whole_of
 from foresighted.store.foreign import Row, rows_of
 
@@ -96,7 +96,9 @@ def _pairs(rows: Sequence[Row], columns: Sequence[str], path: Path) -> dict[str,
         )
     twice = [name for name, names in pairs.items() if names[::-1] in pairs.values()]
     if twice:
-        raise DataError(f"{path}: {twice[0]} and {twice[1]} name one pair, which would count twice; keep one")
+        raise DataError(
+            f"{path}: {written(twice[0])} and {written(twice[1])} name one pair, which would count twice; keep one"
+        )
     return pairs
 
 
@@ -134,7 +136,7 @@ def _winner(row: Row, column: str, names: tuple[str, str], called: Mapping[str, 
     if len(alike) == 1:
         return alike[0]
     raise DataError(
-        f"{row.where}: {column} is {text[:40]!r}{nearest(text, [*names, TIE])}; expected"
+        f"{row.where}: {written(column)} is {text[:40]!r}{nearest(text, [*names, TIE])}; expected"
         f" {', '.join([*(called or ()), *names])}, tie or nothing"
     )
 
@@ -245,4 +247,4 @@ def _same(values: Mapping[str, Any], first: str, second: str) -> bool:
 
 def _words(row: Row, name: str) -> int | None:
     column = f"words_{name}"
-    return whole_of(row.values.get(column), column, row.where, most=_LONGEST)
+    return whole_of(row.values.get(column), written(column), row.where, most=_LONGEST)

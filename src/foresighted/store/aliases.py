@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from foresighted.errors import nearest
@@ -56,6 +57,11 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     """Return names as a message shows them."""
     every = [shown(name) for name in names]
     return (", ".join(every[:most]) or "nothing") + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def written(name: str) -> str:
+    """Return a name as it is written after `--column`: in quotes where a shell or a terminal would not take it."""
+    return name if re.fullmatch(r"[\w./+:@-]+", name) else shown(name)
 
 
 def not_there(ours: str, names: Collection[str]) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresighted.errors import ConfigError, DataError, nearest
-from foresighted.store.aliases import ALIASES, CONVERSATIONS, keys_of, listed
+from foresighted.store.aliases import ALIASES, CONVERSATIONS, keys_of, listed, written
 from foresighted.store.exchanges import MISSING, missing, number_of, parts_of
 
 NUMBERS = ("round", "reward", "utility", "label", "reference_reward", "kl", "tokens")
@@ -209,7 +209,7 @@ def _check_choice(ours: str, fitting: Sequence[str], rows: Sequence[Mapping[str,
     if any(other != values[0] for other in values[1:]):
         raise DataError(
             f"{where}: {' and '.join(map(repr, fitting))} may each be the {ours}; say which, with --column"
-            f" {ours}={fitting[0]} or another (--column {ours}= for none)"
+            f" {ours}={written(fitting[0])} or another (--column {ours}= for none)"
         )
 
 
@@ -229,7 +229,7 @@ def _check_apart(found: Mapping[str, Column], where: str) -> None:
     """Refuse a column that is both the reward, or a part of it, and what says whether the reward is right."""
     for ours in ("utility", "label"):
         if {"reward", ours} <= found.keys() and (both := set(found["reward"].paths) & set(found[ours].paths)):
-            name = ".".join(min(both))
+            name = written(".".join(min(both)))
             raise DataError(
                 f"{where}: {name} is the {ours} and part of the reward, so that neither could be judged by the other;"
                 f" leave it out of one of them, with --column reward=... or --column {ours}="
@@ -260,8 +260,8 @@ def _check_objects(found: Mapping[str, Column], names: Sequence[str], where: str
         if ours in NUMBERS and "object" in column.shapes:
             inner = next((name for name in names if name.startswith(f"{column.name}.")), f"{column.name}.KEY")
             raise DataError(
-                f"{where}: {column.name} holds several values; say which one is the {ours}, for example"
-                f" --column {ours}={inner} (--column {ours}= for none)"
+                f"{where}: {written(column.name)} holds several values; say which one is the {ours}, for example"
+                f" --column {ours}={written(inner)} (--column {ours}= for none)"
             )
 
 
@@ -282,8 +282,7 @@ def _check_needed(found: Mapping[str, Column], names: Sequence[str], where: str,
 def _nearest_alias(ours: str, names: Sequence[str]) -> str:
     close = (difflib.get_close_matches(alias, names, n=1, cutoff=0.7) for alias in ALIASES[ours])
     inside = (name for name in names if set(re.split(r"[/ ]", name.lower())) & set(ALIASES[ours]))
-    found = next((found[0] for found in close if found), None) or next(inside, "NAME")
-    return f"{found!r}" if " " in found else found
+    return written(next((found[0] for found in close if found), None) or next(inside, "NAME"))
 
 
 Table = Mapping[str, pa.Array]

@@ -19,6 +19,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import json as arrow_json
 
 from foresighted.errors import DataError
+from foresighted.store.aliases import written
 from foresighted.store.columns import NUMBERS, Column, Table, as_text, canonical, flattened
 from foresighted.store.exchanges import MISSING, number_of, parts_of
 from foresighted.store.foreign import batches, first, header_of, in_python, rows_as, whole
@@ -188,7 +189,7 @@ def _value(ours: str, found: list[Any], column: Column, where: str) -> float | s
 
 def _no_number(where: str, name: str, value: Any, ours: str) -> DataError:
     return DataError(
-        f"{where}: {name} is {_short(value)}, expected a number; mend it, or take another column with"
+        f"{where}: {written(name)} is {_short(value)}, expected a number; mend it, or take another column with"
         f" --column {ours}=NAME (--column {ours}= for none)"
     )
 
