@@ -309,3 +309,12 @@ def test_trl_completion_logs(tmp_path):
     assert log.training.numbers["reward"].tolist() == [1.0, 2.5, 1.0, 2.5]
     assert [log.training.prompts[code] for code in log.training.prompt] == ["Why 2?"] * 2 + ["Why 10?"] * 2
     assert log.training.texts(np.array([3])) == ["so 1"]
+
+
+def test_a_line_without_end_is_named_before_it_fills_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("foresighted.store.formats.LONGEST_LINE", 32 << 20)
+    path = tmp_path / "log.jsonl"
+    row = {"round": 1, "prompt": "q", "response": "r", "reward": 1.0, "utility": 2.0}
+    path.write_text((json.dumps(row) + "\n") * 2000 + '{"prompt": "' + "x" * (40 << 20))
+    with pytest.raises(DataError, match="line 2001: more than 32 MiB long"):
+        read_log(path)

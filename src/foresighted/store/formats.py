@@ -160,8 +160,13 @@ def lines_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
     while line := file.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
-            raise DataError(f"{path}, line {number}: more than {LONGEST_LINE >> 20} MiB long; {EXPECTED}")
+            raise too_long(path, number)
         yield line
+
+
+def too_long(path: Path, number: int) -> DataError:
+    """Return the error of a line that no memory should hold."""
+    return DataError(f"{path}, line {number}: more than {LONGEST_LINE >> 20} MiB long; {EXPECTED}")
 
 
 def parsed(text: str | bytes) -> Any:

@@ -19,6 +19,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import json as arrow_json
 
 from foresighted.errors import DataError
+from foresighted.store import formats
 from foresighted.store.aliases import written
 from foresighted.store.columns import NUMBERS, Column, Table, as_text, canonical, flattened
 from foresighted.store.exchanges import MISSING, number_of, parts_of
@@ -111,6 +112,8 @@ def _jsonl_tables(part: Part, columns: Mapping[str, Column]) -> Iterator[tuple[T
             if data:
                 cut = block.rfind(b"\n") + 1
                 block, rest = block[:cut], block[cut:]
+                if len(rest) >= formats.LONGEST_LINE:
+                    raise formats.too_long(part.path, number + block.count(b"\n"))
             else:
                 last = block[block.rfind(b"\n") + 1 :]
                 block = block if whole(last) else block[: len(block) - len(last)]
