@@ -317,4 +317,4 @@ def test_a_line_without_end_is_named_before_it_fills_memory(tmp_path, monkeypatc
     row = {"round": 1, "prompt": "q", "response": "r", "reward": 1.0, "utility": 2.0}
     path.write_text((json.dumps(row) + "\n") * 2000 + '{"prompt": "' + "x" * (40 << 20))
     with pytest.raises(DataError, match="line 2001: more than 32 MiB long"):
-        read_log(path)
+        read_log(path, {})
