@@ -6,6 +6,10 @@ its own, with transformers' own sampling; then the reward model and the policy a
 gradients accumulated. Both sides read a label of every candidate (`relaxed`), write as many tokens and take one
 optimiser step on each model a round; ours also pays for its share of the block of references.
 
+A policy gradient (`examples/relevance.yaml`) is measured against its plain order: each candidate reads its prompt anew,
+and the frozen pass and the policy's pass with gradients go over whole sequences. What is labelled and how the reward model
+learns is the same on both sides, and no references are written on either.
+
     python benchmarks/round_speed.py [--rounds 2] [--threads 2]
 """
 
@@ -26,8 +30,10 @@ import torch
 from foresighted.alignment import run, start
 from foresighted.alignment.given import NAMES_ONLY
 from foresighted.alignment.round import Loop, play_round
+from foresighted.alignment.update import advantages
+from foresighted.models import noise
 from foresighted.prompts import load_prompts
-from foresighted.settings import TrainConfig, from_mapping, preset
+from foresighted.settings import TrainConfig, from_mapping, preset, read_yaml
 from foresighted.steering.pairwise import relaxed
 from foresighted.store import environment
 
@@ -35,17 +41,17 @@ from foresighted.store import environment
 def published_round(loop: Loop, number: int) -> int:
     """Play one round in the published order; return the number of candidates."""
     policy, reward_model, config = loop.policy, loop.follower.reward_model, loop.config
-    prompts = loop.start.prompts_of(number)
+    prompts = [own[0].prompt for own in loop.start.references(number)]
     for prompt in prompts:
         with policy.frozen() as frozen:
-            reference = sample_one(policy, frozen, prompt.text)
-        reference_utility = oracle(loop, prompt.text, reference)
-        reference_features = reward_model.features([prompt.text], [reference])
+            reference = sample_one(policy, frozen, prompt)
+        reference_utility = oracle(loop, prompt, reference)
+        reference_features = reward_model.features([prompt], [reference])
         best, best_score, best_label = "", -float("inf"), torch.tensor(0.5)
         for _ in range(config.candidates):
-            candidate = sample_one(policy, policy.model, prompt.text)
-            label = torch.sigmoid(torch.tensor(oracle(loop, prompt.text, candidate) - reference_utility))
-            features = reward_model.features([prompt.text], [candidate])
+            candidate = sample_one(policy, policy.model, prompt)
+            label = torch.sigmoid(torch.tensor(oracle(loop, prompt, candidate) - reference_utility))
+            features = reward_model.features([prompt], [candidate])
             reward = reward_model.rewards(features)
             margin = reward - reward_model.rewards(reference_features)
             gram = (features * (features - reference_features)).sum(-1)
@@ -53,12 +59,45 @@ def published_round(loop: Loop, number: int) -> int:
             if score > best_score:
                 best, best_score, best_label = candidate, score, label
         labels = best_label[None]
-        (reward_model.loss([prompt.text], [best], [reference], labels) / len(prompts)).backward()
-        (policy.loss([prompt.text], policy.encode_responses([best])) / len(prompts)).backward()
+        (reward_model.loss([prompt], [best], [reference], labels) / len(prompts)).backward()
+        (policy.loss([prompt], policy.encode_responses([best])) / len(prompts)).backward()
     for learner in (loop.follower.learner, loop.policy_learner):
         learner.optimizer.step()
         learner.optimizer.zero_grad()
     return len(prompts) * config.candidates
+
+
+def plain_gradient_round(loop: Loop, number: int) -> int:
+    """Play one round of a policy gradient in the plain order; return the number of candidates."""
+    policy, config = loop.policy, loop.config
+    references = [own[0] for own in loop.start.references(number)]
+    each = range(config.candidates)
+    every = [r.prompt for r in references for _ in each]
+    keys = [noise.key(config.seed, "candidate", r.round, r.prompt_id, n) for r in references for n in each]
+    trunk, policy._trunk = policy._trunk, None
+    try:
+        rollout = policy.sample([r.prompt for r in references], config.candidates, keys, read_once=False)
+        groups = [*rollout.texts]
+        for place, reference in reversed(list(enumerate(references))):
+            groups.insert((place + 1) * config.candidates, reference.text)
+        prompts = [r.prompt for r in references for _ in range(config.candidates + 1)]
+        scores = loop.foresight.score(prompts, groups, groups=len(references))
+        penalty = loop.foresight.penalty(scores, loop.follower.steering_label(config, [], scores.reward))
+        with torch.no_grad():
+            own = policy._token_log_p(policy.model, every, rollout, share=False).sum(-1)
+            with policy.frozen() as model:
+                ratio = own - policy._token_log_p(model, every, rollout, share=False).sum(-1)
+        score = scores.reward - penalty.value - config.kl_coefficient * ratio.view_as(scores.reward)
+        asked = [places[0] for places in zip(*[iter(range(len(every)))] * config.candidates, strict=True)]
+        loop.labels.utility([every[i] for i in asked], [rollout.texts[i] for i in asked])
+        advantage = advantages(score)[0].flatten()
+        log_p = policy._token_log_p(policy.model, every, rollout, share=False).sum(-1)
+        (-(advantage * log_p).mean()).backward()
+    finally:
+        policy._trunk = trunk
+    loop.policy_learner.optimizer.step()
+    loop.policy_learner.optimizer.zero_grad()
+    return len(every)
 
 
 def sample_one(policy, model, prompt: str) -> str:
@@ -97,22 +136,26 @@ def timed(play, loop: Loop, rounds: range) -> dict[str, float]:
 
 def measure(config: TrainConfig, rounds: int) -> dict[str, object]:
     """Measure one setting; the seconds of the reference block are spread over the rounds that it serves."""
+    gradient = config.policy_update == "policy-gradient"
     prompts = load_prompts(config.prompts)
     with tempfile.TemporaryDirectory() as folder:
         loop = run.players(config, NAMES_ONLY, prompts.train, Path(folder))
         run.fit(loop)
         began = time.perf_counter()
-        loop.start.references(1)
-        block = (time.perf_counter() - began) / (start.BLOCK_ROWS // config.prompts_per_round)
+        loop.start.references(2 + 2 * rounds)
+        served = max(1, start.BLOCK_ROWS // (config.prompts_per_round * config.references))
+        blocks = -(-(2 + 2 * rounds) // served)
+        block = 0.0 if gradient else (time.perf_counter() - began) / (blocks * served)
         our_round(loop, 1)  # warm up
         ours = timed(our_round, loop, range(2, 2 + rounds))
-        published = timed(published_round, loop, range(2, 2 + rounds))
+        plain = timed(plain_gradient_round if gradient else published_round, loop, range(2, 2 + rounds))
     total = ours["seconds_a_round"] + block
     count = config.prompts_per_round * config.candidates
     ours |= {"reference_seconds_a_round": round(block, 3), "candidates_per_second": round(count / total, 3)}
-    ratio = ours["candidates_per_second"] / published["candidates_per_second"]
+    ratio = ours["candidates_per_second"] / plain["candidates_per_second"]
     shape = {"prompts": config.prompts_per_round, "candidates": config.candidates, "tokens": config.max_new_tokens}
-    return shape | {"ours": ours, "published_order": published, "ratio": round(ratio, 2)}
+    against = "plain_order" if gradient else "published_order"
+    return shape | {"policy_update": config.policy_update, "ours": ours, against: plain, "ratio": round(ratio, 2)}
 
 
 def main() -> None:
@@ -125,7 +168,11 @@ def main() -> None:
     changes = {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}
     base = from_mapping(TrainConfig, preset("demo", TrainConfig) | changes)
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
-    shapes = [base, replace(base, candidates=8)]
+    relevance = read_yaml(Path(__file__).parents[1] / "examples" / "relevance.yaml")
+    known = {name: value for name, value in relevance.items() if name not in ("arms", "seeds")}
+    own = from_mapping(TrainConfig, known | {"threads": args.threads, "references": 1, "steering": "practical"})
+    own = replace(own, min_new_tokens=own.max_new_tokens)
+    shapes = [base, replace(base, candidates=8), own]
     result = {
         "processor": environment.processor(),
         "python": platform.python_version(),

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from foresighted.errors import ModelError
 from foresighted.models import noise
 from foresighted.models.policy import Decoding, Policy
 from foresighted.models.pretrained import Lora, with_adapter
@@ -137,3 +138,12 @@ def test_a_model_that_learns_everywhere_has_no_trunk(tiny_llama):
     assert (found.first, found.noisy) == (1, False)
     model.model.embed_tokens.requires_grad_(True)  # below everything
     assert find_trunk(model) is None
+
+
+def test_more_layers_than_there_are_and_models_without_a_list_are_refused(tokenizer):
+    model = _model("llama", len(tokenizer))
+    with pytest.raises(ModelError, match=rf"lora_layers: got last:{LAYERS + 1}, .* {LAYERS} blocks"):
+        with_adapter(model, Lora(4, 8, 0.0, ("q_proj",), last=LAYERS + 1), 0, task="CAUSAL_LM")
+    model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:1])  # not as many as its configuration says
+    with pytest.raises(ModelError, match=r"lora_layers: .* use all"):
+        with_adapter(model, Lora(4, 8, 0.0, ("q_proj",), last=1), 0, task="CAUSAL_LM")
