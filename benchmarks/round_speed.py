@@ -7,8 +7,8 @@ gradients accumulated. Both sides read a label of every candidate (`relaxed`), w
 optimiser step on each model a round; ours also pays for its share of the block of references.
 
 A policy gradient (`examples/relevance.yaml`) is measured against its plain order: each candidate reads its prompt anew,
-and the frozen pass and the policy's pass with gradients go over whole sequences. What is labelled and how the reward model
-learns is the same on both sides, and no references are written on either.
+and the frozen pass and the policy's pass with gradients go over whole sequences. What is labelled is the same on both
+sides, and no references are written on either.
 
     python benchmarks/round_speed.py [--rounds 2] [--threads 2]
 """
