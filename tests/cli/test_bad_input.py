@@ -77,7 +77,9 @@ def test_model_folders(foresighted, config_file, tmp_path, tiny_llama, tiny_debe
     empty = tmp_path / "empty"
     shutil.copytree(tiny_llama, empty)
     (empty / "model.safetensors").unlink()
-    _refused(foresighted(*base, tmp_path / "a", "--policy", empty), "policy:", "has no model.safetensors")
+    _refused(
+        foresighted(*base, tmp_path / "a", "--policy", empty), "policy:", "safetensors weights (no model.safetensors"
+    )
     _refused(foresighted(*base, tmp_path / "b", "--reward-model", tiny_llama), "is a LlamaForCausalLM; give a sequence")
     _refused(foresighted(*base, tmp_path / "c", "--policy", tiny_deberta), "give a causal language model")
     two = tmp_path / "two"
@@ -100,9 +102,7 @@ def test_pickled_weights_are_not_read(foresighted, config_file, tmp_path, tiny_l
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     out = tmp_path / "run"
-    _refused(
-        foresighted("train", "--config", config_file, "--out", out, "--policy", folder), "has no model.safetensors"
-    )
+    _refused(foresighted("train", "--config", config_file, "--out", out, "--policy", folder), "(no model.safetensors")
 
 
 def test_directories(foresighted, config_file, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from foresighted.errors import ConfigError, DataError
+from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.judging import capabilities as capabilities_module
 from foresighted.judging.capabilities import TaskScores, capabilities
 from foresighted.judging.run import evaluate
@@ -75,7 +75,7 @@ def test_no_task_is_measured_twice(config, tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="measured twice"):
         evaluate(replace(config, capability_limit=3), tmp_path / "out", resume=True)
     (tmp_path / "out" / "capabilities.jsonl").write_text('{"policy": "a"}\n')
-    with pytest.raises(DataError, match="line 1: lacks seed"):
+    with pytest.raises(RunError, match=r"capabilities.jsonl: has 16 bytes"):
         evaluate(config, tmp_path / "out", resume=True)
 
 
