@@ -147,3 +147,23 @@ def test_more_layers_than_there_are_and_models_without_a_list_are_refused(tokeni
     model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:1])  # not as many as its configuration says
     with pytest.raises(ModelError, match=r"lora_layers: .* use all"):
         with_adapter(model, Lora(4, 8, 0.0, ("q_proj",), last=1), 0, task="CAUSAL_LM")
+
+
+def test_a_model_whose_blocks_hand_on_more_takes_the_plain_path(tokenizer, caplog):
+    """The last block adds what entered the first: passing over the first would lose it."""
+    model = with_adapter(_model("llama", len(tokenizer)), Lora(4, 8, 0.0, ("q_proj",), last=1), 0, task="CAUSAL_LM")
+    blocks = model.get_base_model().model.layers
+    held = {}
+
+    def keep(_module, _args, kwargs):
+        held["x"] = kwargs["hidden_states"]
+
+    blocks[0].self_attn.register_forward_pre_hook(keep, with_kwargs=True)
+    blocks[-1].register_forward_hook(lambda _m, _a, output: output + held["x"])
+    policy = Policy(model, tokenizer, None, Decoding(6, 2, 1.0, 0.9))
+    assert policy._trunk is not None
+    prompts, rollout = _sampled(policy)
+    found = policy.log_likelihood(prompts, rollout)
+    assert policy._trunk is None
+    assert "every pass is a full one" in caplog.text
+    torch.testing.assert_close(found, policy.log_likelihood(prompts, rollout))

@@ -19,7 +19,8 @@ from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, label_means
 from foresighted.models import noise
 from foresighted.models.learner import Learner
-from foresighted.models.policy import Policy, Rollout
+from foresighted.models.policy import Policy
+from foresighted.models.rollout import Rollout
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import mean
 from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow

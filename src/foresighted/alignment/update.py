@@ -11,7 +11,8 @@ from torch import Tensor
 from foresighted.errors import NumericalError
 from foresighted.models import noise
 from foresighted.models.learner import Learner
-from foresighted.models.policy import Policy, Rollout
+from foresighted.models.policy import Policy
+from foresighted.models.rollout import Rollout
 from foresighted.settings import TrainConfig
 
 _log = logging.getLogger(__name__)

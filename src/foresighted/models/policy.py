@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
-from foresighted.errors import ModelError
+from foresighted.errors import ModelError, one_line
 from foresighted.models.noise import NucleusSampler
+from foresighted.models.rollout import Prefix, Rollout, ids_of
 from foresighted.models.template import check_text, rendered
 from foresighted.models.trunk import Memory, Remembered, find_trunk
 from foresighted.types import Text
@@ -21,37 +23,6 @@ from foresighted.types import Text
 _log = logging.getLogger(__name__)
 TEMPLATE_DATE = "26 Jul 2024"
 """Some chat templates write today's date; a run that goes on tomorrow must read the same prompts."""
-
-
-class Rollout(NamedTuple):
-    """Responses to B prompts, N each, prompt-major."""
-
-    tokens: Tensor
-    """Token ids, shape B*N T, padded on the right; an end-of-sequence token that was sampled is included."""
-    mask: Tensor
-    """1 where `tokens` is part of the response, shape B*N T."""
-    texts: list[str]
-
-    def rows(self, index: Sequence[int]) -> Rollout:
-        """Return some rows, in the order given."""
-        return Rollout(self.tokens[list(index)], self.mask[list(index)], [self.texts[i] for i in index])
-
-    def lengths(self) -> list[int]:
-        """Return the number of tokens of each response."""
-        return [int(n) for n in self.mask.sum(-1)]
-
-
-class _Prefix(NamedTuple):
-    tokens: Tensor  # shape U L, padded on the left
-    mask: Tensor
-
-    def ids(self) -> list[list[int]]:
-        """Return the token ids of each prompt."""
-        return _ids_of(self.tokens, self.mask)
-
-
-def _ids_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
-    return [row[keep.bool()].tolist() for row, keep in zip(tokens, mask, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +63,7 @@ class Policy:
         self._chat = chat and bool(tokenizer.chat_template)
         self._trunk = find_trunk(model) if reference is None else None
         self._memory = Memory()
+        self._tried = False
         self._setting = setting
         told = "" if system_prompt is None else ", without the system prompt"
         if chat and not self._chat:
@@ -164,8 +136,8 @@ class Policy:
             )
         return ids or [tokenizer.pad_token_id]
 
-    def _encode(self, prompts: Sequence[Text]) -> _Prefix:
-        return _Prefix(*self._padded([self._ids(p) for p in prompts], left=True))
+    def _encode(self, prompts: Sequence[Text]) -> Prefix:
+        return Prefix(*self._padded([self._ids(p) for p in prompts], left=True))
 
     def encode_responses(self, texts: Sequence[str]) -> Rollout:
         """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad."""
@@ -186,7 +158,7 @@ class Policy:
     def _positions(mask: Tensor) -> Tensor:
         return (mask.cumsum(-1) - 1).clamp(min=0)
 
-    def _read_once(self, model: Any, prefix: _Prefix) -> DynamicCache | None:
+    def _read_once(self, model: Any, prefix: Prefix) -> DynamicCache | None:
         """Read every prompt but its last token once; None where the model keeps no cache that rows can share."""
         if prefix.tokens.shape[1] < 2:
             return None
@@ -280,7 +252,7 @@ class Policy:
                 with self.frozen() if frozen else nullcontext(self.model) as model:
                     log_p = self._token_log_p(model, asked, said)
                 if own and frozen:
-                    for prompt, response, each in zip(asked, _ids_of(said.tokens, said.mask), log_p, strict=True):
+                    for prompt, response, each in zip(asked, ids_of(said.tokens, said.mask), log_p, strict=True):
                         self._memory.keep_frozen(self._ids(prompt), response, each)
                 found |= dict(zip(index, log_p.sum(-1), strict=True))
         return torch.stack([found[i] for i in range(len(prompts))])
@@ -295,7 +267,7 @@ class Policy:
             return heard, list(range(len(prompts)))
         others: list[int] = []
         ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)}
-        for i, response in enumerate(_ids_of(responses.tokens, responses.mask)):
+        for i, response in enumerate(ids_of(responses.tokens, responses.mask)):
             known = None if said is None else self._memory.frozen(ids[prompts[i]], response)
             if known is not None and said is not None:
                 said[i] = known
@@ -312,12 +284,43 @@ class Policy:
         unique = list(dict.fromkeys(prompts))
         prefix = self._encode(unique)
         rows = [unique.index(p) for p in prompts]
+        known = self._remembered(model, prefix, rows, responses)
+        if known is not None and not self._tried:
+            self._tried = True
+            if not self._agrees(model, prefix, rows, responses, known):
+                self._trunk = known = None
+        return self._pass(model, prefix, rows, responses, known, share=share and len(unique) < len(prompts))
+
+    def _agrees(self, model: Any, prefix: Prefix, rows: Sequence[int], responses: Rollout, known: Remembered) -> bool:
+        """Return whether a pass that starts from the trunk says what a full one does: some architectures hand more from
+        block to block than hidden states."""
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                found, whole = (
+                    self._pass(model, prefix, rows, responses, states, share=True) for states in (known, None)
+                )
+            near = 1e-2 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.5
+            apart = float((found - whole).abs().max())
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+            apart, near = math.inf, 0.0
+            _log.info("trunk: %s", one_line(error))
+        finally:
+            model.train(training)
+        if not apart <= near:
+            _log.warning("the policy's blocks cannot be passed over below its adapter: every pass is a full one")
+        return apart <= near
+
+    def _pass(
+        self, model: Any, prefix: Prefix, rows: Sequence[int], responses: Rollout, known: Remembered | None, *,
+        share: bool,
+    ) -> Tensor:  # fmt: skip  # one argument a line says no more
         order = torch.tensor(rows, device=self.device)
         mask = torch.cat([prefix.mask[order], responses.mask], 1)
         tokens = torch.cat([prefix.tokens[order], responses.tokens], 1)
-        known = self._remembered(model, prefix, rows, responses)
         cache, first = None, 0
-        if known is not None or (share and len(unique) < len(prompts)):
+        if known is not None or share:
             with self._below(known and known.prompts):
                 cache = self._read_once(model, prefix)
         if cache is not None:
@@ -340,7 +343,7 @@ class Policy:
     def _below(self, states: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if states is None or self._trunk is None else self._trunk.given(states)
 
-    def _remembered(self, model: Any, prefix: _Prefix, rows: Sequence[int], responses: Rollout) -> Remembered | None:
+    def _remembered(self, model: Any, prefix: Prefix, rows: Sequence[int], responses: Rollout) -> Remembered | None:
         """Return the states of some rows below the first layer that learns, where sampling left them."""
         trunk = self._trunk
         if trunk is None or prefix.tokens.shape[1] < 2:
@@ -348,7 +351,7 @@ class Policy:
         if model.training and (trunk.noisy or getattr(model, "is_gradient_checkpointing", False)):
             return None
         width = responses.tokens.shape[1]
-        return self._memory.find(prefix.ids(), rows, _ids_of(responses.tokens, responses.mask), width)
+        return self._memory.find(prefix.ids(), rows, ids_of(responses.tokens, responses.mask), width)
 
     def loss(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
         """Return the mean over rows of -mean token log-likelihood, response tokens only: nats a token, differentiable.

@@ -47,7 +47,9 @@ class Trunk:
         seen: list[Tensor] = []
 
         def enters(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.append((args[0] if args else kwargs["hidden_states"]).detach())
+            states = args[0] if args else kwargs.get("hidden_states")
+            if isinstance(states, Tensor) and states.ndim == 3:
+                seen.append(states.detach())
 
         def leaves(_module: nn.Module, _args: Any, output: Any) -> None:
             self._in_tuple = isinstance(output, tuple)
