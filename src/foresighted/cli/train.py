@@ -17,9 +17,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="iterative RLHF on a language model, one arm",
-        description="Iterative RLHF in rounds: the policy writes N candidates a prompt, some are labelled against a reference,"
-        " the reward model is retrained, and the policy moves by reward - penalty. A killed run goes on with --resume,"
-        " to the same bits on a CPU.",
+        description="Iterative RLHF in rounds: the policy writes N candidates a prompt, some are labelled against a"
+        " reference, the reward model is retrained, and the policy moves by reward - penalty. A killed run goes on with"
+        " --resume, to the same bits on a CPU.",
         examples=(
             "foresighted train --out runs/first",
             "foresighted train --out runs/mine --policy MODEL --reward-model MODEL --prompts FILE --labels my.py:best",
