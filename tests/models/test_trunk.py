@@ -167,3 +167,26 @@ def test_a_model_whose_blocks_hand_on_more_takes_the_plain_path(tokenizer, caplo
     assert policy._trunk is None
     assert "every pass is a full one" in caplog.text
     torch.testing.assert_close(found, policy.log_likelihood(prompts, rollout))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_all_linear_is_every_linear_layer_of_the_last_blocks(kind, tokenizer):
+    warnings.filterwarnings("ignore", "fan_in_fan_out")
+    model = with_adapter(_model(kind, len(tokenizer)), Lora(4, 8, last=1), 0, task="CAUSAL_LM")
+    names = model.targeted_module_names
+    assert len(names) == {"llama": 7, "gpt2": 4}[kind]
+    assert all(f".{LAYERS - 1}." in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("targets", "last", "named"),
+    [
+        (("q_proj", "zork"), None, "no zork in the model"),
+        (("all-linear", "q_proj"), None, "no all-linear in the model"),
+        (("q_proj", "embed_tokens"), 1, "no embed_tokens in its last 1 blocks"),
+        (("lm_head",), 1, "no lm_head in its last 1 blocks"),
+    ],
+)
+def test_a_target_that_would_get_no_adapter_is_refused_by_name(targets, last, named, tokenizer):
+    with pytest.raises(ModelError, match=named):
+        with_adapter(_model("llama", len(tokenizer)), Lora(4, 8, 0.0, targets, last), 0, task="CAUSAL_LM")

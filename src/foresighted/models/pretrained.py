@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os.path import expanduser
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from foresighted.errors import ModelError, RunError, one_line
 from foresighted.models import embedded, weights
+from foresighted.settings import TrainConfig
 
 _SAFE = {"trust_remote_code": False}
 _NO_WEIGHTS = (
@@ -253,33 +255,64 @@ def with_adapter(model: Any, lora: Lora, seed: int, *, task: str | None = None, 
     """Return a model, which is changed, with a fresh adapter from a seed, in eval mode; a module `exclude` gets none.
 
     Raises:
-        ModelError: targets that the model does not have, or fewer blocks than are to get one.
+        ModelError: targets that the model does not have, or not in the blocks that are to get one, or fewer blocks.
     """
     from peft import LoraConfig, get_peft_model
 
+    blocks = [] if lora.last is None else _blocks(model, lora.last)
     settings = LoraConfig(
-        layers_to_transform=None if lora.last is None else _last_blocks(model, lora.last),
+        layers_to_transform=None if lora.last is None else list(range(len(blocks)))[-lora.last :],
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if lora.targets == ("all-linear",) else list(lora.targets),
+        target_modules=_targets(lora, blocks),
         exclude_modules=[exclude] if exclude else None,
         task_type=task,
     )
     try:
         with seeded(seed):
-            return get_peft_model(model, settings).eval()
+            adapted = get_peft_model(model, settings).eval()
     except ValueError as error:
         raise ModelError(f"lora_targets: got {','.join(lora.targets)}, no such module in the model ({error})") from None
+    _check_targets(adapted, blocks[-lora.last :] if lora.last else [model], lora)
+    return adapted
 
 
-def _last_blocks(model: Any, count: int) -> list[int]:
+def _targets(lora: Lora, blocks: Iterable[nn.Module]) -> str | list[str]:
+    """Return the targets as PEFT takes them, whose own `all-linear` knows no blocks."""
+    if lora.targets != ("all-linear",) or lora.last is None:
+        return "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
+    parts = (part for block in blocks for part in block.named_modules())
+    return sorted({name.rsplit(".", 1)[-1] for name, module in parts if isinstance(module, (nn.Linear, Conv1D))})
+
+
+def _check_targets(adapted: Any, parts: Iterable[nn.Module], lora: Lora) -> None:
+    """Refuse what PEFT passes over: a target without an adapter, or an adapter outside of the parts that are to learn.
+
+    Models differ in what they call the usual targets, so some of these may be absent.
+    """
+    within = {id(module) for part in parts for module in part.modules()}
+    stray = [
+        name
+        for name in adapted.targeted_module_names
+        if id(adapted.get_submodule(f"base_model.model.{name}")) not in within
+    ]
+    if lora.targets not in (("all-linear",), TrainConfig.lora_targets):
+        names = [f".{name}" for name in adapted.targeted_module_names]
+        stray += [target for target in lora.targets if not any(name.endswith(f".{target}") for name in names)]
+    if stray:
+        where = "the model" if lora.last is None else f"its last {lora.last} blocks (lora_layers)"
+        raise ModelError(f"lora_targets: got {','.join(lora.targets)}, no {', '.join(stray)} in {where}; leave it out")
+
+
+def _blocks(model: Any, count: int) -> list[nn.Module]:
+    """Return the blocks of a model, so many at least."""
     blocks = find_blocks(model)
     if blocks is None:
         raise ModelError(f"lora_layers: a {kind_of(model)} has no list of blocks to count from its end; use all")
     if count > len(blocks):
         raise ModelError(f"lora_layers: got last:{count}, {name_of(model)} has {len(blocks)} blocks")
-    return list(range(len(blocks) - count, len(blocks)))
+    return list(blocks)
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList | None:
