@@ -89,6 +89,7 @@ def test_text_cannot_steer_the_terminal(foresighted, tmp_path):
         (["--column", "reward=scores.mr"], "did you mean 'scores.rm'?"),
         (["--column", "reword=scores.rm"], "did you mean 'reward'?"),
         (["--column", "reward"], "expected OURS=THEIRS"),
+        ([*REWARD, "--column", "reward=step"], "reward was given as 'scores.rm' and as 'step'; give it once"),
         ([*REWARD, "--power", "2"], "power: got 2.0"),
     ],
 )
@@ -97,6 +98,20 @@ def test_bad_arguments_are_one_line(foresighted, tmp_path, arguments, words):
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert words in err
+
+
+def test_a_log_of_several_rewards_and_a_utility_is_not_judged_without_a_reward(foresighted, tmp_path):
+    path = tmp_path / "log.jsonl"
+    rows = (
+        {"step": i // 4, "prompt": "p", "completion": f"{i}", "reward_a": i, "reward_b": -i, "gold": i % 7}
+        for i in range(40)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = foresighted("audit", path)
+    assert (code, out) == (2, "")
+    assert "--column reward=reward_a, or with a sum such as --column reward=reward_a+reward_b" in err
+    for given in ("reward_a", "reward_a+reward_b", ""):
+        assert foresighted("audit", path, "--column", f"reward={given}")[0] in (0, 1)
 
 
 def test_bad_input_is_one_line(foresighted, tmp_path):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foresighted.api.audit import audit
 from foresighted.cli.console import console
 from foresighted.errors import ConfigError
+from foresighted.inputs import shown
 from foresighted.statistics.wording import interval_text, number
 from foresighted.store.directory import AUDIT
 from foresighted.store.rows import plain
@@ -89,7 +90,11 @@ def _columns(texts: Iterable[str]) -> dict[str, str]:
         ours, equals, theirs = text.partition("=")
         if not equals or not ours:
             raise ConfigError(f"column: got {text!r}, expected OURS=THEIRS, for example --column reward=score")
-        columns[ours.strip()] = theirs.strip()
+        ours, theirs = ours.strip(), theirs.strip()
+        if (before := columns.setdefault(ours, theirs)) != theirs:
+            raise ConfigError(
+                f"column: {ours} was given as {shown(before)} and as {shown(theirs)}; give it once, a sum as reward=A+B"
+            )
     return columns
 
 

@@ -153,6 +153,8 @@ def find_columns(
         guessed |= _parts(shapes, found, set(told))
         found |= guessed
         _check_apart(found, where)
+        if not trl and "reward" not in {*found, *told}:
+            _check_rewards([name for name, shape in shapes.items() if shape in ("number", "quoted")], found, where)
     _check_objects(found, list(flat), where)
     _check_needed(found, list(flat), where, file_name)
     return found, tuple(guessed)
@@ -234,6 +236,16 @@ def _check_apart(found: Mapping[str, Column], where: str) -> None:
                 f"{where}: {name} is the {ours} and part of the reward, so that neither could be judged by the other;"
                 f" leave it out of one of them, with --column reward=... or --column {ours}="
             )
+
+
+def _check_rewards(names: Iterable[str], found: Mapping[str, Column], where: str) -> None:
+    """Refuse a log of no reward where columns of numbers call themselves one."""
+    used = {".".join(path) for column in found.values() for path in column.paths}
+    if left := [written(name) for name in names if "reward" in name.lower() and name not in used]:
+        raise DataError(
+            f"{where}: {listed(left)} may be the reward or a part of it; say it with --column reward={left[0]}, or with"
+            f" a sum such as --column reward={'+'.join([*left, 'NAME'][:2])} (--column reward= for none)"
+        )
 
 
 def _suits(ours: str, shape: Shape) -> bool:
