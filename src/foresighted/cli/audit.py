@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _columns(texts: Iterable[str]) -> dict[str, str]:
-    columns = {}
+    columns: dict[str, str] = {}
     for text in texts:
         ours, equals, theirs = text.partition("=")
         if not equals or not ours:

@@ -48,6 +48,7 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
     Raises:
         ModelError: nothing there, or nothing that can be used.
     """
+    weights.check_named(setting, source)
     folder = Path(expanduser(source))
     if (source.startswith((".", "/", "~")) or folder.exists()) and not folder.is_dir():
         raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")

@@ -36,7 +36,7 @@ _QUIET = dict.fromkeys(map(_ABSENT.format, ("gated_repo", "missing_entries", "co
 def find(source: str, name: str) -> Path | None:
     """Return a file of a folder or hub id on this machine; None where it has none, or where there is no such source."""
     folder = Path(expanduser(source))
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     try:
         found = cached_file(source, name, **_QUIET)
@@ -50,6 +50,12 @@ def existing(setting: str, source: str, name: str) -> Path:
     if (path := find(source, name)) is None:
         raise ModelError(f"{setting}: {source} has no {name}")
     return path
+
+
+def check_named(setting: str, source: str) -> None:
+    """Refuse an empty name, as of an unset variable: as a path it is the working directory."""
+    if not source.strip():
+        raise ModelError(f"{setting}: got {source!r}, the name of a model is empty; give a model folder or a hub id")
 
 
 def stored(setting: str, source: str) -> dict[str, tuple[int, ...]]:
@@ -66,6 +72,7 @@ def stored(setting: str, source: str) -> dict[str, tuple[int, ...]]:
 
 def file_names(setting: str, source: str) -> list[str]:
     """Return the names of a model's weight files, each a plain name of a safetensors file."""
+    check_named(setting, source)
     config = find(source, "config.json")
     first = None if config is None else read_object(setting, config).get("transformers_weights")
     if first is None:

@@ -181,6 +181,10 @@ class TrainConfig(SteeringConfig):
             ),
             (self.min_new_tokens <= self.max_new_tokens, "min_new_tokens: must not exceed max_new_tokens"),
             (
+                self.reward_model != "embedded:relevance" or self.reward_model_input == "pair",
+                "reward_model_input: embedded:relevance reads the prompt, too; use pair",
+            ),
+            (
                 self.quantization == "none" or self.policy_train == "lora",
                 "policy_train: a quantised policy can only be trained with lora",
             ),
