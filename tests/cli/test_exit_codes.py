@@ -105,6 +105,9 @@ def test_a_reader_that_goes_early_is_no_collapse(steady):
         (f"set -o pipefail; {run} train --help | true", (0, 141)),
         (f"{run} audit {steady} --quiet >&-", (0,)),
         (f"{run} audit {steady} --quiet > /dev/full", (2,)),
+        (f"{run} --version > /dev/full", (2,)),
+        (f"PYTHONUNBUFFERED=1 {run} train --help > /dev/full", (2,)),
+        (f"{run} audit {steady} <&- >&- 2>&-", (0,)),
     ):
         if "/dev/full" in command and not os.path.exists("/dev/full"):
             continue

@@ -72,7 +72,7 @@ class Bars:
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         console = Console(stderr=True)
-        seen = find_spec("ipywidgets") is not None if console.is_jupyter else sys.stderr.isatty()
+        seen = find_spec("ipywidgets") is not None if console.is_jupyter else bool(sys.stderr and sys.stderr.isatty())
         self._progress = Progress(*columns, console=console, disable=quiet or not seen)
         self._tasks: dict[str, TaskID] = {}
         self._due = time.monotonic() + patience

@@ -48,9 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 the audit found collapse, 2 bad input or a disk that refuses, 70 a fault of the program, 130 interrupted,
     141 whoever read the output has gone (as a shell says of SIGPIPE).
     """
+    _hold_closed()
     try:
-        code = _run(arguments)
-        _flush()  # here, where a full disk or a closed pipe can still be told
+        try:
+            code = _run(arguments)
+        finally:  # after --help, too
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
     except BrokenPipeError:
         code = BROKEN_PIPE
     except OSError as error:  # every file of ours names itself
@@ -101,16 +104,19 @@ def _fault(error: BaseException) -> int:
     return _say(told, FAULT)
 
 
-def _flush() -> None:
-    if sys.stdout is not None:  # closed by whoever started the program
-        sys.stdout.flush()
+def _hold_closed() -> None:
+    """Put the null device where a standard stream was closed: a file of ours would take its number, and get what
+    libraries print."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
 
 
 def _abandon_broken_output() -> None:
     """Have Python say nothing more of an output that cannot be written: it would, and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            _ = stream and stream.flush()
+            stream.flush()
         except (OSError, ValueError):
             with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

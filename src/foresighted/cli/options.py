@@ -42,6 +42,13 @@ class Parser(argparse.ArgumentParser):
         if examples:
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every setting and exit")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version; argparse would pass over a disk that is full."""
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def format_help(self, *, every: bool = False) -> str:
         """Return examples, what the command does, and the settings that matter or `every` one, with all other flags."""
         some = [] if every else [self._actions_of(name) for name in self._matter]
