@@ -310,3 +310,16 @@ def test_an_adapter_that_lacks_the_head_is_none(reward_adapter, changed, told):
     with pytest.raises(ModelError) as error:
         reward_model(str(changed(reward_adapter[0], headless, "adapter_model.safetensors")))
     told(error, "reward_model:", "missing: score.weight")
+
+
+def test_a_tensor_beside_the_model_s_own_head_is_left_over(tiny_llama, tmp_path):
+    """A head of another model is warned of; `lm_head` is the policy's own, so what stands there is wrong."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.more\x1b[2J": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    with pytest.raises(ModelError, match=r"left over: lm_head.more \[2J") as caught:
+        _plain(folder)
+    assert str(caught.value).isprintable()

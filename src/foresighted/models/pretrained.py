@@ -107,7 +107,8 @@ def load_model(
             ignore_mismatched_sizes=True,
             **kwargs,
         )
-    weights.check_report(setting, source, report, exempt=exempt(model, report))
+    modules = dict(model.named_modules())
+    weights.check_report(setting, source, report, modules, exempt=exempt(model, report))
     return model
 
 

@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from foresighted.errors import ModelError, one_line
 from foresighted.models.bounded import bounded
+from foresighted.texts import printable
 
 _log = logging.getLogger(__name__)
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -165,13 +166,16 @@ def report_is_read() -> Iterator[None]:
         transformers.removeFilter(other)
 
 
-def check_report(setting: str, source: str, report: Mapping[str, Any], *, exempt: Collection[str] = ()) -> None:
+def check_report(
+    setting: str, source: str, report: Mapping[str, Any], modules: Collection[str], *, exempt: Collection[str] = ()
+) -> None:
     """Refuse a model that its files do not make up.
 
     Args:
         setting: what the model was given for; errors begin with it.
         source: its name.
         report: what transformers says of loading it: missing_keys, unexpected_keys, mismatched_keys.
+        modules: names of the model's own modules: a head that it has itself is not that of another model.
         exempt: names of tensors, or of modules, that may be missing or left over.
 
     Raises:
@@ -179,7 +183,8 @@ def check_report(setting: str, source: str, report: Mapping[str, Any], *, exempt
     """
     missing = [name for name in report["missing_keys"] if not _within(name, exempt) and not _BUFFERS.search(name)]
     others = [name for name in report["unexpected_keys"] if not _BUFFERS.search(name) and not _within(name, exempt)]
-    left, heads = [n for n in others if not _OTHER_HEADS.search(n)], [n for n in others if _OTHER_HEADS.search(n)]
+    heads = [n for n in others if (found := _OTHER_HEADS.search(n)) and n[: found.end() - 1] not in modules]
+    left = [name for name in others if name not in heads]
     shapes = [f"{name} ({_by(there)} there, {_by(here)} here)" for name, there, here in report["mismatched_keys"]]
     refuse(setting, f"{source} does not hold the model that its config.json names", missing, left, shapes)
     if heads and not exempt:
@@ -211,8 +216,8 @@ def refuse(setting: str, told: str, missing: Iterable[str], left: Iterable[str],
 
 
 def some(names: Collection[str]) -> str:
-    """Return the first names, and how many more there are."""
-    first = sorted(names)[:3]
+    """Return the first names as they can be printed, and how many more there are."""
+    first = [" ".join(printable(name).split()) for name in sorted(names)[:3]]
     return ", ".join(first) + (f" and {len(names) - len(first)} more" if len(names) > len(first) else "")
 
 
