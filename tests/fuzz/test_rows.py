@@ -87,7 +87,7 @@ def written(draw: st.DrawFn, rows: list[dict[str, Any]], *, nested: bool) -> byt
         data = json.dumps(value, indent=draw(st.sampled_from([None, 1])), ensure_ascii=ascii_).encode()
     if way != "parquet" and draw(st.booleans()):
         data = b"\xef\xbb\xbf" + data
-    return gzip.compress(data) if draw(st.booleans()) else data
+    return gzip.compress(data, mtime=0) if draw(st.booleans()) else data
 
 
 def _file(folder: Path, data: st.DataObject, rows: list[dict[str, Any]], *, nested: bool = False) -> Path:
