@@ -323,3 +323,12 @@ def test_a_tensor_beside_the_model_s_own_head_is_left_over(tiny_llama, tmp_path)
     with pytest.raises(ModelError, match=r"left over: lm_head.more \[2J") as caught:
         _plain(folder)
     assert str(caught.value).isprintable()
+
+
+def test_a_head_without_rows_is_of_another_shape(tiny_llama_reward, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama_reward, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"score.weight": torch.tensor(0.5)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"of another shape: score\.weight"):
+        reward_model(str(folder), device=CPU)

@@ -299,7 +299,7 @@ def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
     def from_adapter(model: Any, report: Mapping[str, Any]) -> Collection[str]:
         head, _ = find_head(model, source)
         for name, there, _ in report["mismatched_keys"]:
-            if name == f"{head}.weight" and there[0] != 1:
+            if name == f"{head}.weight" and len(there) == 2 and there[0] != 1:
                 raise ModelError(f"reward_model: {source} has {there[0]} labels; a reward model has one")
         top = head.partition(".")[0]  # of a head of several layers
         return [top, "lm_head"] if any(f".{top}." in name for name in brought) else []
