@@ -84,7 +84,7 @@ class _Damage:
         tensors[name] = torch.zeros(shape)
 
     def turned(self, tensors, name, draw):
-        tensors[name] = tensors[name].flatten().view(*reversed(tensors[name].shape))
+        tensors[name] = tensors[name].flatten().reshape(tuple(reversed(tensors[name].shape)))
 
     def of_another_type(self, tensors, name, draw):
         dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.bool]))
@@ -97,7 +97,7 @@ class _Damage:
         tensors.clear()
 
     def not_finite(self, tensors, name, draw):
-        tensors[name] = torch.full_like(tensors[name], draw(st.sampled_from([torch.nan, torch.inf])))
+        tensors[name] = torch.full_like(tensors[name].float(), draw(st.sampled_from([torch.nan, torch.inf])))
 
 
 @given(data=st.data())
