@@ -13,6 +13,7 @@ from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair, label_means, utilities
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean, sigmoid
+from foresighted.steering.kernels import within_prompts as pooled
 from foresighted.store.records import CandidateRow, RoundRow
 
 
@@ -59,8 +60,8 @@ class Round:
 
 
 def within_prompts(values: Tensor) -> float:
-    """Return the standard deviation of values, B N, within a prompt, pooled over prompts as `raw_gamma` does."""
-    return float(values.double().var(1, correction=0).mean().sqrt())
+    """Return the standard deviation of values, shape B N, within a prompt, as a number from float64."""
+    return float(pooled(values.double()))
 
 
 def recorded(played: Round) -> tuple[list[CandidateRow], RoundRow]:

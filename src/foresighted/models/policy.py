@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -244,7 +244,8 @@ class Policy:
             Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
         """
         found: dict[int, Tensor] = {}
-        heard, others = self._heard(prompts, responses, found if frozen else None)
+        ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)} if self._trunk is not None else {}
+        heard, others = self._heard(prompts, responses, ids, found if frozen else None)
         for own, rows in ((True, heard), (False, others)):
             for start in range(0, len(rows), chunk):
                 index = rows[start : start + chunk]
@@ -253,12 +254,16 @@ class Policy:
                     log_p = self._token_log_p(model, asked, said)
                 if own and frozen:
                     for prompt, response, each in zip(asked, ids_of(said.tokens, said.mask), log_p, strict=True):
-                        self._memory.keep_frozen(self._ids(prompt), response, each)
+                        self._memory.keep_frozen(ids[prompt], response, each)
                 found |= dict(zip(index, log_p.sum(-1), strict=True))
         return torch.stack([found[i] for i in range(len(prompts))])
 
     def _heard(
-        self, prompts: Sequence[str], responses: Rollout, said: dict[int, Tensor] | None
+        self,
+        prompts: Sequence[str],
+        responses: Rollout,
+        ids: Mapping[str, Sequence[int]],
+        said: dict[int, Tensor] | None,
     ) -> tuple[list[int], list[int]]:
         """Return the rows that were sampled last, and the others; rows go into `said` instead (unless it is None) where
         the frozen policy has read them."""
@@ -266,7 +271,6 @@ class Policy:
         if self._trunk is None:
             return heard, list(range(len(prompts)))
         others: list[int] = []
-        ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)}
         for i, response in enumerate(ids_of(responses.tokens, responses.mask)):
             known = None if said is None else self._memory.frozen(ids[prompts[i]], response)
             if known is not None and said is not None:

@@ -26,6 +26,13 @@ class SteeringConfig(Settings):
     """What steers, and over which parameters of the reward model: the part that every loop's configuration shares."""
 
     reward_model_train: Literal["head", "lora", "all"] = setting("head", "reward model", "what is trained of it")
+    reward_model_max_length: int | None = setting(
+        None,
+        "reward model",
+        "most tokens it reads of a text, of which the prompt loses its beginning (default: what model and tokenizer"
+        " take)",
+        low=2,
+    )
     reward_model_steps: int | Literal["auto"] = setting(
         1,
         "reward model",

@@ -113,13 +113,6 @@ class TrainConfig(SteeringConfig):
     reward_model_input: Literal["pair", "response"] = setting(
         "pair", "reward model", "read prompt and response, or the response alone (as the published code does)"
     )
-    reward_model_max_length: int | None = setting(
-        None,
-        "reward model",
-        "most tokens it reads of a text, of which the prompt loses its beginning (default: what model and tokenizer"
-        " take)",
-        low=2,
-    )
     feature_scale: float = setting(4.0, "reward model", "length of the encoder's pooled feature vector", above=0)
     reward_model_learning_rate: float = setting(
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0

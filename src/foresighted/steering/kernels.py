@@ -148,6 +148,12 @@ def _blocks(one: Array, block: Array) -> Array:
     return xp.reshape(product, (one.shape[0] * block.shape[0], one.shape[1] * block.shape[1]))
 
 
+def within_prompts(values: Array) -> Array:
+    """Return the standard deviation of values, B N, within a prompt, pooled over prompts: an array without axes."""
+    xp = array_namespace(values)
+    return xp.sqrt(xp.mean(xp.var(values, axis=-1)))
+
+
 def raw_gamma(
     gamma: float, reward: Array, base: Array, *, residual: Literal["probability", "reward"] = "probability"
 ) -> Array:
@@ -182,6 +188,6 @@ def raw_gamma(
     check_finite(reward=reward, base=base)
     xp = array_namespace(reward, base)
     scale = xp.sqrt(xp.mean(base * base))
-    spread = xp.sqrt(xp.mean(xp.var(reward, axis=-1))) if residual == "probability" else xp.ones_like(scale)
+    spread = within_prompts(reward) if residual == "probability" else xp.ones_like(scale)
     safe = xp.where(scale > 0, scale, xp.ones_like(scale))
     return xp.where(scale > 0, gamma * spread / safe, xp.zeros_like(scale))

@@ -44,13 +44,6 @@ class FPOConfig(SteeringConfig):
     append_eos: bool = setting(
         False, "reward model", "end each text with the end token, as RewardTrainer trains on plain pairs"
     )
-    reward_model_max_length: int | None = setting(
-        None,
-        "reward model",
-        "most tokens it reads of a text, of which the prompt loses its beginning (default: what model and tokenizer"
-        " take)",
-        low=2,
-    )
     placement: Literal["every-rank", "first-rank"] = setting(
         "every-rank",
         "reward model",
