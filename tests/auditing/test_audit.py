@@ -105,7 +105,7 @@ def test_what_was_left_out_is_said(logs, tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[3]["reward"], rows[50]["reward"] = math.inf, -1e308
     _save(path, rows)
-    assert audit(path).source.remarks == ("log: rewards absent or not finite, and left out: 2 of 280.",)
+    assert audit(path).source.remarks == ("log: rewards absent, not finite or beyond 1e+100, and left out: 2 of 280.",)
     for row in rows:
         row["utility"] = math.nan if row["round"] == 60 else row["utility"]
     rows[0]["utility"] = None
@@ -113,14 +113,15 @@ def test_what_was_left_out_is_said(logs, tmp_path):
     remarks = audit(path).source.remarks
     assert remarks[0].endswith("left out: 2 of 280.")
     assert (
-        "utilities absent or not finite, and left out: 41 of 280, most of them here: 1 of 40 of round 0" in remarks[1]
+        "utilities absent, not finite or beyond 1e+100, and left out: 41 of 280, most of them here: 1 of 40 of round 0"
+        in remarks[1]
     )
     assert "40 of 40 of round 60" in remarks[1]
     for row in rows:
         row["utility"] = math.nan
     _save(path, rows)
     result = audit(path)
-    assert "The column utility holds no finite number: it tells no utility." in result.sentences
+    assert "The column utility holds no finite number up to 1e+100: it tells no utility." in result.sentences
 
 
 def _save(path: Path, rows: list[dict]) -> None:

@@ -264,3 +264,49 @@ def test_exports_of_others_are_read(tmp_path):
     )
     with pytest.raises(DataError, match="--column reward='run-a - train/reward'"):
         read_log(tmp_path / "wandb_export.csv", {})
+
+
+def _both(utility, **more):
+    return [
+        {"step": n // 8, "prompt": f"q{n % 4}", "response": f"{n}", "reward": n / 9 % 1, "utility": utility(n),
+         **{name: value(n) for name, value in more.items()}}
+        for n in range(32)
+    ]  # fmt: skip
+
+
+def test_another_column_that_may_be_the_utility_or_the_reward_is_said(tmp_path):
+    path = _write(tmp_path / "log.jsonl", _both(lambda n: n % 5 / 4, gold=lambda n: n % 3, score=lambda n: n % 7))
+    log = read_log(path, {})
+    assert log.source.columns["utility"] == "utility"
+    said = " ".join(log.source.remarks)
+    assert "The utility is the column utility; 'gold' may be it, too: --column utility=gold takes that." in said
+    assert "--column reward=score takes that" in said
+    told = read_log(path, {"utility": "gold", "reward": "score"})
+    assert told.source.columns["utility"] == "gold"
+    assert not [remark for remark in told.source.remarks if "takes that" in remark]
+    same = _write(path, _both(lambda n: n % 5 / 4, gold=lambda n: n % 5 / 4))
+    assert not [remark for remark in read_log(same, {}).source.remarks if "takes that" in remark]
+
+
+@pytest.mark.parametrize("slip", [0.0, 1e-9])
+def test_a_utility_that_is_the_reward_is_refused(tmp_path, slip):
+    rows = _both(lambda n: n / 9 % 1 * (1 + slip))
+    with pytest.raises(DataError, match=r"reward and utility have one value in every row.*--column utility=NAME"):
+        read_log(_write(tmp_path / "log.jsonl", rows), {})
+    rows[5]["utility"] += 0.1
+    assert "utility" in read_log(_write(tmp_path / "log.jsonl", rows), {}).training.numbers
+
+
+@pytest.mark.parametrize("text", ["reward+reward", "reward + kl + reward"])
+def test_a_column_counts_once(tmp_path, text):
+    path = _write(tmp_path / "log.jsonl", _both(lambda n: n % 5, kl=lambda n: n))
+    with pytest.raises(DataError, match="has the column 'reward' twice"):
+        read_log(path, {"reward": text})
+
+
+def test_rewards_whose_sums_overflow_are_called_so(tmp_path):
+    rows = [row | {"reward": 1e308} for row in _both(lambda n: n % 5)]
+    log = read_log(_write(tmp_path / "log.jsonl", rows), {})
+    assert "The column reward holds no finite number up to 1e+100: it tells no reward." in log.source.remarks
+    with pytest.raises(DataError, match=r"round: got 1e\+300, expected whole numbers"):
+        read_log(_write(tmp_path / "log.jsonl", [row | {"step": 1e300} for row in rows]), {})

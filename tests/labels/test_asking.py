@@ -160,6 +160,8 @@ def test_bits_have_the_right_mean():
         (lambda p, a, b: 0.5, "got 0.5 for 6 pairs; return one number a pair"),
         (lambda p, a, b: ["first"] * len(p), "for 6 pairs; return one number a pair"),
         (one_by_one(lambda p, a, b: None), "for 6 pairs; return one number a pair"),
+        (one_by_one(lambda p, a, b: "0.5"), r"got '0.5' \(str, not a number\) for 6 pairs"),
+        (lambda p, a, b: [0.5] * 5 + [b"1"], r"got b'1' \(bytes, not a number\) for 6 pairs"),
         (one_by_one(lambda p, a, b: "yes"), "for 6 pairs; return one number a pair"),
     ],
 )

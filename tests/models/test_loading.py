@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from foresighted.errors import ModelError
+from foresighted.models import weights
 from foresighted.models.fingerprint import fingerprint, quick_fingerprint
 from foresighted.models.loading import load_gold_reward, load_plain_policy, load_policy, load_reward_model
 from foresighted.models.policy import Decoding
@@ -19,7 +20,7 @@ PROMPTS = ["Why is the sky blue?", "Rain?"]
 
 
 @pytest.mark.parametrize("train", ["lora", "all"])
-def test_a_policy_that_is_given_is_the_one_of_its_folder(tiny, tiny_llama, train):
+def test_a_policy_that_is_given_is_the_one_of_its_folder(tiny, tiny_llama, train, caplog):
     from transformers import AutoModelForCausalLM
 
     config = replace(tiny, policy_train=train)
@@ -27,6 +28,7 @@ def test_a_policy_that_is_given_is_the_one_of_its_folder(tiny, tiny_llama, train
     named = load_policy(config, CPU)
     assert given.sample(PROMPTS, 2, [1, 2, 3, 4]).texts == named.sample(PROMPTS, 2, [1, 2, 3, 4]).texts
     assert fingerprint(given.model) == fingerprint(named.model)  # the adapter is the seed's
+    assert ("lora_rank, lora_alpha have no effect" in caplog.text) == (train == "all")
     assert given.trainable().keys() == named.trainable().keys()
 
 
@@ -87,6 +89,36 @@ def test_what_is_refused(tiny, tiny_llama, tiny_deberta):
         load_gold_reward("embedded", CPU)
     with pytest.raises(ModelError, match="lora_targets: got nothing_like_it, no such module"):
         load_policy(replace(tiny, lora_targets=("nothing_like_it",)), CPU)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}/y", "embedded:relevanc", "no one/x"])
+def test_a_name_that_is_none_is_refused_by_setting_and_asks_nobody(tiny, name, monkeypatch):
+    monkeypatch.setattr(weights, "_answers", lambda minute: True)
+    monkeypatch.setattr(weights, "cached_file", lambda *_, **__: None)
+    near = "did you mean 'embedded:relevance'" if name.startswith("embedded") else ""
+    with pytest.raises(ModelError, match=f"^reward_model: .*{near}"):
+        load_reward_model(replace(tiny, reward_model=name), CPU)
+    with pytest.raises(ModelError, match=r"^policy: "):
+        load_policy(replace(tiny, policy=name), CPU)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tiny, monkeypatch):
+    asked = []
+
+    def silent(method, url, *, max_retries=5, **_):
+        asked.extend([url] * (1 + max_retries))
+        raise ConnectionError(url)
+
+    monkeypatch.setattr("huggingface_hub.utils.http_backoff", silent)
+    monkeypatch.setattr("huggingface_hub.file_download.http_backoff", silent, raising=False)
+    weights._answers.cache_clear()
+    try:
+        for name in ("nobody-at-all/x", "encoder:nobody-at-all/x"):
+            with pytest.raises(ModelError, match="the hub does not answer, and it is not on this machine"):
+                load_reward_model(replace(tiny, reward_model=name), CPU)
+    finally:
+        weights._answers.cache_clear()
+    assert len(asked) == 2
 
 
 def test_a_fingerprint_knows_names_shapes_types_and_bits():

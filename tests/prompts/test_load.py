@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from types import SimpleNamespace
@@ -44,6 +45,13 @@ def test_adding_prompts_never_moves_one_across(tmp_path):
         ('{"prompt": "a", "split": "test"}\n', "line 1: split 'test'"),
         ('{"prompt": "a", "split": "train"}\n', "leaves no heldout prompt"),
         ('{"prompt": "\\ud800 a"}\n', "line 1: prompt holds half of a surrogate pair"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}\n', r"p.jsonl, line 1: messages has no turn of a user"),
+        ('{"prompt": "q"}\n{"prompt": [{"role": "system", "content": "a"}]}\n', "line 2: prompt has no turn of a user"),
+        (
+            '{"conversations": [{"from": "gpt", "value": "a"}]}\n',
+            "has no turn of a user",
+        ),
+        ('{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": " "}]}\n', "line 1: no text"),
     ],
 )
 def test_bad_files(tmp_path, text, words):
@@ -51,6 +59,20 @@ def test_bad_files(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(DataError, match=words):
         load_prompts(str(path))
+
+
+def test_a_file_packed_twice_is_called_so(tmp_path):
+    path = tmp_path / "p.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.compress(b'{"prompt": "a"}\n')))
+    with pytest.raises(DataError, match="gzip inside gzip"):
+        load_prompts(str(path))
+
+
+def test_an_answer_is_one_however_its_role_is_written(tmp_path):
+    path = tmp_path / "p.jsonl"
+    turns = [{"role": "User", "content": "why?"}, {"role": "Assistant", "content": "so"}]
+    path.write_text(json.dumps({"messages": turns}))
+    assert read_prompts(str(path))[0][0].text == "why?"
 
 
 def test_lines_end_in_newlines_alone_and_other_names_of_a_prompt_are_read(tmp_path):

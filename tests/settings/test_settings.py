@@ -46,11 +46,19 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"top_p": 0.0}, "top_p"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens"),
         ({"policy_train": "all", "quantization": "4bit"}, "quantised policy can only be trained with lora"),
+        ({"policy_train": "all", "lora_layers": "last:1"}, "lora_layers: got 'last:1', but policy_train all has no"),
     ],
 )
 def test_out_of_range_is_named(changes, words):
     with pytest.raises(ConfigError, match=words):
         TrainConfig(**changes)
+
+
+def test_settings_of_adapters_that_nothing_gets_are_known():
+    given = {"lora_rank": 8, "lora_dropout": 0.1}
+    assert TrainConfig(policy_train="all").unused == TrainConfig(**given).unused == ()
+    assert TrainConfig(policy_train="all", **given).unused == ("lora_rank", "lora_dropout")
+    assert TrainConfig(policy_train="all", reward_model_train="lora", **given).unused == ("lora_dropout",)
 
 
 def test_all_problems_are_named_at_once():

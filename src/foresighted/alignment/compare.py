@@ -176,5 +176,15 @@ def _failure(run: Run, process: subprocess.Popen[bytes]) -> list[str]:
         return []
     log = run.directory / LOG
     lines = log.read_text(errors="replace").strip().splitlines()
-    reason = lines[-1].removeprefix("foresighted: ") if lines and code == 2 else f"ended with code {code}, see {log}"
+    reason = lines[-1].removeprefix("foresighted: ") if lines and code == 2 else f"{_ended(code)}, see {log}"
     return [f"arm {run.arm}, seed {run.seed}: {reason}"]
+
+
+def _ended(code: int) -> str:
+    """Return, in words, how a process ended: `subprocess` says -N of signal N, a shell 128 + N."""
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"was killed by signal {number}" if code < 0 else f"ended with code {code}"
+    return f"was killed by signal {number} ({name})"

@@ -5,6 +5,7 @@ Row letters: R responses, P prompts, S seeds (runs of one arm), K rows of the ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -99,7 +100,9 @@ class Collector:
         """
         if rows == 0:
             return
-        self.rounds.append(_doubles(table["round"]) if "round" in table else np.full(rows, round_, np.float64))
+        self.rounds.append(
+            _doubles(table["round"], math.inf) if "round" in table else np.full(rows, round_, np.float64)
+        )
         for name in NUMBERS[1:]:
             if name in table:
                 earlier = self.numbers.setdefault(name, [np.full(self.rows, np.nan)] if self.rows else [])
@@ -201,9 +204,9 @@ def _own_prompts(prompt: Ints, rounds: Floats, run: Ints, shown: list[str], kind
     return prompt
 
 
-def _doubles(array: pa.Array) -> Floats:
+def _doubles(array: pa.Array, most: float = LARGEST_NUMBER) -> Floats:
     values: Floats = array.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
-    beyond = np.abs(values) > LARGEST_NUMBER
+    beyond = np.abs(values) > most
     return np.where(beyond, np.nan, values) if beyond.any() else values
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from foresighted.auditing.result import ArmAudit, Audit
-from foresighted.auditing.rollouts import Rollouts
+from foresighted.auditing.rollouts import LARGEST_NUMBER, Rollouts
 from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.layout import Layout
@@ -59,7 +59,7 @@ def sentences(audit: Audit) -> tuple[str, ...]:
 
 
 def left_out(label: str, rollouts: Rollouts, layout: Layout, measure: str | None) -> Iterable[str]:
-    """Say how many rewards, and utilities or labels, are absent or not finite; and in which rounds, if it is uneven.
+    """Say how many rewards, and utilities or labels, are unknown; and in which rounds, if it is uneven.
 
     Args:
         label: of the arm.
@@ -79,7 +79,8 @@ def left_out(label: str, rollouts: Rollouts, layout: Layout, measure: str | None
             most = sorted(np.argsort(-shares, kind="stable")[:MOST_NAMED].tolist(), key=lambda place: spans[place])
             named = [f"{lacking[row]} of {totals[row]} of {_rounds(*spans[row])}" for row in most if lacking[row]]
             where = f", most of them here: {', '.join(named)}"
-        yield f"{label}: {PLURALS[name]} absent or not finite, and left out: {lacking.sum()} of {len(known)}{where}."
+        told = f"{PLURALS[name]} absent, not finite or beyond {LARGEST_NUMBER:g}, and left out"
+        yield f"{label}: {told}: {lacking.sum()} of {len(known)}{where}."
 
 
 def _spans(rollouts: Rollouts, layout: Layout) -> tuple[list[tuple[int, int]], Ints]:

@@ -14,11 +14,11 @@ import numpy as np
 from foresighted.alignment.played import read_plan, run_directory
 from foresighted.auditing.result import Source
 from foresighted.auditing.roles import looks_like_answers, measured, paid_by
-from foresighted.auditing.rollouts import Collector, Rollouts
+from foresighted.auditing.rollouts import LARGEST_NUMBER, Collector, Rollouts
 from foresighted.errors import DataError
 from foresighted.settings import read_yaml
 from foresighted.store.aliases import written
-from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns
+from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns, passed_over
 from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
 from foresighted.store.formats import Kind, named_as_rows
 from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
@@ -220,6 +220,7 @@ def _read(parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], No
             )
             if first is None:
                 columns, guessed, first = found, guesses, part
+                remarks += () if ours else passed_over(rows, found, guesses)
             lacking = {"round", "reward", "prompt"} & (set(columns) ^ set(found))
             if lacking:
                 raise DataError(
@@ -240,7 +241,8 @@ def _read(parts: Sequence[Part], told: Mapping[str, str], after: Callable[[], No
         remarks.append(f"Empty: {', '.join(empty[:5])}{' and more' if len(empty) > 5 else ''}.")
     for name in JUDGED_BY:  # utility and labels are null in records of ours where nobody gave them
         if name in columns and name not in rollouts.numbers and (name == "reward" or not ours):
-            remarks.append(f"The column {columns[name].name} holds no finite number: it tells no {name}.")
+            holds = f"The column {columns[name].name} holds no finite number up to {LARGEST_NUMBER:g}"
+            remarks.append(f"{holds}: it tells no {name}.")
     if without:
         remarks.append(f"{without} rows have no round and were left out.")
     if ours:
@@ -264,7 +266,8 @@ def _checked(
     """Take away what was to tell what is paid or true and measures the prompt; say so, or what could not be seen.
 
     Raises:
-        DataError: a label that is no preference, or a guessed utility that may as well be the right answers.
+        DataError: a label that is no preference, a guessed utility that may as well be the right answers, or one that
+            is the reward.
     """
     aside = []
     for ours in JUDGED_BY:
@@ -291,7 +294,22 @@ def _checked(
             )
             numbers = {key: values for key, values in rollouts.numbers.items() if key != ours}
             rollouts = replace(rollouts, numbers=numbers)
+    _check_two(rollouts, columns)
     return rollouts, aside
+
+
+def _check_two(rollouts: Rollouts, columns: Mapping[str, Column]) -> None:
+    """Refuse a utility that has the reward's value wherever both are known: it could not fall while that rises."""
+    both = rollouts.known("reward") & rollouts.known("utility")
+    if not both.any():
+        return
+    reward, utility = (rollouts.numbers[name][both] for name in ("reward", "utility"))
+    if np.ptp(reward) > 0 and np.allclose(utility, reward, rtol=1e-6, atol=0):
+        names = " and ".join(written(columns[name].name) for name in ("reward", "utility"))
+        raise DataError(
+            f"{names} have one value in every row, so that neither could be judged by the other and no fall would show;"
+            " name another column with --column reward=NAME or --column utility=NAME (--column utility= for none)"
+        )
 
 
 def _check_labels(rollouts: Rollouts, name: str, *, of_prompt: bool) -> None:

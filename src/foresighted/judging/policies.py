@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foresighted.alignment.given import OBJECT, PROMPTS
 from foresighted.errors import ConfigError, DataError, RunError
+from foresighted.inputs import shown
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.prompts import kind_of as kind_of_prompt
@@ -49,6 +50,7 @@ def sources(named: Sequence[Named]) -> list[Source]:
     found: list[Source] = []
     for one in named:
         path = Path(expanduser(one.source))
+        _check_path(one, path)
         folders = {file.parent.name.removeprefix("seed-"): str(file.parent) for file in path.glob(f"seed-*/{CONFIG}")}
         runs = sorted((int(text), folder) for text, folder in folders.items() if text.isdecimal())
         if runs and not (path / CONFIG).exists():
@@ -58,6 +60,17 @@ def sources(named: Sequence[Named]) -> list[Source]:
         else:
             found.append(_source(one, path))
     return found
+
+
+def _check_path(one: Named, path: Path) -> None:
+    """Refuse a name that no path has, or that lies behind a closed folder; one that is not there may be on the hub."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # a ValueError of a null byte
+        told = getattr(error, "strerror", None) or error
+        raise ConfigError(f"policies: {one.name}: {shown(one.source)} cannot be opened ({told})") from None
 
 
 def _source(one: Named, path: Path) -> Source:

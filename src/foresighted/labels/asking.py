@@ -176,6 +176,9 @@ class Asker:
         """Return what `_listed` made as numbers; raises a `DataError` where it is not one for each."""
         got, values = _shown(found), []
         for value in found if isinstance(found, list) and len(found) == count else ():
+            if isinstance(value, str | bytes | bytearray):  # "0.5" may be a number, and " 1_0" is one to Python
+                got = f"{_shown(value)} ({type(value).__name__}, not a number)"
+                break
             try:
                 values.append(float(value))
             except (Exception, SystemExit):  # whatever somebody's `__float__` does

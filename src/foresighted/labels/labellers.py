@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from foresighted.errors import ConfigError
+from foresighted.errors import ConfigError, nearest
+from foresighted.inputs import shown
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.store.python_files import load_from_file
@@ -167,7 +168,9 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
 
         return GoldRewardLabels(load_gold_reward(name.removeprefix("reward:"), device))
     if not name.rpartition(":")[0].endswith(".py"):
-        raise ConfigError(f"labels: got {name!r}; expected relevance, likelihood, reward:MODEL or FILE.py:FUNCTION")
+        near = nearest(name, ("relevance", "likelihood", "reward:"))
+        known = "relevance, likelihood, reward:MODEL or FILE.py:FUNCTION"
+        raise ConfigError(f"labels: got {shown(name)}{near}; expected {known}")
     return own_labels("labels", name)
 
 

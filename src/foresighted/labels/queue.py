@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from foresighted.errors import DataError
+from foresighted.inputs import shown
 from foresighted.store.rows import append, numbered, read_mappings
 
 
@@ -65,6 +66,9 @@ class FileQueue:
         for number, row in numbered(path) if path.exists() else []:
             try:
                 labels[str(row["id"])] = float(row["label"])
+                if isinstance(row["label"], str):
+                    told = f"label {shown(row['label'])} is text; expected a number from 0 to 1, without quotes"
+                    raise DataError(f"{path}, line {number}: {told}")
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise DataError(f'{path}, line {number}: expected {{"id": ..., "label": ...}}') from None
         return labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from foresighted.models.reader import Layout, Reader, ReaderOfBoth
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import TrainConfig
 
+_log = logging.getLogger(__name__)
 RELEVANCE = "embedded:relevance"
 """The embedded encoder under a head that begins as relevance: a judge that knows something and has a blind spot, since
 an echo of the prompt is relevant."""
@@ -58,6 +60,8 @@ def load_policy(config: TrainConfig, device: torch.device, *, model: Any = None,
     kwargs = {"dtype": getattr(torch, config.dtype), **_quantization(config, device)}
     body, words = _causal_lm("policy", source, tokenizer, device, merge=True, **kwargs)
     decoding = Decoding(config.max_new_tokens, config.min_new_tokens, config.temperature, config.top_p)
+    if config.unused:
+        _log.warning("policy_train all has no adapter: %s have no effect", ", ".join(config.unused))
     if config.policy_train == "all":
         reference = copy.deepcopy(body).requires_grad_(False)
         body.requires_grad_(True)

@@ -9,20 +9,23 @@ import importlib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from os.path import expanduser
+from os.path import exists
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
-from foresighted.errors import ModelError, RunError, one_line
+from foresighted.errors import ModelError, RunError, nearest, one_line
 from foresighted.models import embedded, weights
 from foresighted.settings import TrainConfig
 
 _SAFE = {"trust_remote_code": False}
+_LONGEST = 200
+"""Letters of a hub id, which has two parts of 96 at most."""
 _NO_WEIGHTS = (
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE",
     "XLORA",
@@ -49,11 +52,17 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
         ModelError: nothing there, or nothing that can be used.
     """
     weights.check_named(setting, source)
-    folder = Path(expanduser(source))
-    if (source.startswith((".", "/", "~")) or folder.exists()) and not folder.is_dir():
-        raise ModelError(f"{setting}: no folder {source}; give a model folder or a hub id")
+    folder = weights.folder_of(source)
+    if folder is None and (source.startswith((".", "/", "~")) or len(source) > _LONGEST or exists(source)):
+        raise ModelError(f"{setting}: no folder {source[:_LONGEST]}; give a model folder or a hub id")
+    hub: dict[str, Any] = {}
     try:
-        return kind.from_pretrained(str(folder) if folder.is_dir() else source, **_SAFE, **kwargs)
+        if folder is None:
+            validate_repo_id(source)
+            hub = weights.of_hub()
+            if hub and kind.__name__.startswith("AutoModel"):
+                hub["adapter_kwargs"] = dict(hub)  # it looks for one, and asks for that by these
+        return kind.from_pretrained(source if folder is None else str(folder), **_SAFE, **hub, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(f"{setting}: {source} does not fit into memory ({one_line(error)[:160]})") from None
     except BaseException as error:  # what reads a model's files raises anything, and tokenizers panic
@@ -62,12 +71,18 @@ def load(setting: str, kind: Any, source: str, **kwargs: Any) -> Any:
         reason = one_line(error)[:300]
         if source in (embedded.POLICY_HUB_ID, embedded.ENCODER_HUB_ID):
             reason = embedded.how_to_get(source)
-        elif folder.is_dir():
+        elif folder is not None:
             wanted = "tokenizer" if kind.__name__ == "AutoTokenizer" else "config or safetensors weights"
             reason = f"the folder has no usable {wanted} ({reason})"
         else:
-            reason = f"neither a folder nor reachable on the hub ({reason})"
+            told = "the hub does not answer, and it is not on this machine" if hub else reason
+            reason = f"neither a folder nor reachable on the hub ({told}){nearest(source, _named(setting))}"
         raise ModelError(f"{setting}: {source}: {reason}") from None
+
+
+def _named(setting: str) -> tuple[str, ...]:
+    """Return the names of models that are neither a folder nor on the hub."""
+    return ("embedded", "embedded:relevance") if setting == "reward_model" else ("embedded",)
 
 
 def architectures(setting: str, source: str) -> list[str]:

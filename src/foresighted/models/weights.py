@@ -9,8 +9,10 @@ import json
 import logging
 import math
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -30,17 +32,53 @@ _BUFFERS = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|attn\.bias|atte
 """What older versions of transformers saved and nobody needs: computed anew in every model."""
 _OTHER_HEADS = re.compile(r"(^|\.)(lm_head|v_head|value_head|score|classifier|cls|lm_predictions|mask_predictions)\.")
 """Heads of other tasks, which a model may carry along."""
+_ASKED_AGAIN = 60.0
+"""Seconds for which it is known whether the hub answers."""
 _ABSENT = "_raise_exceptions_for_{}"
 _QUIET = dict.fromkeys(map(_ABSENT.format, ("gated_repo", "missing_entries", "connection_errors")), False)
 
 
+def folder_of(source: str) -> Path | None:
+    """Return the folder that a source is; None where it is none."""
+    try:
+        folder = Path(expanduser(source))
+        return folder if source and folder.is_dir() else None
+    except OSError:  # a name that is too long for one, or lies behind a closed folder
+        return None
+
+
+def of_hub() -> dict[str, Any]:
+    """Return the keywords with which transformers is to ask for files of the hub: where nobody answers, those that lie
+    on this machine alone, for it would ask six times for each file, 23 seconds long."""
+    return {} if _answers(int(time.monotonic() // _ASKED_AGAIN)) else {"local_files_only": True}
+
+
+@lru_cache(maxsize=1)
+def _answers(_minute: int) -> bool:
+    """Return whether the hub says anything at all, through whatever proxy its client takes; asked twice at most."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        http_backoff(
+            "HEAD", constants.ENDPOINT, max_retries=1, retry_on_status_codes=(), timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except Exception:  # of the client, whichever it is built on
+        return False
+    finally:
+        logger.setLevel(level)
+    return True
+
+
 def find(source: str, name: str) -> Path | None:
     """Return a file of a folder or hub id on this machine; None where it has none, or where there is no such source."""
-    folder = Path(expanduser(source))
-    if source and folder.is_dir():
+    if (folder := folder_of(source)) is not None:
         return folder / name if (folder / name).is_file() else None
     try:
-        found = cached_file(source, name, **_QUIET)
+        found = cached_file(source, name, **_QUIET, **of_hub())
     except (OSError, ValueError):  # the model's own loading tells why
         return None
     return None if found is None else Path(found)
@@ -81,7 +119,7 @@ def file_names(setting: str, source: str) -> list[str]:
     names, where = [first], f"{source}/config.json"
     if isinstance(first, str) and first.endswith(".index.json"):
         index = find(source, _plain_name(setting, where, first, ".index.json"))
-        if index is None and not Path(expanduser(source)).is_dir():
+        if index is None and folder_of(source) is None:
             return []  # of the hub, which may not be reachable, or convert it
         if index is None:
             raise ModelError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foresighted.inputs import shown
-from foresighted.settings.fields import setting
+from foresighted.settings.fields import setting, settings
 from foresighted.settings.steering import SteeringConfig
 
 LAYERS = re.compile(r"all|last:[1-9]\d{0,5}")
@@ -165,6 +165,15 @@ class TrainConfig(SteeringConfig):
         """How many blocks of the policy get an adapter, counted from its end; None for all."""
         return None if self.lora_layers == "all" else int(self.lora_layers.removeprefix("last:"))
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings of adapters that were given though nothing gets one."""
+        if self.policy_train == "lora":
+            return ()
+        shared = () if self.reward_model_train == "lora" else ("lora_rank", "lora_alpha")
+        names = (*shared, "lora_dropout", "lora_targets")
+        return tuple(name for name in names if getattr(self, name) != settings(TrainConfig)[name].default)
+
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
             *super()._rules(),
@@ -180,5 +189,10 @@ class TrainConfig(SteeringConfig):
             (
                 self.quantization == "none" or self.policy_train == "lora",
                 "policy_train: a quantised policy can only be trained with lora",
+            ),
+            (
+                self.lora_layers == "all" or self.policy_train == "lora",
+                f"lora_layers: got {shown(self.lora_layers)}, but policy_train all has no adapter; use all, or"
+                " policy_train lora",
             ),
         )

@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresighted.errors import ConfigError, DataError, nearest
+from foresighted.inputs import shown
 from foresighted.store.aliases import ALIASES, CONVERSATIONS, keys_of, listed, written
 from foresighted.store.exchanges import MISSING, missing, number_of, parts_of
 
@@ -129,6 +130,8 @@ def find_columns(
         names = [text] if text in flat else [part.strip() for part in text.split("+")]
         if not all(name in flat for name in names):
             return None
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"{where}: {shown(text)} has the column {shown(twice)} twice; name each column once")
         paths, kinds = tuple(flat[name] for name in names), tuple(shapes[name] for name in names)
         return Column(paths, kinds, text, abstain=trl)
 
@@ -213,6 +216,24 @@ def _check_choice(ours: str, fitting: Sequence[str], rows: Sequence[Mapping[str,
             f"{where}: {' and '.join(map(repr, fitting))} may each be the {ours}; say which, with --column"
             f" {ours}={written(fitting[0])} or another (--column {ours}= for none)"
         )
+
+
+def passed_over(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Column], guessed: Collection[str]) -> list[str]:
+    """Return, in words, which columns could each have been one of ours but for another that has its very name."""
+    flat, shapes = _seen(rows)
+    used = {path for column in found.values() for path in column.paths}
+    said = []
+    for ours in JUDGED_BY:
+        if ours not in guessed or len(found[ours].paths) > 1 or found[ours].name.lower() != ours:
+            continue
+        values = {name: [flattened(row).get(name, ((), None))[1] for row in rows] for name in keys_of(ours, shapes)}
+        own = values.get(found[ours].name)
+        fitting = (name for name in values if flat[name] not in used and _suits(ours, shapes[name]))
+        others = [name for name in fitting if shapes[name] != "nothing" and values[name] != own]
+        if others:
+            told = f"{listed(others)} may be it, too: --column {ours}={written(others[0])} takes that"
+            said.append(f"The {ours} is the column {found[ours].name}; {told}.")
+    return said
 
 
 def _parts(shapes: Mapping[str, Shape], found: Mapping[str, Column], told: set[str]) -> dict[str, Column]:

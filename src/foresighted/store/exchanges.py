@@ -19,8 +19,8 @@ from foresighted.texts import text_of
 
 Messages = list[dict[str, Any]]
 _ROLES = {
-    "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "ai": "assistant",
+    "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
+    "bot": "assistant", "model": "assistant", "ai": "assistant",
 }  # fmt: skip
 MISSING = ("", "nan", "null", "none", "na", "n/a")
 """Words that stand for an absent number; upper and lower case count alike."""
@@ -234,13 +234,16 @@ def _prompt(value: Any, key: str, where: str) -> str:
     if isinstance(value, str):
         value = _unwrapped(value, key, where)
     if (messages := None if isinstance(value, str) else messages_of(value)) is not None:
-        while len(messages) > 1 and messages[-1]["role"] == "assistant":
+        while messages and messages[-1]["role"] == "assistant":
             messages.pop()
         parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
         other = next((kind for part in parts if (kind := part.get("type", "text")) != "text"), None)
         if other is not None:
             raise DataError(f"{where}: {key} holds {_short(other)}; only text is read")
-        value = text_of(messages)
+        asked = [message for message in messages if message["role"].lower() not in ("assistant", "system")]
+        if not asked:
+            raise DataError(f"{where}: {key} has no turn of a user, so there is nothing to answer; expected a prompt")
+        value = text_of(messages) if any(text_of([message]).strip() for message in asked) else ""
     if not isinstance(value, str):
         raise DataError(f"{where}: {key} is {_short(value)}; expected text, or messages with role and content")
     if not value.strip():

@@ -39,7 +39,7 @@ _ALIEN: Mapping[bytes, str] = {
     b"PK\x03\x04": "a ZIP archive or a spreadsheet", b"\xfd7zXZ": "packed with xz", b"BZh": "packed with bzip2",
     b"\x28\xb5\x2f\xfd": "packed with zstd", b"ARROW1": "an Arrow file", b"SQLite format 3": "an SQLite database",
     b"\x89HDF": "an HDF5 file", b"\x89PNG": "a picture", b"%PDF": "a PDF", b"\x80\x04\x95": "a pickle",
-    b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
+    b"\x1f\x8b": "gzip inside gzip (unpack it once)", b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
 }  # fmt: skip
 _LOOKED_AT = 20
 _MARKUP = re.compile(rb"<(\?xml|!doctype|html|svg)\b", re.IGNORECASE)
