@@ -88,6 +88,32 @@ def test_arms():
         CompareConfig(TrainConfig(), seeds=(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ("rlhf:gamma=1", "sets gamma to 1, which has no penalty"),
+        ("labels:gamma=0.5", "which has no penalty"),
+        ("shuffled:gamma=0", "sets gamma to 0, where nothing is left"),
+        ("labels:selection=reward", "sets selection, which is labels there"),
+        ("penalty-alone:control=shuffled", "sets control, which is penalty-alone there"),
+    ],
+)
+def test_an_arm_is_what_its_name_says(arm, words):
+    with pytest.raises(ConfigError, match=words):
+        CompareConfig(TrainConfig(), arms=(arm,))
+
+
+def test_an_arm_may_say_what_it_is():
+    arms = (
+        "rlhf:gamma=0",
+        "practical:gamma=0",
+        "labels:selection=labels",
+        "shuffled:gamma=2",
+        "practical:control=none",
+    )
+    assert CompareConfig(TrainConfig(gamma=0.5), arms=arms).arms == arms
+
+
 def test_text_of_the_command_line():
     assert from_text(CompareConfig, "seeds", "0:3") == (0, 1, 2)
     assert from_text(CompareConfig, "seeds", "4,2") == (4, 2)

@@ -41,7 +41,7 @@ def arm_from_text(arm: str, kind: type, known: tuple[str, ...], told: str) -> tu
         told: what these are, for the message.
 
     Raises:
-        ConfigError: an unknown form, or a setting that an arm cannot have.
+        ConfigError: an unknown form, a setting that an arm cannot have, or one that makes another arm of it.
     """
     name, *texts = arm.split(":")
     controls = {control: it for control, it in CONTROLS.items() if set(it[1]) <= set(known)}
@@ -57,6 +57,14 @@ def arm_from_text(arm: str, kind: type, known: tuple[str, ...], told: str) -> tu
                 f"arms: {arm!r} sets {text!r}; after a colon comes NAME=VALUE with NAME {told}{nearest(name, known)}"
             )
         own[name] = from_text(kind, name, value)
+    for name, value in own.items():
+        if settled.get(name, value) != value:
+            raise ConfigError(f"arms: {arm!r} sets {name}, which is {settled[name]} there; name another arm")
+        if name == "gamma" and isinstance(value, int | float):  # what is no number is refused with the others
+            told = "which has no penalty" if value and not FORMS[form].gamma else ""
+            told = told or ("where nothing is left without a penalty" if not value and "control" in settled else "")
+            if told:
+                raise ConfigError(f"arms: {arm!r} sets gamma to {value:g}, {told}; leave it out, or name another arm")
     return form, own
 
 
