@@ -206,7 +206,7 @@ def test_a_trainers_state_is_whole_or_refused(tally, monitored, which, change):
     folder, journal = place.folder / "checkpoint-3" / "foresighted", place.folder / "foresighted"
 
     def check():
-        return checkpoint.restore(folder, fpo.follower, journal)
+        return checkpoint.restore(folder, checkpoint.read_state(folder), fpo.follower, journal)
 
     place.meet(
         tally("state of a trainer's run"), which, change, check,

@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,15 @@ ARMS = {
     "all-batch": {"steering": "exact", "scope": "last:1", "reward_model_train": "all", "influence": "batch"},
     "lora": {"steering": "proximal", "scope": "lora", "reward_model_train": "lora", "reward_model_lora_rank": 2},
     "one-model": {"steering": "proximal", "placement": "first-rank"},
+    "policy": {"steering": "practical", "reference": "policy", "references": 2, "reference_max_new_tokens": 6},
+    "policy-one-model": {
+        "steering": "relaxed",
+        "reference": "policy",
+        "scope": "last:1",
+        "reward_model_train": "all",
+        "reference_max_new_tokens": 4,
+        "placement": "first-rank",
+    },
 }
 
 
@@ -52,7 +62,17 @@ def trainer(out: Path):
     """Return what `on_train_begin` gets from a trainer."""
     args = SimpleNamespace(device=torch.device("cpu"), output_dir=str(out), num_generations=4, should_save=True)
     state = SimpleNamespace(global_step=0, log_history=[])
-    return args, state, SimpleNamespace(training=True)
+    return args, state, torch.nn.Identity()
+
+
+def adapted(models: Path) -> tuple[Any, Any]:
+    """Return a policy with an adapter that has moved, and its tokenizer."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(models / "llama")
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")), AutoTokenizer.from_pretrained(models / "llama")
 
 
 def replay(models: Path, out: Path) -> None:
@@ -63,7 +83,12 @@ def replay(models: Path, out: Path) -> None:
         labels = Labels()
         fpo = FPOReward(str(models / "deberta"), config, labels)
         args, state, model = trainer(out / name)
-        fpo.on_train_begin(args, state, None, model=model, processing_class=None)
+        tokenizer = None
+        if "policy" in name:
+            model, tokenizer = adapted(models)
+        fpo.on_train_begin(args, state, None, model=model.train(), processing_class=tokenizer)
+        for parameter in (p for key, p in model.named_parameters() if "lora_B" in key):
+            torch.nn.init.constant_(parameter, 0.02)
         for call, groups in enumerate((3, 1, 2, 3)):
             prompts, responses = rows(call, groups)
             cut = [0, len(prompts)] if count == 1 else [0, 4 * groups // 2 + 1 - 2 * (call % 2), len(prompts)]

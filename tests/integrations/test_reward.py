@@ -316,6 +316,22 @@ def test_a_long_prompt_is_cut_and_never_the_response(tmp_path, tiny_llama_reward
     assert logged["fpo/prompts_cut"] == 3
 
 
+def test_a_length_that_a_checkpoint_says_holds_where_none_was_given(tmp_path, tiny_llama_reward, monkeypatch):
+    from dataclasses import replace
+
+    from foresighted.integrations.trl import references
+
+    settled = references.settled
+
+    def as_saved(asked, *rest, **more):
+        config, said = settled(asked, *rest, **more)
+        return replace(config, reward_model_max_length=24), said
+
+    monkeypatch.setattr(references, "settled", as_saved)
+    fpo = begun(FPOReward(str(tiny_llama_reward), FPOConfig(), prefer), tmp_path)
+    assert fpo.follower.reward_model.encode(["why " * 200], ["so"])["input_ids"].shape[1] == 24
+
+
 def test_the_reward_model_can_be_taken_out(tmp_path, tiny_deberta):
     from transformers import AutoModelForSequenceClassification
 

@@ -169,7 +169,7 @@ def test_references_come_from_the_frozen_policy(tmp_path, tiny_llama, tiny_deber
     trainer.train()
     first = fpo._frozen.write(["Why is the sky blue?"])
     assert first == fpo._frozen.write(["What is rain?", "Why is the sky blue?"])[1:]
-    assert first[0]
+    assert len(first[0]) == 4
     with pytest.raises(ConfigError, match="has no adapter to switch off"):
         _trainer("GRPO", tmp_path / "b", tiny_llama, FPOReward(str(tiny_deberta), fpo.config, labels), prompts(),
                  max_steps=2).train()  # fmt: skip
@@ -179,6 +179,7 @@ def test_an_own_reference_policy_is_read_as_it_is(tiny_llama, tokenizer):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    from foresighted.integrations.trl.processes import Processes
     from foresighted.integrations.trl.references import FrozenPolicy
 
     def policy(**settings):
@@ -187,12 +188,10 @@ def test_an_own_reference_policy_is_read_as_it_is(tiny_llama, tokenizer):
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
 
     trained = policy(init_lora_weights=False, lora_alpha=200)
-    options = {"begins": True, "seed": 0, "max_new_tokens": 8}
-    own = FrozenPolicy(policy(), tokenizer, trained, **options).write(["What is rain?"])
-    base = FrozenPolicy(policy(), tokenizer, None, **options).write(["What is rain?"])
+    options = FPOConfig(reference_max_new_tokens=8), Processes(torch.device("cpu"))
+    own = FrozenPolicy(policy(), tokenizer, trained, *options).write(["What is rain?"])
+    base = FrozenPolicy(policy(), tokenizer, None, *options).write(["What is rain?"])
     assert own != base
-    with pytest.raises(ConfigError, match="adapter was trained before"):
-        FrozenPolicy(trained, tokenizer, None, **options)
 
 
 def test_two_objects_in_one_trainer_need_two_names(tmp_path, tiny_llama, tiny_deberta, prompts, labels):

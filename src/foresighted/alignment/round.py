@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,18 @@ class Loop:
     start: Start
 
 
+class Distance(Protocol):
+    """Settings of what distance from the frozen policy costs."""
+
+    @property
+    def kl_coefficient(self) -> float:
+        """In `kl_unit`, a nat."""
+
+    @property
+    def kl_unit(self) -> str:
+        """Raw, in reward, or a share of the spread of rewards within a prompt."""
+
+
 def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     """Play one round and return its records.
 
@@ -77,8 +90,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     if config.kl_coefficient:
         prompts = [r.prompt for r in references for _ in range(config.candidates)]
         kl = log_ratio(policy, prompts, candidates).view_as(score)
-        unit = within_prompts(scores.reward) if config.kl_unit == "share" else 1.0
-        score = score - config.kl_coefficient * unit * kl
+        score = score - distance_cost(config, kl, scores.reward)
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
     if not every:
@@ -111,6 +123,12 @@ def controlled(config: TrainConfig, penalty: Penalty, references: Sequence[Refer
 def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout) -> Tensor:
     """Return log pi(y | x) - log pi_ref(y | x) of each row, in nats."""
     return policy.log_likelihood(prompts, responses) - policy.log_likelihood(prompts, responses, frozen=True)
+
+
+def distance_cost(config: Distance, kl: Tensor, reward: Tensor) -> Tensor:
+    """Return what the distance from the frozen policy takes off each candidate's score, in reward; all shapes B N."""
+    unit = within_prompts(reward) if config.kl_unit == "share" else 1.0
+    return config.kl_coefficient * unit * kl
 
 
 def _reads_all_labels(config: TrainConfig) -> bool:

@@ -46,6 +46,7 @@ class Policy:
         system_prompt: system message of prompts that are plain text; None leaves it to the chat template.
         chat: a prompt that is plain text goes through the chat template (if there is one) as a user's message.
         setting: what it was given for; errors begin with it.
+        template: what the chat template is told besides.
 
     Raises:
         ModelError: a chat template that refuses the system message.
@@ -54,6 +55,7 @@ class Policy:
     def __init__(
         self, model: Any, tokenizer: Any, reference: Any | None, decoding: Decoding, *,
         system_prompt: str | None = None, chat: bool = True, setting: str = "policy",
+        template: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip  # one argument a line says no more
         self.model = model
         self.tokenizer = tokenizer
@@ -65,6 +67,7 @@ class Policy:
         self._memory = Memory()
         self._tried = False
         self._setting = setting
+        self._template = {"add_generation_prompt": True, "date_string": TEMPLATE_DATE, **(template or {})}
         told = "" if system_prompt is None else ", without the system prompt"
         if chat and not self._chat:
             _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text%s", told)
@@ -111,8 +114,7 @@ class Policy:
         if isinstance(prompt, str):
             system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
             messages = [*system, {"role": "user", "content": prompt}]
-        form = {"add_generation_prompt": True, "date_string": TEMPLATE_DATE}
-        return rendered(self._setting, self.tokenizer, messages, **form)  # type: ignore[arg-type]
+        return rendered(self._setting, self.tokenizer, messages, **self._template)  # type: ignore[arg-type]
 
     def _ids(self, prompt: Text) -> list[int]:
         """Return the tokens of a prompt up to where its answer begins; an empty one becomes one pad.

@@ -16,10 +16,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 from foresighted.errors import DataError, RunError
+from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.follower import Probe, Replica
 from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair
-from foresighted.settings import renamed, to_mapping
+from foresighted.settings import names, renamed, to_mapping
 from foresighted.store.directory import differences
 from foresighted.store.files import Pins, damaged, hashes, new_folder, pinned
 from foresighted.store.records import RECORD_FILES
@@ -49,10 +50,22 @@ class State:
     """Size in bytes of each record file."""
     sha256: Mapping[str, str]
     """Hash of each file of tensors."""
+    references: dict[str, list[str]] = field(default_factory=dict)
+    """Responses of the frozen policy by the prompt's id, those written first first; none of 0.2."""
     kept: list[Pair] = field(default_factory=list)
     """None of 0.2, whose reward model forgot what it had learnt from."""
     records_sha256: Mapping[str, str] = field(default_factory=dict)
     """Hash of each record file, as long as it was; none of 0.2."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration under today's names."""
+        return renamed(plain(self.config), names(FPOConfig))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What processes that hold no reward model go on from, too."""
+        return {"settings": self.settings, "references": self.references}
 
     @property
     def pins(self) -> Pins | None:
@@ -60,7 +73,7 @@ class State:
         return None if self.records is None else Pins(self.records, self.records_sha256)
 
 
-def save(folder: Path, follower: Replica, journal: Path | None) -> None:
+def save(folder: Path, follower: Replica, journal: Path | None, references: Mapping[str, list[str]]) -> None:
     """Write the state to a folder beside the trainer's own checkpoint, by one rename."""
     pairs, features = follower.buffer.state()
     with new_folder(folder) as temporary:
@@ -73,6 +86,7 @@ def save(folder: Path, follower: Replica, journal: Path | None) -> None:
             "frozen": follower.frozen_fingerprint,
             "optimizer": numbers,
             "probe": follower.probe,
+            "references": references,
             "records": None if pins is None else pins.records,
             "sha256": hashes(temporary),
             "records_sha256": {} if pins is None else pins.records_sha256,
@@ -80,18 +94,18 @@ def save(folder: Path, follower: Replica, journal: Path | None) -> None:
         write_sealed(temporary / _STATE, state)
 
 
-def restore(folder: Path, follower: Replica, journal: Path | None) -> Pins | None:
-    """Put back what `save` wrote; return the records as they were at that time. No file is changed.
+def restore(folder: Path, state: State, follower: Replica, journal: Path | None) -> Pins | None:
+    """Put back what `save` wrote and `read_state` read; return the records as they were at that time.
+
+    No file is changed.
 
     Raises:
-        RunError: the state is absent, damaged, or of another configuration or reward model; or what the records in
-            `journal` begin with are not those.
+        RunError: the state is of another configuration or reward model; or what the records in `journal` begin with
+            are not those that it was written beside.
     """
-    state = _read(folder)
     if journal is not None and state.pins is not None and (wrong := state.pins.changed(journal)):
         raise RunError(f"{wrong}; restore the file, or begin a new run")
-    asked = plain(to_mapping(follower.config))
-    if changes := differences(renamed(plain(state.config), asked), asked, MAY_CHANGE):
+    if changes := differences(state.settings, plain(to_mapping(follower.config)), MAY_CHANGE):
         raise RunError(f"{folder}: belongs to another configuration ({changes}); start a new run for it")
     if state.frozen != follower.frozen_fingerprint:
         raise RunError(f"{folder}: its reward model has another body than the one given; give the same one")
@@ -103,7 +117,12 @@ def restore(folder: Path, follower: Replica, journal: Path | None) -> Pins | Non
     return state.pins
 
 
-def _read(folder: Path) -> State:
+def read_state(folder: Path) -> State:
+    """Read what `save` wrote.
+
+    Raises:
+        RunError: it is absent or damaged.
+    """
     if not (folder / _STATE).exists():
         raise RunError(f"{folder}: absent, so the run's reward model is lost here; {_instead(folder)}")
     try:

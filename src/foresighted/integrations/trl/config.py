@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from foresighted.errors import ConfigError
 from foresighted.settings import SteeringConfig, setting
@@ -19,15 +20,27 @@ class FPOConfig(SteeringConfig):
         'head'
     """
 
+    earlier: ClassVar[Mapping[str, Any]] = {
+        "references": 1, "kl_coefficient": 0.0, "kl_unit": "raw", "reward_model_buffer": 0, "reward_model_l2": 0.0,
+    }  # fmt: skip  # one table
+    """How runs of 0.2 went in what their files do not name."""
+
     seed: int = setting(0, "run", "seed of sampled labels, reference responses and a fresh adapter", low=0)
     records: str | None = setting(
         "foresighted", "run", "folder of the records inside the trainer's output_dir, or none"
     )
-    reference: Literal["leave-one-out", "column", "policy"] = setting(
-        "leave-one-out",
+    reference: Literal["auto", "leave-one-out", "column", "policy"] = setting(
+        "auto",
         "run",
         "what a response is compared with: the mean of its group's other responses, a response in a column of the"
-        " dataset, or one that the frozen policy writes",
+        " dataset, or responses of the frozen policy; auto: the last where the trained one has an adapter to switch off"
+        " or reference_policy is given, else the first",
+    )
+    references: int = setting(
+        4,
+        "run",
+        "M, responses of the frozen policy a prompt: the penalty compares with their mean, labels with the first",
+        low=1,
     )
     reference_column: str = setting("reference", "run", "that column")
     reference_max_new_tokens: int = setting(
@@ -74,6 +87,17 @@ class FPOConfig(SteeringConfig):
         low=0,
     )
 
+    kl_coefficient: float = setting(
+        0.3,
+        "steering",
+        "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its reward; a beta of the trainer's own"
+        " counts in its place",
+        low=0,
+    )
+    kl_unit: Literal["raw", "share"] = setting(
+        "raw", "steering", "unit of beta: raw, in reward a nat, or a share of the spread of rewards within a prompt"
+    )
+
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
     label_timeout: float = setting(
         120.0, "labels", "seconds that a labeller may take for one call", above=0, high=math.inf
@@ -90,6 +114,66 @@ class FPOConfig(SteeringConfig):
     def every_pair(self) -> bool:
         """Whether every response of a group is labelled, or one pair a group."""
         return self.reads_labels or self.reward_model_pairs == "all"
+
+
+def settled(
+    asked: FPOConfig,
+    saved: Mapping[str, Any] | None = None,
+    *,
+    beta: float = 0.0,
+    elsewhere: str = "",
+    no_policy: str = "",
+    no_ratio: str = "",
+) -> tuple[FPOConfig, list[str]]:
+    """Return the settings that a training goes by, none of them open, and what is to be said of them.
+
+    Args:
+        asked: as given.
+        saved: those of the checkpoint that it goes on from; None where it begins. What `asked` leaves open and what
+            the checkpoint does not know yet is as it was there.
+        beta: the trainer's own KL coefficient, 0 where it has none.
+        elsewhere: the other FPOReward of the trainer that takes the distance off, if one does.
+        no_policy: why the frozen initial policy cannot be asked, if so.
+        no_ratio: why its log-likelihoods cannot be compared with those of the trained one, if so.
+
+    Raises:
+        ConfigError: references of a frozen policy that cannot be asked.
+    """
+    said, whole = [], asked.resolved()
+    if saved is not None:
+        left = [name for name in vars(asked) if getattr(asked, name) is None and name != "records"]
+        left += ["reference"] if asked.reference == "auto" else []
+        old = {name: value for name, value in asked.earlier.items() if name not in saved}
+        new = {name: value for name, value in old.items() if getattr(whole, name) != value}
+        if new:
+            told = ", ".join(f"{name} {value}" for name, value in new.items())
+            said.append(f"the checkpoint is of an earlier version: the run goes on as it was, with {told}")
+        whole = replace(whole, **{name: saved[name] for name in left if name in saved}, **old)
+    if whole.reference == "policy" and no_policy:
+        raise ConfigError(
+            f"reference: 'policy' needs the frozen initial policy: {no_policy}; give reference_policy=MODEL, or"
+            " reference='leave-one-out'"
+        )
+    lost = []
+    if whole.reference == "auto":
+        whole = replace(whole, reference="leave-one-out" if no_policy else "policy")
+        lost += ["reference is leave-one-out"] if no_policy else []
+    if kl := whole.kl_coefficient:
+        reasons = (
+            (beta > 0, f"the trainer's own beta {beta:g} holds, the distance from the reference counts once"),
+            (elsewhere, f"FPOReward {elsewhere!r} of the same trainer takes the distance off already"),
+            (saved is not None and not saved.get("kl_coefficient"), "the run was begun without it"),
+        )
+        why = next((text for holds, text in reasons if holds), "")
+        said += [f"kl_coefficient {kl:g} is not applied: {why}"] if why else []
+        lost += ["kl_coefficient is 0"] if no_ratio and not why else []
+        whole = replace(whole, kl_coefficient=0.0 if why or no_ratio else kl)
+    if lost:
+        said.append(
+            f"{no_policy or no_ratio}: {' and '.join(lost)}, so nothing of FPOReward holds the policy near where it"
+            " began; give the trainer a beta, or train an adapter, or give FPOReward(reference_policy=MODEL)"
+        )
+    return whole, said
 
 
 def check_labels(config: FPOConfig, labelled: bool, queued: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -14,6 +15,8 @@ from foresighted.integrations.trl.processes import Processes
 from foresighted.labels.buffer import Buffer
 from foresighted.models.fingerprint import quick_fingerprint
 from foresighted.models.learner import Learner
+from foresighted.models.loading import reward_model as load_reward_model
+from foresighted.models.pretrained import Lora
 from foresighted.models.reward_model import RewardModel
 from foresighted.types import Text
 
@@ -38,6 +41,8 @@ class Replica(Follower):
     """
 
     def __init__(self, reward_model: RewardModel, config: FPOConfig, together: Processes) -> None:
+        if config.reward_model_max_length is not None:  # a checkpoint's, where it was loaded with none
+            reward_model.reader.longest = min(reward_model.reader.longest, config.reward_model_max_length)
         parameters = reward_model.trainable()
         optimizer = torch.optim.AdamW(parameters.values(), lr=config.reward_model_learning_rate, weight_decay=0.0)
         super().__init__(
@@ -92,3 +97,12 @@ class Replica(Follower):
         features = self.reward_model.features(prompts, responses, chunk=self.config.influence_chunk)
         values: list[float] = self.reward_model.rewards(features).tolist()
         return values
+
+
+def loaded(source: Any, tokenizer: Any, config: FPOConfig) -> RewardModel:
+    """Return a reward model as the settings read and train it, from a loaded one or the name of one."""
+    return load_reward_model(
+        source, tokenizer, train=config.reward_model_train, layout=config.reward_model_input,
+        append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.seed,
+        lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha),
+    )  # fmt: skip  # one argument a line says no more

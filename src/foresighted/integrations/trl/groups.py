@@ -25,16 +25,19 @@ class Batch:
     prompts: list[Text]
     responses: list[Text]
     tokens: list[int]
-    references: list[Text] | None
+    references: list[list[Text]] | None
+    """Of each row's prompt, M."""
     mine: range
     """Rows of this process."""
     sizes: list[int]
     """Rows of each process."""
+    kl: list[float] | None = None
+    """log pi - log pi_ref of each row, in nats, where it is counted."""
 
     def texts(self, rows: Sequence[Sequence[int]]) -> Groups:
         """Return the texts of groups of rows."""
         prompts = [self.prompts[row[0]] for row in rows]
-        references = None if self.references is None else [[self.references[row[0]]] for row in rows]
+        references = None if self.references is None else [self.references[row[0]] for row in rows]
         return Groups(prompts, [[self.responses[i] for i in row] for row in rows], references)
 
 
@@ -43,10 +46,12 @@ def gather(
     prompts: Sequence[Text],
     responses: Sequence[Text],
     tokens: Sequence[int],
-    references: Sequence[Text] | None,
+    references: Sequence[Text] | None = None,
+    kl: Sequence[float] | None = None,
 ) -> Batch:
     """Return the rows of all processes."""
-    own = [list(prompts), list(responses), list(tokens), None if references is None else list(references)]
+    written = None if references is None else [[text] for text in references]
+    own: list[Any] = [list(prompts), list(responses), list(tokens), written, kl]
     try:
         every = together.gather(own)
     except TypeError:
@@ -54,8 +59,9 @@ def gather(
     sizes = [len(part[0]) for part in every]
     start = sum(sizes[: together.rank])
     said, answered, lengths = ([row for part in every for row in part[i]] for i in range(3))
-    joined = None if references is None else [row for part in every for row in part[3]]
-    return Batch(said, answered, lengths, joined, range(start, start + sizes[together.rank]), sizes)
+    joined, ratios = ([row for part in every for row in part[i] or ()] for i in (3, 4))
+    mine = range(start, start + sizes[together.rank])
+    return Batch(said, answered, lengths, joined or None, mine, sizes, ratios or None)
 
 
 def groups(batch: Batch, size: int | None) -> list[list[int]]:
@@ -122,6 +128,13 @@ def best_places(score: Tensor, *, with_reference: bool) -> list[Place]:
     if with_reference:
         return [Place(g, i, None) for g, i in enumerate(best)]
     return [Place(g, i, j) for g, (i, j) in enumerate(zip(best, worst, strict=True)) if i != j]
+
+
+def by_row(rows: list[list[int]], values: dict[str, Tensor]) -> dict[str, Any]:
+    """Return values of the responses, shape B N, in the order of the batch."""
+    order = sorted((row, place) for place, row in enumerate(row for group in rows for row in group))
+    flat = {name: tensor.flatten().tolist() for name, tensor in values.items()}
+    return {name: [column[place] for _, place in order] for name, column in flat.items()}
 
 
 def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:

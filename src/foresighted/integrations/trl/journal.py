@@ -101,6 +101,7 @@ def metrics(played: Round) -> dict[str, float]:
         "penalty": float(played.penalty.value.mean()),
         "influence": -float(played.penalty.value.mean()),
         "gamma_share": played.penalty.share,
+        "kl": None if played.kl is None else float(played.kl.mean()),
         "overconfidence": overconfidence(played.judged),
         "reward_model_loss": played.reward_model_loss,
         "reward_model_accuracy": accuracy(played.judged),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -14,23 +15,20 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from foresighted.alignment.foresight import Foresight, Penalty
+from foresighted.alignment.round import distance_cost
 from foresighted.alignment.rows import Round
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.config import FPOConfig, check_labels
-from foresighted.integrations.trl.follower import Replica
-from foresighted.integrations.trl.groups import Batch, best_places, column, gather, groups, prompt_id
+from foresighted.integrations.trl.follower import Replica, loaded
+from foresighted.integrations.trl.groups import Batch, best_places, by_row, column, gather, groups, prompt_id
 from foresighted.integrations.trl.journal import Answer, Journal, metrics
-from foresighted.integrations.trl.monitor import sharded
 from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
-from foresighted.integrations.trl.references import FrozenPolicy
+from foresighted.integrations.trl.references import FrozenPolicy, settle
 from foresighted.integrations.trl.scoring import score
 from foresighted.labels.pair import Pair, every_place
 from foresighted.labels.queue import LabelQueue
-from foresighted.models.loading import reward_model as load_reward_model
-from foresighted.models.pretrained import Lora
-from foresighted.models.reward_model import RewardModel
 from foresighted.steering import Reference
 from foresighted.store.directory import explained
 from foresighted.texts import text_of
@@ -42,9 +40,9 @@ _log = logging.getLogger(__name__)
 class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """A reward model with foresight for TRL: `reward_funcs=fpo` and `callbacks=[fpo]` of an unchanged trainer.
 
-    As reward function it returns r(x, y) - penalty for every response, has pairs of each group labelled and retrains
-    the reward model every K calls. As callback it saves, restores and logs. Evaluation gets the bare reward; it fills
-    no buffer and trains nothing.
+    As reward function it returns r(x, y) - penalty - beta log(pi / pi_ref) for every response, has pairs of each group
+    labelled and retrains the reward model every K calls. As callback it saves, restores and logs. Evaluation gets the
+    bare reward; it fills no buffer and trains nothing.
 
     Args:
         reward_model: a sequence classifier with one label, or the folder or hub id of one.
@@ -53,7 +51,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             a `utility` (`types.Utility`) the records also hold the true utility. None: the reward model stays as it is.
         tokenizer: the reward model's; None loads the one that belongs to it.
         name: in logs, records and checkpoints; two objects in one trainer need two names.
-        reference_policy: the frozen initial policy, for `reference='policy'` when the trained one has no adapter.
+        reference_policy: the frozen initial policy, which references and KL are read from where the trained one has no
+            adapter.
         resume_from: the trainer's checkpoint that training goes on from, where it is not in the trainer's output_dir.
 
     Raises:
@@ -82,11 +81,13 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self.__name__ = name  # what TRL calls it in its logs
         if not isinstance(args, FPOConfig | None):
             raise ConfigError(f"args: got {type(args).__name__}, expected FPOConfig; labellers go to labels=")
-        self.config = (args or FPOConfig()).resolved()
+        self._asked = args or FPOConfig()
+        self.config = self._asked.resolved()
+        """Settings; once training begins, those that it goes by."""
         self._labels = labels
         check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
-        self._reward_model = _loaded(reward_model, tokenizer, self.config) if here else None
+        self._reward_model = loaded(reward_model, tokenizer, self.config) if here else None
         self._reference_policy = reference_policy
         self._resume_from = None if resume_from is None else Path(resume_from)
         self._frozen: FrozenPolicy | None = None
@@ -99,8 +100,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._warned = False
         self._meet(torch.device("cpu"))
 
-    _begun: ClassVar[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
-    """Names that are taken, by the data loader of a training."""
+    _begun: ClassVar[WeakKeyDictionary[Any, dict[str, float]]] = WeakKeyDictionary()
+    """Names that are taken and the KL coefficient of each, by the data loader of a training."""
 
     def save_reward_model(self, folder: str | os.PathLike[str]) -> None:
         """Write the reward model as it is now, with its tokenizer, as a folder that transformers loads.
@@ -135,8 +136,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 self._reward_model.body.to(device)
             self.follower = Replica(self._reward_model, self.config, self._inner)
             panel = Panel(self._labels, self.config, self.follower.buffer, self._inner)
-            kind: Reference = "leave-one-out" if self.config.reference == "leave-one-out" else "response"
-            foresight = Foresight(self.config, self._reward_model, self.follower.learner.optimizer, kind)
+            kind: Reference = "response" if self.config.reference in ("policy", "column") else "leave-one-out"
+            count = self.config.references if self.config.reference == "policy" else 1
+            foresight = Foresight(self.config, self._reward_model, self.follower.learner.optimizer, kind, count)
             self._players = self.follower, foresight, panel
 
     # The reward function.
@@ -152,7 +154,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """Return the score of each response of this process, r(x, y) - penalty; in evaluation r(x, y) alone.
+        """Return the score of each response of this process, r(x, y) - penalty - beta log(pi / pi_ref); in evaluation
+        r(x, y) alone.
 
         Args:
             prompts: texts or messages, one a response.
@@ -167,12 +170,16 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             ForesightedError: input that cannot be used; no process waits for one that failed.
         """
         training = self._is_training(trainer_state)
-        references = self._together.attempt(lambda: self._references(prompts, columns) if training else None)
         lengths = [len(ids) for ids in completion_ids] if completion_ids else [0] * len(prompts)
-        batch = gather(self._together, prompts, completions, lengths, references)
+        known: tuple[Any, Any] = None, None
+        if training:
+            known = self._together.attempt(lambda: self._known(prompts, completions, completion_ids, columns))
+        batch = gather(self._together, prompts, completions, lengths, *known)
+        if training and self._frozen is not None and self.config.reference == "policy":
+            batch = replace(batch, references=self._frozen.write(batch.prompts))
         said = self._everywhere(self._train if training else self._evaluate, batch)
         mine = slice(batch.mine.start, batch.mine.stop)
-        reward, penalty = said["reward"][mine], said["penalty"][mine]
+        reward, penalty, distance = (said[name][mine] for name in ("reward", "penalty", "distance"))
         if log_extra is not None:
             log_extra("reward_model" if self.__name__ == "fpo" else f"{self.__name__}_reward_model", reward)
             log_extra("penalty" if self.__name__ == "fpo" else f"{self.__name__}_penalty", penalty)
@@ -182,7 +189,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
                 log_metric(name, value)
             else:
                 self._unsent.setdefault(name, []).append(value)
-        return [r - p for r, p in zip(reward, penalty, strict=True)]
+        return [r - p - d for r, p, d in zip(reward, penalty, distance, strict=True)]
 
     def _is_training(self, state: Any) -> bool:
         if self._model is not None:
@@ -194,14 +201,14 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
             )
         return False
 
-    def _references(self, prompts: Sequence[Text], columns: dict[str, Any]) -> Sequence[Text] | None:
-        if self.config.reference == "column":
-            return column(self.config.reference_column, columns)
-        if self.config.reference == "policy":
-            if self._frozen is None:
-                raise RunError("reference: the frozen policy is known once training begins; pass callbacks=[fpo]")
-            return self._frozen.write(prompts)
-        return None
+    def _known(
+        self, prompts: Sequence[Text], texts: Sequence[Text], ids: Any, columns: dict[str, Any]
+    ) -> tuple[Sequence[Text] | None, list[float] | None]:
+        """Return what this process knows of its rows: the dataset's references, and log pi - log pi_ref."""
+        references = column(self.config.reference_column, columns) if self.config.reference == "column" else None
+        if self._frozen is None or not self.config.kl_coefficient:
+            return references, None
+        return references, self._frozen.log_ratio(prompts, texts, ids)
 
     def _everywhere(self, work: Callable[..., dict[str, Any]], batch: Batch) -> dict[str, Any]:
         """Return what the processes that hold the reward model make of a call, on all of them."""
@@ -242,7 +249,11 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         label = follower.steering_label(config, pairs, scores.reward)
         none = Penalty(torch.zeros_like(scores.reward), 0.0, None)  # the round's labels were not given
         penalty = none if label is None else foresight.penalty(scores, label)
-        total = scores.reward - penalty.value
+        total, kl, distance = scores.reward - penalty.value, None, torch.zeros_like(scores.reward)
+        if batch.kl is not None:
+            kl = torch.tensor([[batch.kl[i] for i in row] for row in rows], device=total.device)
+            distance = distance_cost(config, kl, scores.reward)
+            total = total - distance
         if not config.every_pair:
             pairs = texts.pairs(counts.rounds, best_places(total, with_reference=referenced), features)
             failed = panel.ask(pairs)
@@ -254,14 +265,15 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         played = Round(
             number=counts.rounds, prompts=[(prompt_id(p), text_of(p)) for p in texts.prompts],
             texts=[text_of(text) for own in texts.candidates for text in own],
-            tokens=[batch.tokens[i] for row in rows for i in row], scores=scores, penalty=penalty, score=total,
+            tokens=[batch.tokens[i] for row in rows for i in row], scores=scores, penalty=penalty, kl=kl, score=total,
             chosen=[g * total.shape[1] + n for g, n in enumerate(total.argmax(-1).tolist())],
             pairs=pairs, counts=counts, labels_failed=failed, reward_model_loss=loss,
             prompts_cut=max(cut) if foresight.whole_batch and not foresight.from_features else sum(cut),
             reward_model_drift=None if loss is None else follower.drift(),
         )  # fmt: skip
         self._inner.attempt(lambda: self._journal.add_round(played) if self._journal is not None else None)
-        return _by_row(rows, played)
+        flat = {"reward": scores.reward, "penalty": penalty.value, "distance": distance}
+        return by_row(rows, flat) | {"metrics": metrics(played)}
 
     def _evaluate(self, follower: Replica, _: Foresight, panel: Panel, batch: Batch) -> dict[str, Any]:
         mine = self._inner.share(len(batch.prompts))
@@ -274,62 +286,64 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         known = panel.utilities(batch.prompts, batch.responses)
         columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
         self._answers += [Answer(*row) for row in columns]
-        return {"reward": found, "penalty": [0.0] * len(found), "metrics": {}}
+        none = [0.0] * len(found)
+        return {"reward": found, "penalty": none, "distance": none, "metrics": {}}
 
     # The callback.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Meet the other processes; begin the records, or bring back the state of the trainer's checkpoint."""
-        self._claim_name(kwargs.get("train_dataloader"))
+        taken = self._claim_name(kwargs.get("train_dataloader"))
         self._model = kwargs["model"]
         self._size = getattr(args, "num_generations", None)
+        self._together = Processes(args.device)
+        begins = state.global_step == 0
+        found = None if begins else self._together.attempt(lambda: self._found(args, state))
+        saved = self._together.broadcast(found and found[1] and found[1].told)
+        players = self._model, kwargs["processing_class"], self._reference_policy
+        other = next((name for name, kl in taken.items() if kl), "")
+        self.config, self._frozen = settle(self._asked, args, *players, saved, self._together, other)
+        taken[self.__name__] = self.config.kl_coefficient
         self._meet(args.device)
-        if self.config.reference == "policy":
-            if sharded() and self._reference_policy is None:
-                raise ConfigError(
-                    "reference: 'policy' cannot read a policy in shards (FSDP, DeepSpeed); give reference_policy=MODEL"
-                )
-            self._frozen = FrozenPolicy(
-                self._model, kwargs["processing_class"], self._reference_policy, begins=state.global_step == 0,
-                seed=self.config.seed, max_new_tokens=self.config.reference_max_new_tokens,
-            )  # fmt: skip
         folder = None if self.config.records is None else Path(args.output_dir) / self._folder(self.config.records)
         self._journal = Journal(folder) if folder is not None and self._together.rank == 0 else None
-        self._together.attempt(lambda: self._begin(args, state))
+        self._together.attempt(lambda: self._begin(args) if found is None else self._go_on(args, state, *found))
         if self.follower is not None:
             every = dict(self.follower.reward_model.body.named_parameters())
             self._inner.check_equal(every, "reward model", "loading")
 
-    def _claim_name(self, loader: Any) -> None:
-        if loader is None:
-            return
-        taken = self._begun.setdefault(loader, set())
+    def _claim_name(self, loader: Any) -> dict[str, float]:
+        taken = {} if loader is None else self._begun.setdefault(loader, {})
         if self.__name__ in taken:
             raise ConfigError(
                 f"name: two FPOReward objects of one trainer are called {self.__name__!r}; give one another name="
             )
-        taken.add(self.__name__)
+        taken[self.__name__] = 0.0
+        return taken
 
     def _folder(self, name: str) -> str:
         return name if self.__name__ == "fpo" else f"{name}-{self.__name__}"
 
-    def _begin(self, args: Any, state: Any) -> None:
-        if state.global_step == 0:
-            if self._resume_from is not None:
-                raise RunError(
-                    f"resume_from: got {self._resume_from}, but the trainer begins anew; give it"
-                    " resume_from_checkpoint, too"
-                )
-            if self._journal is not None:
-                self._journal.start(self.config, args.device)
-            return
-        folder = checkpoint.of_step(
-            state.global_step, Path(args.output_dir), self._resume_from, list(state.log_history)
-        )
-        if self.follower is None:
+    def _found(self, args: Any, state: Any) -> tuple[Path, checkpoint.State | None]:
+        """Return the folder of ours in the trainer's checkpoint, and what it holds where this process needs it."""
+        output, log = Path(args.output_dir), list(state.log_history)
+        folder = checkpoint.of_step(state.global_step, output, self._resume_from, log) / self._folder("foresighted")
+        return folder, None if self._reward_model is None else checkpoint.read_state(folder)
+
+    def _begin(self, args: Any) -> None:
+        if self._resume_from is not None:
+            raise RunError(
+                f"resume_from: got {self._resume_from}, but the trainer begins anew; give it resume_from_checkpoint,"
+                " too"
+            )
+        if self._journal is not None:
+            self._journal.start(self.config, args.device)
+
+    def _go_on(self, args: Any, state: Any, folder: Path, saved: checkpoint.State | None) -> None:
+        if self.follower is None or saved is None:
             return
         records = None if self._journal is None else self._journal.folder
-        pins = checkpoint.restore(folder / self._folder("foresighted"), self.follower, records)
+        pins = checkpoint.restore(folder, saved, self.follower, records)
         if state.global_step >= state.max_steps:  # the trainer looks only after it has made a step
             raise RunError(
                 f"resume_from_checkpoint: this run is finished, {state.global_step} of {state.max_steps} steps: nothing"
@@ -358,7 +372,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     def _save(self, args: Any, step: int) -> None:
         if self.follower is not None and args.should_save and self._together.rank == 0:
             folder = Path(args.output_dir) / f"checkpoint-{step}" / self._folder("foresighted")
-            checkpoint.save(folder, self.follower, None if self._journal is None else self._journal.folder)
+            written = {} if self._frozen is None else self._frozen.kept
+            checkpoint.save(folder, self.follower, None if self._journal is None else self._journal.folder, written)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the answers of an evaluation to the records."""
@@ -382,19 +397,3 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         logs.update(means)
         if state.log_history:
             state.log_history[-1].update(means)
-
-
-def _loaded(source: Any, tokenizer: Any, config: FPOConfig) -> RewardModel:
-    return load_reward_model(
-        source, tokenizer, train=config.reward_model_train, layout=config.reward_model_input,
-        append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.seed,
-        lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha),
-    )  # fmt: skip  # one argument a line says no more
-
-
-def _by_row(rows: list[list[int]], played: Round) -> dict[str, Any]:
-    """Return rewards and penalties in the order of the batch, and the metrics."""
-    order = sorted((row, place) for place, row in enumerate(row for group in rows for row in group))
-    values = {"reward": played.scores.reward, "penalty": played.penalty.value}
-    flat = {name: tensor.flatten().tolist() for name, tensor in values.items()}
-    return {name: [column[place] for _, place in order] for name, column in flat.items()} | {"metrics": metrics(played)}

@@ -30,11 +30,12 @@ def score(groups: Groups, foresight: Foresight, reward_model: RewardModel, toget
         NumericalError: a reward or product that is not finite.
     """
     whole = foresight.whole_batch and not foresight.from_features
-    count, size, referenced = len(groups.prompts), len(groups.candidates[0]), groups.references is not None
+    count, size = len(groups.prompts), len(groups.candidates[0])
+    references = 0 if groups.references is None else len(groups.references[0])
     mine = range(count) if whole else together.share(count)
     prompts, texts = groups.rows(mine)
     if foresight.from_features:
-        per = size + referenced
+        per = size + references
 
         def features() -> Tensor:
             if not texts:
@@ -46,14 +47,15 @@ def score(groups: Groups, foresight: Foresight, reward_model: RewardModel, toget
     if whole:
         return foresight.score(prompts, texts, groups=count)
 
-    width = 1 if referenced else size
+    widths = [size, 1 if references else size, size, size, int(references > 1)]
 
     def columns() -> Tensor:
         if not texts:
-            return torch.zeros(0, 3 * size + width, device=reward_model.device)
+            return torch.zeros(0, sum(widths), device=reward_model.device)
         own = foresight.score(prompts, texts, groups=len(mine))
-        return torch.cat([own.reward, own.reference_reward, *own.products], 1)
+        first = [] if own.first_reference is None else [own.first_reference]
+        return torch.cat([own.reward, own.reference_reward, *own.products, *first], 1)
 
     joined = together.concatenate(together.attempt(columns), count)
-    reward, reference, gram, spread = torch.split(joined, [size, width, size, size], 1)
-    return Scores(reward, reference, Products(gram, spread))
+    reward, reference, gram, spread, first = torch.split(joined, widths, 1)
+    return Scores(reward, reference, Products(gram, spread), first_reference=first if references > 1 else None)
