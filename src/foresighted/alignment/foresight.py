@@ -224,7 +224,7 @@ class Foresight:
         return Penalty(self.form.pairwise(base, spread, scores.margin, label, gamma=gamma), gamma, share)
 
     def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
-        one = float(steering.raw_gamma(1.0, reward, base))
+        one = float(steering.raw_gamma(1.0, reward, base, residual=self.form.residual(pairwise=True)))
         given = self.config.weight
         if self.config.gamma_unit == "share":
             return given * one, given

@@ -108,8 +108,7 @@ def _penalty(form: Form, s: Any, base: Array, spread: Array, reward: Array, valu
     if s.gamma_unit == "share" and form.needs != "nothing":
         if reward.shape[0] < 2:
             raise ConfigError("gamma_unit: share needs a leader that scores two actions or more at a time; use raw")
-        apart = form.residual == "label" and not s.pairwise
-        one = raw_gamma(gamma, reward[None], base, residual="reward" if apart else "probability")
+        one = raw_gamma(gamma, reward[None], base[None], residual=form.residual(pairwise=s.pairwise))
         gamma = jax.lax.stop_gradient(one)
     return (form.pairwise if s.pairwise else form.pointwise)(base, spread, value, labels, gamma=gamma)
 

@@ -24,6 +24,8 @@ candidates (pairwise, group methods), or nothing (pointwise)."""
 Influence = Literal["self", "batch"]
 """Test point of the steering term: the candidate itself (the paper), or the mean over the batch of candidates."""
 
+_ROUNDING = 1e-6
+"""Products that differ by less of their size than this do so by rounding in float32."""
 Paid = Literal["reward", "margin"]
 """What the leader is paid at the test point: r(y) (the paper), or r(y) less the reward of what y is compared with."""
 
@@ -155,29 +157,37 @@ def within_prompts(values: Array) -> Array:
 
 
 def raw_gamma(
-    gamma: float, reward: Array, base: Array, *, residual: Literal["probability", "reward"] = "probability"
+    gamma: float, reward: Array, base: Array, *, residual: Literal["one", "probability", "reward"]
 ) -> Array:
     """Return gamma in the forms' own units for a gamma that is given as a share of the reward's spread.
 
-        raw = gamma * s / rms(base),   s = within-prompt standard deviation of the reward, pooled over prompts
+        raw = gamma * s / size(base),   s = within-prompt standard deviation of the reward, pooled over prompts
 
-    so a penalty whose residual is 1 is, in root mean square, `gamma` times as large as rewards differ within a prompt.
-    A reward model that grows by a factor, or a larger one, asks for no other gamma. Where the residual is itself in
-    units of reward (pointwise `relaxed`, `proximal` and `exact`), s is 1.
+    A reward model that grows by a factor, or a larger one, asks for no other gamma. What the size is depends on what
+    stands beside the base in the penalty:
+
+        residual     size(base)                 then
+        one          within-prompt deviation    penalties differ within a prompt `gamma` times as much as rewards do;
+                                                what all candidates of a prompt share chooses none of them
+        probability  root mean square           a penalty of residual 1 is `gamma` times as large as rewards differ:
+                                                the residual tells candidates apart, so that all of the base counts
+        reward       root mean square           the same, with s = 1, for the residual is itself in units of reward
 
     Args:
         gamma: share, at least 0.
         reward: rewards of the candidates, shape B N.
-        base: what gamma multiplies besides the residual, any shape: S (for `exact`, with the inverse Hessian inside;
+        base: what gamma multiplies besides the residual, shape B N: S (for `exact`, with the inverse Hessian inside;
             for `unrolled`, its penalty at gamma 1).
-        residual: units of the residual.
+        residual: nothing (`practical`, `unrolled`); a difference of probabilities (forms that read labels, for a
+            Bradley-Terry reward model), or of rewards (the same forms, pointwise).
 
     Returns:
-        One number as an array without axes; 0 where `base` is 0 throughout.
+        One number as an array without axes; 0 where the base is 0 throughout, or where it should differ within
+        prompts and does so by no more than a millionth of its size, which is rounding.
 
     Raises:
         ConfigError: a negative gamma.
-        DataError: rewards of another rank.
+        DataError: rewards or base of another shape.
         NumericalError: an entry that is not finite.
 
     References:
@@ -185,9 +195,13 @@ def raw_gamma(
     """
     check_weight("gamma", gamma)
     check_rank("reward", reward, ("prompts", "candidates"))
+    check_rank("base", base, ("prompts", "candidates"))
     check_finite(reward=reward, base=base)
     xp = array_namespace(reward, base)
     scale = xp.sqrt(xp.mean(base * base))
-    spread = within_prompts(reward) if residual == "probability" else xp.ones_like(scale)
+    if residual == "one":
+        apart = within_prompts(base)
+        scale = xp.where(apart > _ROUNDING * scale, apart, xp.zeros_like(scale))
+    spread = within_prompts(reward) if residual != "reward" else xp.ones_like(scale)
     safe = xp.where(scale > 0, scale, xp.ones_like(scale))
     return xp.where(scale > 0, gamma * spread / safe, xp.zeros_like(scale))

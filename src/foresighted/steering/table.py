@@ -62,10 +62,11 @@ class Form:
         """Whether S and G of a candidate are all that is read of the reward model's gradients."""
         return self.needs in ("nothing", "products")
 
-    @property
-    def residual(self) -> Literal["one", "label"]:
+    def residual(self, *, pairwise: bool) -> Literal["one", "probability", "reward"]:
         """What stands beside gamma and the base in the penalty: 1, or how far the reward model is from the label."""
-        return "label" if self.reads_labels and self.needs != "steps" else "one"
+        if not self.reads_labels or self.needs == "steps":
+            return "one"
+        return "probability" if pairwise else "reward"
 
 
 def _none(base: Array, spread: Array, value: Array, label: Array, *, gamma: float | Array) -> Array:
