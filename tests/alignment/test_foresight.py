@@ -200,13 +200,13 @@ def test_gamma_as_a_share_of_the_rewards_spread(tiny, source):
     _, _, foresight, _, _ = _players(tiny, source, steering="practical", gamma=0.5, gamma_unit="share")
     scores = _score(foresight)
     penalty = foresight.penalty(scores, None)
-    spread = scores.reward.var(-1, correction=0).mean().sqrt()
-    assert float(penalty.value.square().mean().sqrt()) == pytest.approx(0.5 * float(spread), rel=1e-5)
+    rewards, penalties = (x.var(-1, correction=0).mean().sqrt() for x in (scores.reward, penalty.value))
+    assert float(penalties) == pytest.approx(0.5 * float(rewards), rel=1e-4)
     assert penalty.share == 0.5
     _, _, raw, _, _ = _players(tiny, source, steering="practical", gamma=penalty.gamma)
     again = raw.penalty(scores, None)
     torch.testing.assert_close(again.value, penalty.value)
-    assert again.share == pytest.approx(0.5, rel=1e-5)
+    assert again.share == pytest.approx(0.5, rel=1e-4)
 
 
 def test_rlhf_has_no_penalty(tiny, source):

@@ -11,7 +11,7 @@ from foresighted.alignment.foresight import Penalty
 from foresighted.alignment.round import controlled
 from foresighted.alignment.rows import within_prompts
 from foresighted.alignment.run import train
-from foresighted.alignment.update import advantages, update_policy
+from foresighted.alignment.update import advantages, read_once, update_policy
 from foresighted.errors import NumericalError
 from foresighted.models import noise
 from foresighted.models.learner import policy_learner
@@ -69,6 +69,30 @@ def test_the_loss_is_that_of_a_written_out_gradient(config):
     loss, changed, _, _ = _updated(config, SCORES)
     assert loss == pytest.approx(expected / (sum(lengths) / len(lengths)), rel=1e-4)
     assert changed
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_pass_that_kl_was_read_from_serves_the_first_step(config, steps):
+    after = []
+    for shared in (False, True):
+        policy, candidates = _policy(config)
+        settings = replace(config, policy_steps=steps)
+        log_p = read_once(settings, policy, PROMPTS, candidates) if shared else None
+        assert log_p is None or log_p.requires_grad
+        learner = policy_learner(policy.trainable(), settings)
+        update_policy(settings, policy, learner, 1, PROMPTS, candidates, SCORES, [1, 3], log_p)
+        after.append({name: p.detach().clone() for name, p in policy.trainable().items()})
+    for name, value in after[0].items():
+        assert torch.equal(value, after[1][name]), name
+
+
+@pytest.mark.parametrize(
+    "change", [{"policy_update": "best-of-n"}, {"accumulation_steps": 2}, {"lora_dropout": 0.1}], ids=str
+)
+def test_an_update_with_passes_of_its_own_shares_none(config, change):
+    settings = replace(config, **change)
+    policy, candidates = _policy(settings)
+    assert read_once(settings, policy, PROMPTS, candidates) is None
 
 
 def test_it_raises_what_scored_well_and_lowers_the_rest(config):

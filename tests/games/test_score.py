@@ -149,10 +149,11 @@ def test_noise_enters_labels(labels):
 @pytest.mark.parametrize(("form", "labels", "spread"), [("practical", "utility", True), ("relaxed", "utility", False),
                                                          ("relaxed", "preference", True)])  # fmt: skip
 def test_gamma_as_a_share_of_the_rewards_spread(form, labels, spread):
-    """raw = share * s / rms(S), s of the reward where the residual has no unit, else 1."""
+    """raw = share * s / size(S): s of the reward where the residual has no unit, else 1; see raw_gamma."""
     references = np.array([[0.1, 0.2, 0.3], [0.0, -0.4, 0.2]])
     reward, gram = Y @ W[0], (Y * (Y - references if labels == "preference" else Y)).sum(1)
-    raw = 0.5 * (reward.std() if spread else 1.0) / np.sqrt((gram**2).mean())
+    size = gram.std() if form == "practical" else np.sqrt((gram**2).mean())
+    raw = 0.5 * (reward.std() if spread else 1.0) / size
     want, _ = score(form, labels=labels, references=references, gamma=raw)
     got, _ = score(form, labels=labels, references=references, gamma=0.5, unit="share")
     np.testing.assert_allclose(got, want, rtol=1e-10)

@@ -94,44 +94,72 @@ def _rewards(seed: int = 1) -> np.ndarray:
     return level + np.random.default_rng(seed).normal(size=(PROMPTS, CANDIDATES))
 
 
-def test_a_penalty_at_raw_gamma_is_a_share_of_the_spread_within_prompts(library):
-    reward, s = _rewards(), np.random.default_rng(2).normal(size=PROMPTS * CANDIDATES)
-    gamma = raw_gamma(0.3, library.array(reward), library.array(s))
-    penalty = np.asarray(pairwise.practical(library.array(s), gamma=gamma))
-    within = np.sqrt(np.mean([np.mean((row - row.mean()) ** 2) for row in reward]))
-    assert np.sqrt(np.mean(penalty**2)) == pytest.approx(0.3 * within, rel=20 * library.tolerance)
+def _products(seed: int) -> np.ndarray:
+    common = np.array([[75.0], [60.0], [0.0]])  # of all candidates of a prompt
+    return common + np.random.default_rng(seed).normal(size=(PROMPTS, CANDIDATES))
 
 
+def _within(values) -> float:
+    return float(np.sqrt(np.mean([np.mean((row - row.mean()) ** 2) for row in np.asarray(values)])))
+
+
+def test_a_penalty_without_residual_differs_within_prompts_by_a_share_of_what_rewards_do(library):
+    reward, s = _rewards(), library.array(_products(2))
+    penalty = pairwise.practical(s, gamma=raw_gamma(0.3, library.array(reward), s, residual="one"))
+    assert _within(penalty) == pytest.approx(0.3 * _within(reward), rel=100 * library.tolerance)
+
+
+def test_a_penalty_of_residual_1_is_a_share_of_the_spread_within_prompts(library):
+    reward, s = _rewards(), library.array(_products(2))
+    penalty = np.asarray(pairwise.practical(s, gamma=raw_gamma(0.3, library.array(reward), s, residual="probability")))
+    assert np.sqrt(np.mean(penalty**2)) == pytest.approx(0.3 * _within(reward), rel=20 * library.tolerance)
+
+
+@pytest.mark.parametrize("residual", ["one", "probability"])
 @pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
-def test_raw_gamma_makes_the_choice_of_a_winner_free_of_scale(factor):
+def test_raw_gamma_makes_the_choice_of_a_winner_free_of_scale(factor, residual):
     """A reward model times a factor has gradients times it: S grows with its square, reward and penalty with it."""
     reward, s = _rewards(), np.random.default_rng(3).normal(size=(PROMPTS, CANDIDATES))
 
     def score(scale: float) -> np.ndarray:
         r, product = scale * reward, scale**2 * s
-        return r - pairwise.practical(product, gamma=raw_gamma(0.5, r, product))
+        return r - pairwise.practical(product, gamma=raw_gamma(0.5, r, product, residual=residual))
 
     np.testing.assert_allclose(score(factor), factor * score(1.0), rtol=1e-10)
-    larger = reward - pairwise.practical(factor * s, gamma=raw_gamma(0.5, reward, factor * s))
+    larger = reward - pairwise.practical(factor * s, gamma=raw_gamma(0.5, reward, factor * s, residual=residual))
     np.testing.assert_allclose(larger, score(1.0), rtol=1e-10)  # more parameters, the same rewards
 
 
 def test_raw_gamma_of_a_residual_in_reward_has_no_spread_in_it():
-    reward, s = _rewards(), np.full(3, 4.0)
+    reward, s = _rewards(), np.full((PROMPTS, CANDIDATES), 4.0)
     assert float(raw_gamma(0.5, reward, s, residual="reward")) == pytest.approx(0.5 / 4.0)
     assert float(raw_gamma(0.5, 100 * reward, s, residual="reward")) == pytest.approx(0.5 / 4.0)
 
 
-def test_raw_gamma_of_nothing_is_nothing(library):
-    assert float(raw_gamma(0.5, library.array(_rewards()), library.array(np.zeros(4)))) == 0.0
+@pytest.mark.parametrize("residual", ["one", "probability", "reward"])
+def test_raw_gamma_of_nothing_is_nothing(library, residual):
+    nothing = library.array(np.zeros((PROMPTS, CANDIDATES)))
+    assert float(raw_gamma(0.5, library.array(_rewards()), nothing, residual=residual)) == 0.0
+
+
+def test_products_that_differ_by_rounding_alone_are_not_blown_up():
+    reward = _rewards().astype(np.float32)
+    s = np.float32(75.0) + np.random.default_rng(4).integers(0, 2, reward.shape).astype(np.float32) * np.spacing(
+        np.float32(75.0)
+    )
+    assert len(np.unique(s)) > 1
+    assert float(raw_gamma(1.0, reward, s, residual="one")) == 0.0
 
 
 def test_raw_gamma_names_what_is_wrong():
+    one = np.ones((2, 2))
     with pytest.raises(DataError, match=r"reward: got shape \(4,\), expected \(prompts, candidates\)"):
-        raw_gamma(0.5, np.ones(4), np.ones(4))
+        raw_gamma(0.5, np.ones(4), one, residual="one")
+    with pytest.raises(DataError, match=r"base: got shape \(4,\), expected \(prompts, candidates\)"):
+        raw_gamma(0.5, one, np.ones(4), residual="one")
     with pytest.raises(ConfigError, match=r"gamma: got -1, must be at least 0 and finite"):
-        raw_gamma(-1, np.ones((2, 2)), np.ones(4))
+        raw_gamma(-1, one, one, residual="one")
     with pytest.raises(NumericalError, match=r"reward: entry 3 \(flat\) of shape \(2, 2\) is not finite"):
-        raw_gamma(1, np.array([[0, 1], [2, np.inf]]), np.ones(4))
-    with pytest.raises(NumericalError, match=r"base: entry 0 \(flat\) of shape \(1,\) is not finite"):
-        raw_gamma(1, np.ones((2, 2)), np.array([np.nan]))
+        raw_gamma(1, np.array([[0, 1], [2, np.inf]]), one, residual="one")
+    with pytest.raises(NumericalError, match=r"base: entry 0 \(flat\) of shape \(1, 1\) is not finite"):
+        raw_gamma(1, one, np.array([[np.nan]]), residual="one")

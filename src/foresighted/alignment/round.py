@@ -14,7 +14,7 @@ from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.rows import Round, recorded, within_prompts
 from foresighted.alignment.start import Start
-from foresighted.alignment.update import update_policy
+from foresighted.alignment.update import read_once, update_policy
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, label_means
@@ -83,13 +83,14 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
 
     # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
     penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
-    penalty, kl = controlled(config, penalty, references), None
+    penalty = controlled(config, penalty, references)
     score = -penalty.value if config.control == "penalty-alone" else scores.reward - penalty.value
     if config.selection == "labels":
         score = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
+    prompts, kl, log_p = [r.prompt for r in references], None, None
     if config.kl_coefficient:
-        prompts = [r.prompt for r in references for _ in range(config.candidates)]
-        kl = log_ratio(policy, prompts, candidates).view_as(score)
+        log_p = read_once(config, policy, prompts, candidates)
+        kl = log_ratio(policy, [p for p in prompts for _ in range(config.candidates)], candidates, log_p).view_as(score)
         score = score - distance_cost(config, kl, scores.reward)
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
@@ -99,8 +100,8 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     # The reward model learns from the new labels, then the policy from its winners or from all candidates.
     follower.buffer.add(asked, read=len(pairs) if every else len(asked))
     reward_model_loss = follower.update()
-    prompts = [r.prompt for r in references]
-    policy_loss = update_policy(config, policy, loop.policy_learner, number, prompts, candidates, score, chosen)
+    learner = loop.policy_learner
+    policy_loss = update_policy(config, policy, learner, number, prompts, candidates, score, chosen, log_p)
 
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
@@ -120,9 +121,10 @@ def controlled(config: TrainConfig, penalty: Penalty, references: Sequence[Refer
     return penalty._replace(value=value)
 
 
-def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout) -> Tensor:
-    """Return log pi(y | x) - log pi_ref(y | x) of each row, in nats."""
-    return policy.log_likelihood(prompts, responses) - policy.log_likelihood(prompts, responses, frozen=True)
+def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout, log_p: Tensor | None = None) -> Tensor:
+    """Return log pi(y | x) - log pi_ref(y | x) of each row, in nats; `log_p`: of each token under pi, where known."""
+    now = policy.log_likelihood(prompts, responses) if log_p is None else log_p.detach().sum(-1)
+    return now - policy.log_likelihood(prompts, responses, frozen=True)
 
 
 def distance_cost(config: Distance, kl: Tensor, reward: Tensor) -> Tensor:

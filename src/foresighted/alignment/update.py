@@ -18,9 +18,31 @@ from foresighted.settings import TrainConfig
 _log = logging.getLogger(__name__)
 
 
+def read_once(config: TrainConfig, policy: Policy, prompts: Sequence[str], candidates: Rollout) -> Tensor | None:
+    """Return what the policy says of each token of each candidate, in nats, shape B N T, with the gradient.
+
+    The update begins with this pass and needs none of its own. None where it does: best of N, several micro-batches,
+    or a model that reads in training otherwise than when it is only asked.
+
+    Args:
+        config: which update, in how many micro-batches.
+        policy: the policy.
+        prompts: B texts.
+        candidates: B N responses.
+    """
+    if config.policy_update == "best-of-n" or config.accumulation_steps > 1 or policy.trains_apart:
+        return None
+    return policy.token_log_p(_every(prompts, candidates), candidates)
+
+
+def _every(prompts: Sequence[str], candidates: Rollout) -> list[str]:
+    """Return the prompt of each candidate."""
+    return [prompt for prompt in prompts for _ in range(len(candidates.texts) // len(prompts))]
+
+
 def update_policy(
     config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
-    score: Tensor, chosen: Sequence[int],
+    score: Tensor, chosen: Sequence[int], log_p: Tensor | None = None,
 ) -> float | None:  # fmt: skip  # one argument a line says no more
     """Take the policy's steps of round `number`; return the loss before them, None where there was nothing to learn.
 
@@ -33,6 +55,7 @@ def update_policy(
         candidates: B N responses.
         score: reward - penalty - what nearness to the reference costs, shape B N.
         chosen: flat index of each prompt's winner.
+        log_p: what `read_once` said, where it was asked.
 
     Raises:
         NumericalError: a score, a loss or a gradient that is not finite; no step is taken on it.
@@ -42,7 +65,7 @@ def update_policy(
     try:
         if config.policy_update == "best-of-n":
             return _towards_winners(config, policy, learner, prompts, candidates.rows(chosen))
-        return _along_gradient(config, policy, learner, number, prompts, candidates, score)
+        return _along_gradient(config, policy, learner, number, prompts, candidates, score, log_p)
     finally:
         policy.model.eval()
 
@@ -80,7 +103,7 @@ def advantages(score: Tensor) -> tuple[Tensor, float]:
 
 def _along_gradient(
     config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
-    score: Tensor,
+    score: Tensor, log_p: Tensor | None,
 ) -> float | None:  # fmt: skip  # one argument a line says no more
     if not bool(score.isfinite().all()):
         raise NumericalError(f"round {number}: a score is not finite; lower policy_learning_rate")
@@ -89,19 +112,20 @@ def _along_gradient(
         _log.warning("round %d: all candidates of each prompt score alike: the policy takes no step", number)
         return None
     weight = advantage.flatten()[:, None].to(score.dtype)
-    every = [prompt for prompt in prompts for _ in range(score.shape[1])]
+    every = _every(prompts, candidates)
     length = sum(candidates.lengths()) / len(every)  # one constant: a long answer's tokens count like a short one's
-    before = None
-    if config.policy_steps > 1:
+    if config.policy_steps > 1 and log_p is None:
         with torch.no_grad():
-            before = policy.token_log_p(every, candidates)
+            log_p = policy.token_log_p(every, candidates)
+    before = None if log_p is None or config.policy_steps == 1 else log_p.detach()
+    passes = [log_p] if log_p is not None and log_p.requires_grad else []  # serves the first step
 
     def loss(index: list[int]) -> Tensor:
-        log_p = policy.token_log_p([every[i] for i in index], candidates.rows(index))
+        now = passes.pop() if passes else policy.token_log_p([every[i] for i in index], candidates.rows(index))
         own = weight[index]
         if before is None:
-            return -(own * log_p).sum(-1).mean() / length
-        ratio = (log_p - before[index]).exp()
+            return -(own * now).sum(-1).mean() / length
+        ratio = (now - before[index]).exp()
         near = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
         gain = torch.minimum(ratio * own, near * own) * candidates.mask[index]
         return -gain.sum(-1).mean() / length

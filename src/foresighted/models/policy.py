@@ -17,7 +17,7 @@ from foresighted.errors import ModelError, one_line
 from foresighted.models.noise import NucleusSampler
 from foresighted.models.rollout import Prefix, Rollout, ids_of
 from foresighted.models.template import check_text, rendered
-from foresighted.models.trunk import Memory, Remembered, find_trunk
+from foresighted.models.trunk import Memory, Remembered, draws_dropout, find_trunk
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,11 @@ class Policy:
     def trainable(self) -> dict[str, Tensor]:
         """Return the parameters that training changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def trains_apart(self) -> bool:
+        """Whether a pass in training mode is another than one in evaluation mode: dropout, gradient checkpointing."""
+        return draws_dropout(self.model) or bool(getattr(self.model, "is_gradient_checkpointing", False))
 
     @contextmanager
     def frozen(self) -> Iterator[Any]:

@@ -35,11 +35,7 @@ class Trunk:
     @property
     def noisy(self) -> bool:
         """Whether a block below draws dropout while the model is in training mode."""
-        below = (module for block in self._blocks[: self.first] for module in block.modules())
-        return any(
-            (isinstance(module, nn.Dropout) and module.p > 0) or (getattr(module, "attention_dropout", 0.0) or 0.0) > 0
-            for module in below
-        )
+        return any(map(draws_dropout, self._blocks[: self.first]))
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:
@@ -87,6 +83,14 @@ class Trunk:
             return (states,) if self._in_tuple else states
 
         return forward
+
+
+def draws_dropout(model: nn.Module) -> bool:
+    """Return whether a module, or one within it, draws dropout while it is in training mode."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0) or (getattr(module, "attention_dropout", 0.0) or 0.0) > 0
+        for module in model.modules()
+    )
 
 
 def find_trunk(model: nn.Module) -> Trunk | None:

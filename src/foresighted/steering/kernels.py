@@ -156,9 +156,7 @@ def within_prompts(values: Array) -> Array:
     return xp.sqrt(xp.mean(xp.var(values, axis=-1)))
 
 
-def raw_gamma(
-    gamma: float, reward: Array, base: Array, *, residual: Literal["one", "probability", "reward"]
-) -> Array:
+def raw_gamma(gamma: float, reward: Array, base: Array, *, residual: Literal["one", "probability", "reward"]) -> Array:
     """Return gamma in the forms' own units for a gamma that is given as a share of the reward's spread.
 
         raw = gamma * s / size(base),   s = within-prompt standard deviation of the reward, pooled over prompts
