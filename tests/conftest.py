@@ -142,8 +142,10 @@ def prompt_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_llama, tiny_deberta, prompt_file) -> TrainConfig:
-    """The smallest real run: a Llama policy with LoRA, a DeBERTa-v2 reward model, likelihood labels."""
+    """The smallest real run: a Llama policy with LoRA, a DeBERTa-v2 reward model, likelihood labels, the paper's update
+    and a reward model without memory."""
     return TrainConfig(
+        **{name: value for name, value in TrainConfig.earlier.items() if name != "gamma_unit"},
         prompts=str(prompt_file), policy=str(tiny_llama), reward_model=str(tiny_deberta), labels="likelihood",
         rounds=4, prompts_per_round=2, candidates=3, max_new_tokens=6, min_new_tokens=2, lora_rank=2, lora_alpha=4,
         initial_pairs=3, initial_steps=3, heldout_every=2, heldout_prompts=3, threads=1, device="cpu",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from foresighted.api.arguments import configured
 from foresighted.errors import ConfigError
 from foresighted.settings import (
     PRESETS,
@@ -14,6 +15,7 @@ from foresighted.settings import (
     from_text,
     read_yaml,
     settings,
+    to_mapping,
     to_yaml,
 )
 
@@ -75,7 +77,8 @@ def test_arms():
     config = CompareConfig(
         TrainConfig(gamma=0.5), arms=("rlhf:reward_model_pairs=all", "relaxed:gamma=2"), seeds=(1, 2)
     )
-    assert config.arm("relaxed:gamma=2", 2) == replace(TrainConfig(), steering="relaxed", gamma=2.0, seed=2, threads=1)
+    relaxed = replace(TrainConfig(), steering="relaxed", gamma=2.0, seed=2, threads=1)
+    assert config.arm("relaxed:gamma=2", 2) == relaxed.resolved()
     assert config.arm("rlhf:reward_model_pairs=all", 1).reward_model_pairs == "all"
     for arm, words in [
         ("rlfh", "did you mean 'rlhf'"),
@@ -160,9 +163,36 @@ def test_seeds_in_a_file_are_a_range(tmp_path):
 
 
 def test_gamma_is_the_forms_own_where_none_is_given():
-    assert [TrainConfig(steering=form).weight for form in ("rlhf", "practical", "exact")] == [0.0, 0.3, 1.0]
+    found = [(c.weight, c.unit) for c in (TrainConfig(steering=form) for form in ("rlhf", "practical", "relaxed"))]
+    assert found == [(0.0, "raw"), (1.0, "share"), (0.3, "raw")]
     assert TrainConfig(steering="exact", gamma=0.5).weight == 0.5
-    assert TrainConfig().resolved() == TrainConfig(gamma=0.3)
+    assert TrainConfig(gamma_unit="raw", gamma=0.3).unit == "raw"
+    with pytest.raises(ConfigError, match="gamma_unit: got raw, and the default gamma of practical is 1 share; give"):
+        TrainConfig(gamma_unit="raw")
+
+
+def test_a_head_is_fitted_to_all_pairs_and_what_costs_a_pass_to_the_new_ones():
+    head, whole = TrainConfig().resolved(), TrainConfig(reward_model_train="all", reward_model_l2=0.5).resolved()
+    assert (head.reward_model_steps, head.reward_model_buffer, head.reward_model_l2) == ("auto", -1, 0.01)
+    assert (whole.reward_model_steps, whole.reward_model_buffer, whole.reward_model_l2) == (1, 0, 0.5)
+    assert head.resolved() == head == from_mapping(TrainConfig, to_mapping(head))
+
+
+def test_a_file_of_an_earlier_version_means_what_it_meant(tmp_path, caplog):
+    saved = to_mapping(replace(TrainConfig(), **TrainConfig.earlier, seed=3, gamma=0.3).resolved())
+    for name in ("policy_update", "references", "reward_model_buffer", "reward_model_l2", "control"):
+        saved.pop(name)  # new since
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(saved))
+    for places in ({"out": None, "resume": False, "config": path}, {"out": tmp_path, "resume": True, "config": None}):
+        found = configured(TrainConfig, {"rounds": 50}, **places)
+        assert (found.policy_update, found.references, found.seed, found.rounds) == ("best-of-n", 1, 3, 50)
+        assert (found.gamma, found.unit, found.fit.steps) == (0.3, "raw", 1)
+        assert "what it does not name is as it was: policy_update best-of-n" in caplog.text
+        caplog.clear()
+    path.write_text("seed: 3\n")  # somebody's own few settings
+    assert configured(TrainConfig, {}, out=None, resume=False, config=path).policy_update == "policy-gradient"
+    assert not caplog.text
 
 
 def test_a_hostile_yaml_file_is_one_line_and_no_wait(tmp_path):

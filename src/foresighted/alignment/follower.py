@@ -59,9 +59,10 @@ class Follower:
     ) -> None:
         self.reward_model = reward_model
         self.learner = learner
-        self.buffer = Buffer(memory=config.reward_model_buffer) if buffer is None else buffer
-        self._steps = config.reward_model_steps if steps is None else steps
-        self._l2 = config.reward_model_l2
+        fit = config.fit
+        self.buffer = Buffer(memory=fit.buffer) if buffer is None else buffer
+        self._steps = fit.steps if steps is None else steps
+        self._l2 = fit.l2
         self._start = self._weights() if self._l2 else {}
         self._batch_size = batch_size
         self._share = share

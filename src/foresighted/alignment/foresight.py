@@ -226,7 +226,7 @@ class Foresight:
     def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
         one = float(steering.raw_gamma(1.0, reward, base, residual=self.form.residual(pairwise=True)))
         given = self.config.weight
-        if self.config.gamma_unit == "share":
+        if self.config.unit == "share":
             return given * one, given
         return given, given / one if one > 0 else None
 

@@ -107,8 +107,9 @@ def train(
 
 def run_claim(config: TrainConfig) -> Claim:
     """Return what is to lie in the directory of a run."""
-    usual = {name: value for name, value in to_mapping(TrainConfig()).items() if value is not None}
-    return Claim("run", to_yaml(config), MAY_CHANGE_ON_RESUME, usual)
+    usual: dict[str, Any] = to_mapping(TrainConfig()) | TrainConfig.earlier
+    known = {name: value for name, value in usual.items() if value is not None}
+    return Claim("run", to_yaml(config), MAY_CHANGE_ON_RESUME, known)
 
 
 def finished(out: Path, rounds: int) -> bool:

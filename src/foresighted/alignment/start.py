@@ -101,7 +101,7 @@ class Start:
             rows = kept.pairs(kept.pins())
         texts = [(row.prompt, row.first, row.second) for row in rows]
         pairs = [Pair(pair_id(0, *own), *own, row.label) for own, row in zip(texts, rows, strict=True)]
-        return _with_features(pairs, reward_model) if self._config.reward_model_buffer else pairs
+        return _with_features(pairs, reward_model) if self._config.fit.buffer else pairs
 
     def _fit(self, reward_model: RewardModel) -> None:
         pairs, learner = self._pairs(), reward_model_learner(reward_model.trainable(), self._config)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foresighted.errors import ConfigError, nearest
-from foresighted.settings import PRESETS, Settings, from_mapping, names, read_yaml, renamed
+from foresighted.settings import PRESETS, Settings, as_it_was, from_mapping, names, read_yaml, renamed
 from foresighted.settings import preset as values_of
 
 _log = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ def configured(
     if resume and out is None:
         raise ConfigError("out: needed with resume; give the directory of the run to go on with")
     if preset is not None and str(preset) not in PRESETS:
-        hint, known = nearest(str(preset), PRESETS), " or ".join(sorted(PRESETS))
-        raise ConfigError(f"preset: got {preset!r}{hint}, expected {known}")
+        hint, every = nearest(str(preset), PRESETS), " or ".join(sorted(PRESETS))
+        raise ConfigError(f"preset: got {preset!r}{hint}, expected {every}")
+    known = names(kind, inside)
     merged = values_of(preset, kind) if preset else {}
     own = None if out is None else path_of("out", out) / "config.yaml"
     if resume and own is not None and not own.parent.exists():
@@ -64,9 +65,9 @@ def configured(
         if path is not None:
             held = read_yaml(path)
             take_out(held)
-            merged |= renamed(held, names(kind, inside))
+            merged |= as_it_was(renamed(held, known), known, kind.earlier, own=path == own)
     given = {name: plain(value) for name, value in values.items()}
-    return from_mapping(kind, merged | renamed(given, names(kind, inside)), inside, **fields)
+    return from_mapping(kind, merged | renamed(given, known), inside, **fields)
 
 
 def path_of(name: str, value: Any) -> Path:

@@ -8,6 +8,7 @@ command line (`--policy-learning-rate`) and in the docs; its help and its range 
 from foresighted.settings.compare import OF_AN_ARM, CompareConfig, arm_from_text, each_once
 from foresighted.settings.fields import GROUPS, OLD_NAMES, Settings, choices, faults, hints, setting, settings
 from foresighted.settings.files import (
+    as_it_was,
     from_mapping,
     from_text,
     inner,
@@ -34,6 +35,7 @@ __all__ = [
     "SteeringConfig",
     "TrainConfig",
     "arm_from_text",
+    "as_it_was",
     "choices",
     "each_once",
     "faults",

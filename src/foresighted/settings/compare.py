@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.inputs import shown
@@ -84,6 +84,8 @@ class CompareConfig(Settings):
     An arm is a form of steering, with settings of its own after colons: `rlhf`, `practical:gamma=0.3`,
     `rlhf:reward_model_pairs=all`, `rlhf:selection=labels`. The first arm is the baseline.
     """
+
+    earlier: ClassVar = TrainConfig.earlier
 
     train: TrainConfig
     arms: tuple[str, ...] = setting(

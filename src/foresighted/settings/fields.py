@@ -106,6 +106,8 @@ class Settings:
 
     beside: ClassVar[tuple[str, ...]] = ()
     """What its files may hold besides settings."""
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """How runs of 0.2 went in what their files need not name: settings new since, or that got another default."""
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         """Refuse names that are no fields, before the class's own `__init__` does so less kindly."""

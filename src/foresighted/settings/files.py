@@ -90,6 +90,28 @@ def renamed(mapping: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
     return {old.get(name, name): value for name, value in mapping.items()}
 
 
+def as_it_was(
+    mapping: Mapping[str, Any], known: Collection[str], earlier: Mapping[str, Any], *, own: bool
+) -> dict[str, Any]:
+    """Return the settings of a file, with those that it does not name as they were when an earlier version wrote it.
+
+    Args:
+        mapping: settings under today's names.
+        known: the names that it may hold.
+        earlier: what runs of that version had in what its files do not name.
+        own: the file lies in the directory of a run, where a version has written it. Any other is taken for one of an
+            earlier version if all that it does not name is new since.
+    """
+    missing = {name for name in known if name not in mapping}
+    added = {name: value for name, value in earlier.items() if name in missing}
+    if not added or not (own or missing <= set(earlier)):
+        return dict(mapping)
+    if "policy_update" in added:
+        told = ", ".join(f"{name} {value}" for name, value in added.items() if value is not None)
+        _log.warning("config: the file is of an earlier version; what it does not name is as it was: %s", told)
+    return added | dict(mapping)
+
+
 def _plain(kind: type, name: str, value: Any) -> Any:
     if isinstance(value, str):
         return from_text(kind, name, value)

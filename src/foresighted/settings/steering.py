@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from foresighted.settings.fields import Settings, setting
 from foresighted.steering.table import FORMS, READ_LABELS, Form
@@ -13,12 +13,26 @@ from foresighted.steering.table import FORMS, READ_LABELS, Form
 SCOPE = re.compile(r"(?P<kind>head|last(?=:)|lora(?!:)|all(?!:))(?::(?P<count>[1-9]\d*))?")
 """How a scope is written: head, head:K, last:K, lora or all."""
 
-_DEFAULTS = ", ".join(f"{form.name} {form.gamma:g}" for form in FORMS.values() if form.gamma)
+_DEFAULTS = ", ".join(f"{form.name} {form.gamma:g} {form.gamma_unit}" for form in FORMS.values() if form.gamma)
 _SUMMARIES = "; ".join(f"{form.name} ({form.summary})" for form in FORMS.values())
 _UNITS = " or ".join(
     f"{unit} ({', '.join(form.name for form in FORMS.values() if form.gamma and form.unit == unit)})"
     for unit in dict.fromkeys(form.unit for form in FORMS.values() if form.gamma)
 )
+
+
+class Fit(NamedTuple):
+    """How the reward model learns at an update."""
+
+    steps: int | Literal["auto"]
+    buffer: int
+    """Earlier pairs, -1 for all."""
+    l2: float
+
+
+_OF_A_HEAD = Fit("auto", -1, 0.01)
+"""Its inputs are computed once a pair, so that it can be fitted to all of them at each update."""
+_OF_MORE = Fit(1, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -33,21 +47,25 @@ class SteeringConfig(Settings):
         " take)",
         low=2,
     )
-    reward_model_steps: int | Literal["auto"] = setting(
-        1,
+    reward_model_steps: int | Literal["auto"] | None = setting(
+        None,
         "reward model",
         "optimiser steps an update, each over all pairs that it learns from; auto: until its loss on a held-back tenth"
-        " of them stops falling",
+        " of them stops falling (default: auto for a head, whose inputs are known; else 1)",
         low=1,
     )
-    reward_model_buffer: int = setting(
-        0,
+    reward_model_buffer: int | None = setting(
+        None,
         "reward model",
-        "earlier pairs that it goes on learning from beside the new ones, the newest first; 0: none, -1: all",
+        "earlier pairs that it goes on learning from beside the new ones, the newest first; 0: none, -1: all (default:"
+        " all for a head, else none)",
         low=-1,
     )
-    reward_model_l2: float = setting(
-        0.0, "reward model", "weight of half the squared distance of its parameters from the loaded ones", low=0
+    reward_model_l2: float | None = setting(
+        None,
+        "reward model",
+        "weight of half the squared distance of its parameters from the loaded ones (default: .01 for a head, else 0)",
+        low=0,
     )
     steering: str = setting("practical", "steering", f"form of the penalty: {_SUMMARIES}", choices=FORMS)
     gamma: float | None = setting(
@@ -56,10 +74,11 @@ class SteeringConfig(Settings):
         f"steering weight, in gamma_unit; raw, it is in units of {_UNITS} (default: the form's, {_DEFAULTS})",
         low=0,
     )
-    gamma_unit: Literal["raw", "share"] = setting(
-        "raw",
+    gamma_unit: Literal["raw", "share"] | None = setting(
+        None,
         "steering",
-        "raw, or a share of the spread of rewards within a prompt: gamma 1 makes a penalty of residual 1 as large",
+        "raw, or a share of the spread of rewards within a prompt: practical at gamma 1 takes as much (default: the"
+        " form's)",
     )
     scope: str = setting(
         "head",
@@ -98,6 +117,11 @@ class SteeringConfig(Settings):
                 f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
             ),
             (
+                self.gamma is not None or self.gamma_unit in (None, self.form.gamma_unit) or not self.form.gamma,
+                f"gamma_unit: got {self.gamma_unit}, and the default gamma of {self.steering} is"
+                f" {self.form.gamma:g} {self.form.gamma_unit}; give gamma, too",
+            ),
+            (
                 self.scope != "lora" or self.reward_model_train == "lora",
                 f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
                 " --reward-model-train lora, or another scope",
@@ -114,9 +138,26 @@ class SteeringConfig(Settings):
         """The steering weight: `gamma`, or the form's own where none is given."""
         return self.form.gamma if self.gamma is None else self.gamma
 
+    @property
+    def unit(self) -> Literal["raw", "share"]:
+        """What the weight is in units of: `gamma_unit`, or the form's own where none is given."""
+        return self.gamma_unit or self.form.gamma_unit
+
+    @property
+    def fit(self) -> Fit:
+        """How the reward model learns: as given, else by what is trained of it."""
+        usual = _OF_A_HEAD if self.reward_model_train == "head" else _OF_MORE
+        return Fit(
+            usual.steps if self.reward_model_steps is None else self.reward_model_steps,
+            usual.buffer if self.reward_model_buffer is None else self.reward_model_buffer,
+            usual.l2 if self.reward_model_l2 is None else self.reward_model_l2,
+        )
+
     def resolved(self) -> Self:
-        """Return the same settings with the form's own gamma written out, as records keep them."""
-        return replace(self, gamma=self.weight)
+        """Return the same settings with those written out that depend on others, as records keep them."""
+        steps, buffer, l2 = self.fit
+        learning = {"reward_model_steps": steps, "reward_model_buffer": buffer, "reward_model_l2": l2}
+        return replace(self, gamma=self.weight, gamma_unit=self.unit, **learning)  # type: ignore[arg-type]
 
     @property
     def reads_labels(self) -> bool:

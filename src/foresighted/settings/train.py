@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from foresighted.inputs import shown
 from foresighted.settings.fields import setting, settings
@@ -20,6 +20,12 @@ MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "repor
 @dataclass(frozen=True)
 class TrainConfig(SteeringConfig):
     """One run of iterative RLHF on a language model. Defaults suit the embedded models on two CPU cores."""
+
+    earlier: ClassVar = {
+        "policy_update": "best-of-n", "clip_range": 0.2, "lora_layers": "all", "references": 1, "kl_coefficient": 0.0,
+        "kl_unit": "raw", "gamma_unit": "raw", "control": "none", "reward_model_pairs": "winner",
+        "reward_model_steps": 1, "reward_model_buffer": 0, "reward_model_l2": 0.0, "reward_model_max_length": None,
+    }  # fmt: skip  # one table
 
     seed: int = setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels", low=0)
     rounds: int = setting(30, "run", "rounds of write, label, retrain, optimise", low=1)
@@ -67,10 +73,10 @@ class TrainConfig(SteeringConfig):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "policy", "precision of loaded weights")
     policy_learning_rate: float = setting(5e-4, "policy", "AdamW learning rate of the policy", above=0)
     policy_update: Literal["best-of-n", "policy-gradient"] = setting(
-        "best-of-n",
+        "policy-gradient",
         "policy",
-        "raise the likelihood of each prompt's winner (the paper), or of all candidates by their advantage over the"
-        " prompt's others (RLOO)",
+        "raise the likelihood of all candidates by their advantage over the prompt's others (RLOO), or of each prompt's"
+        " winner (the paper)",
     )
     policy_steps: int = setting(1, "policy", "optimiser steps of the policy a round", low=1)
     clip_range: float = setting(
@@ -90,7 +96,7 @@ class TrainConfig(SteeringConfig):
     system_prompt: str | None = setting(None, "policy", "system message; default: what the chat template puts there")
 
     references: int = setting(
-        1,
+        4,
         "sampling",
         "M, responses of the frozen policy a prompt: the penalty compares with their mean, labels with the first",
         low=1,
@@ -118,7 +124,7 @@ class TrainConfig(SteeringConfig):
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0
     )
     reward_model_pairs: Literal["winner", "random", "uncertain", "all"] = setting(
-        "winner",
+        "random",
         "reward model",
         "which candidates are labelled against a reference for it to learn from: each prompt's winner, one drawn at"
         " random, the one whose margin is nearest 0, or all (N labels a prompt)",
@@ -137,7 +143,7 @@ class TrainConfig(SteeringConfig):
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
     kl_coefficient: float = setting(
-        0.0, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score", low=0
+        0.3, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score", low=0
     )
     kl_unit: Literal["raw", "share"] = setting(
         "raw", "steering", "unit of beta: raw, in reward a nat, or a share of the spread of rewards within a prompt"

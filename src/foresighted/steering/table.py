@@ -46,10 +46,13 @@ class Form:
     reads_labels: bool
     """Whether it reads each candidate's label, or a baseline in its place."""
     gamma: float
-    """Default weight in a loop on language models. Practical and relaxed: .3, as 0.2 had it, small enough that an
-    explicit step does not overshoot at the products of the embedded reward model (G of 10 and more, slope at most a
-    quarter). Proximal: 1, since its step never overshoots, and it was best at 5 to 10 times practical's weight in the
-    network game. Exact and unrolled: 1, the derivative itself."""
+    """Default weight in a loop on language models, in units of `gamma_unit`. Practical: 1, penalties that differ within
+    a prompt as much as rewards do. Relaxed: .3, small enough that an explicit step does not overshoot at the products
+    of the embedded reward model (G of 10 and more, slope at most a quarter). Proximal: 1, since its step never
+    overshoots, and it was best at 5 to 10 times practical's weight in the network game. Exact and unrolled: 1, the
+    derivative itself."""
+    gamma_unit: Literal["raw", "share"]
+    """Unit of that default, and of a gamma that is given without one."""
     unit: str
     """What gamma is in units of."""
     pairwise: Penalty
@@ -91,23 +94,25 @@ _WHOLE = "the whole term"
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
-        Form("rlhf", "no penalty, standard RLHF", "nothing", False, 0.0, "nothing", _none, _none),
-        Form("practical", "gamma S, without labels of candidates", "products", False, 0.3, _STEP, _plain, _plain),
+        Form("rlhf", "no penalty, standard RLHF", "nothing", False, 0.0, "raw", "nothing", _none, _none),
         Form(
-            "relaxed", "one explicit step of the reward model towards the label", "products", True, 0.3, _STEP,
+            "practical", "gamma S, without labels of candidates", "products", False, 1.0, "share", _STEP, _plain, _plain
+        ),
+        Form(
+            "relaxed", "one explicit step of the reward model towards the label", "products", True, 0.3, "raw", _STEP,
             _relaxed_pairwise, _relaxed_pointwise,
         ),
         Form(
             "exact", "the paper's own term, with the inverse Hessian of the reward model's loss", "curvature", True,
-            1.0, _WHOLE, _relaxed_pairwise, _relaxed_pointwise,
+            1.0, "raw", _WHOLE, _relaxed_pairwise, _relaxed_pointwise,
         ),
         Form(
-            "unrolled", "the derivative through real steps of the reward model", "steps", True, 1.0, _WHOLE,
-            _plain, _plain,
+            "unrolled", "the derivative through real steps of the reward model", "steps", True, 1.0, "raw",
+            _WHOLE, _plain, _plain,
         ),
         Form(
             "proximal", "one implicit step of the reward model, which never passes the label", "products", True,
-            1.0, _STEP, pairwise.proximal, pointwise.proximal,
+            1.0, "raw", _STEP, pairwise.proximal, pointwise.proximal,
         ),
     )
 }  # fmt: skip  # a row stays a row

@@ -50,7 +50,7 @@ class Replica(Follower):
             Learner("reward model", parameters, optimizer, max_grad_norm=config.reward_model_max_grad_norm),
             config=config,
             batch_size=config.reward_model_batch_size,
-            buffer=Buffer(config.pending_pairs, config.reward_model_buffer),
+            buffer=Buffer(config.pending_pairs, config.fit.buffer),
             share=together.share,
             reduce=together.sum,
         )
