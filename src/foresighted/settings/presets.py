@@ -8,13 +8,19 @@ from foresighted.settings.fields import settings
 from foresighted.settings.files import inner
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "arms": ("rlhf", "practical:gamma=0.3"),  # both read one label a prompt
+    "demo": {  # a judge that knows something, has a blind spot and learns slowly; the rest is as usual
+        "arms": ("rlhf:kl_coefficient=0", "rlhf", "practical"),
         "seeds": (0,),
-        "rounds": 30,
+        "rounds": 40,
         "system_prompt": "",
-        "max_new_tokens": 20,
-        "reward_model_input": "response",
+        "policy_learning_rate": 2e-3,
+        "lora_layers": "last:10",
+        "max_new_tokens": 16,
+        "reward_model": "embedded:relevance",
+        "reward_model_learning_rate": 2e-4,
+        "reward_model_steps": 1,
+        "initial_pairs": 8,
+        "initial_steps": 0,
         "heldout_every": 10,
         "heldout_prompts": 24,
     },
