@@ -15,6 +15,7 @@ from foresighted.alignment.follower import Follower
 from foresighted.alignment.kept import REWARD_MODEL, Kept
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, pair_id
+from foresighted.labels.preferences import read_preferences
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -99,8 +100,7 @@ class Start:
                 kept.pin(records.INITIAL_PAIRS, REWARD_MODEL)
             read_tensors(path, parameters, f"{path}: of another reward model; use another --out")
             rows = kept.pairs(kept.pins())
-        texts = [(row.prompt, row.first, row.second) for row in rows]
-        pairs = [Pair(pair_id(0, *own), *own, row.label) for own, row in zip(texts, rows, strict=True)]
+        pairs = [_labelled(row) for row in rows]
         return _with_features(pairs, reward_model) if self._config.fit.buffer else pairs
 
     def _fit(self, reward_model: RewardModel) -> None:
@@ -113,22 +113,41 @@ class Start:
             follower.learn(pairs if reward_model.head_only else batches[step % len(batches)])
 
     def _pairs(self) -> list[Pair]:
+        """Return the labelled pairs of the first fit, once they are written down."""
+        config = self._config
+        if config.initial_preferences is not None:
+            rows = read_preferences(Path(config.initial_preferences), config.initial_pairs, config.seed)
+            pairs = [_labelled(row) for row in rows]
+        else:
+            rows, pairs = self._asked()
+        write(self._kept.directory / records.INITIAL_PAIRS, rows)
+        return pairs
+
+    def _asked(self) -> tuple[list[PairRow], list[Pair]]:
+        """Have the frozen policy write two responses to each of K prompts, the same prompt again where there are fewer,
+        and have them labelled."""
         config, count = self._config, len(self._prompts)
         places = order(count, seed=config.seed, epoch=_INITIAL_EPOCH)
         chosen = [self._prompts[places[k % count]] for k in range(config.initial_pairs)]
-        keys = [noise.key(config.seed, "initial", k, side) for k in range(len(chosen)) for side in (0, 1)]
-        texts = [prompt.text for prompt in chosen]
-        rollout = self._policy.sample(texts, 2, keys, frozen=True)
-        first, second = rollout.texts[::2], rollout.texts[1::2]
+        texts, size = [prompt.text for prompt in chosen], BLOCK_ROWS // 2
+        written: list[str] = []
+        for start in range(0, len(chosen), size):
+            block = range(start, min(start + size, len(chosen)))
+            keys = [noise.key(config.seed, "initial", k, side) for k in block for side in (0, 1)]
+            written += self._policy.sample([texts[k] for k in block], 2, keys, frozen=True).texts
+        first, second = written[::2], written[1::2]
         pairs = Groups(texts, [[text] for text in first], [[text] for text in second]).pairs(
             0, every_place(len(texts), 1, with_reference=True)
         )
         for pair, utility in zip(pairs, self._labels.utility(texts, second), strict=True):
             pair.second_utility = utility
         said = zip(chosen, first, second, self._labels.read(pairs), strict=True)
-        rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said]
-        write(self._kept.directory / records.INITIAL_PAIRS, rows)
-        return pairs
+        return [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said], pairs
+
+
+def _labelled(row: PairRow) -> Pair:
+    texts = row.prompt, row.first, row.second
+    return Pair(pair_id(0, *texts), *texts, row.label)
 
 
 def _with_features(pairs: list[Pair], reward_model: RewardModel) -> list[Pair]:

@@ -25,6 +25,7 @@ class TrainConfig(SteeringConfig):
         "policy_update": "best-of-n", "clip_range": 0.2, "lora_layers": "all", "references": 1, "kl_coefficient": 0.0,
         "kl_unit": "raw", "gamma_unit": "raw", "control": "none", "reward_model_pairs": "winner",
         "reward_model_steps": 1, "reward_model_buffer": 0, "reward_model_l2": 0.0, "reward_model_max_length": None,
+        "initial_preferences": None,
     }  # fmt: skip  # one table
 
     seed: int = setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels", low=0)
@@ -132,6 +133,12 @@ class TrainConfig(SteeringConfig):
     initial_pairs: int = setting(
         32, "reward model", "K labelled pairs of the reference policy to fit it on first", low=0
     )
+    initial_preferences: str | None = setting(
+        None,
+        "reward model",
+        "file of preferences (prompt, chosen, rejected; TRL's, UltraFeedback's or HH's) that those K are taken from, in"
+        " the seed's order",
+    )
     initial_steps: int = setting(100, "reward model", "optimiser steps of that first fit", low=0)
 
     labels: str = setting(
@@ -191,6 +198,10 @@ class TrainConfig(SteeringConfig):
             (
                 self.reward_model != "embedded:relevance" or self.reward_model_input == "pair",
                 "reward_model_input: embedded:relevance reads the prompt, too; use pair",
+            ),
+            (
+                self.initial_preferences is None or self.initial_pairs > 0,
+                "initial_preferences: without effect with initial_pairs 0; give how many are to be read",
             ),
             (
                 self.quantization == "none" or self.policy_train == "lora",

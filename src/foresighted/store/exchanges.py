@@ -96,6 +96,27 @@ def response_of(row: Mapping[str, Any], where: str) -> str:
     raise DataError(f"{where}: {_nothing('response', row)}; also read: {', '.join(CONVERSATIONS)}")
 
 
+def preference_of(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+    """Return the prompt of a row, the response that was preferred and the other one.
+
+    Of a transcript or of messages the last answer is the response.
+
+    Raises:
+        DataError: one of them is not there, or is no text.
+    """
+    sides = []
+    for name in (CHOSEN, REJECTED):
+        key = next((key for key in row if key.strip().lower() == name and not absent(row[key])), None)
+        if key is None:
+            raise DataError(f"{where}: no {name} response; expected the keys prompt, {CHOSEN} and {REJECTED}")
+        value = _plain(row[key])
+        messages = messages_of(value)
+        if messages and messages[-1]["role"] != "assistant":
+            raise DataError(f"{where}: {key} ends without an answer; expected the last message to be the assistant's")
+        sides.append(checked(text_of(messages[-1:]), key, where) if messages else _answer(value, key, where))
+    return prompt_of(row, where), *sides
+
+
 def _answer(value: Any, key: str, where: str) -> str:
     if isinstance(value, str):
         return checked(value, key, where)
