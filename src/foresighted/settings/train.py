@@ -150,10 +150,13 @@ class TrainConfig(SteeringConfig):
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
     kl_coefficient: float = setting(
-        0.3, "steering", "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score", low=0
+        0.3,
+        "steering",
+        "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its score, in kl_unit a nat",
+        low=0,
     )
     kl_unit: Literal["raw", "share"] = setting(
-        "raw", "steering", "unit of beta: raw, in reward a nat, or a share of the spread of rewards within a prompt"
+        "share", "steering", "unit of beta: raw, in reward, or a share of the spread of rewards within a prompt"
     )
     selection: Literal["reward", "labels"] = setting(
         "reward",
