@@ -6,7 +6,7 @@ its own, with transformers' own sampling; then the reward model and the policy a
 gradients accumulated. Both sides read a label of every candidate (`relaxed`), write as many tokens and take one
 optimiser step on each model a round; ours also pays for its share of the block of references.
 
-A policy gradient (`examples/relevance.yaml`) is measured against its plain order: each candidate reads its prompt anew,
+A policy gradient (the preset `demo`) is measured against its plain order: each candidate reads its prompt anew,
 and the frozen pass and the policy's pass with gradients go over whole sequences. What is labelled is the same on both
 sides, and no references are written on either.
 
@@ -166,11 +166,11 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     changes = {"steering": "relaxed", "gamma": 1.0, "threads": args.threads}
-    base = from_mapping(TrainConfig, preset("demo", TrainConfig) | changes)
+    history = read_yaml(Path(__file__).parents[1] / "examples" / "best_of_n.yaml")
+    known = {name: value for name, value in history.items() if name not in ("arms", "seeds")}
+    base = from_mapping(TrainConfig, known | changes)
     base = replace(base, min_new_tokens=base.max_new_tokens)  # both sides write the same number of tokens
-    relevance = read_yaml(Path(__file__).parents[1] / "examples" / "relevance.yaml")
-    known = {name: value for name, value in relevance.items() if name not in ("arms", "seeds")}
-    own = from_mapping(TrainConfig, known | {"threads": args.threads, "references": 1, "steering": "practical"})
+    own = from_mapping(TrainConfig, preset("demo", TrainConfig) | {"threads": args.threads, "references": 1})
     own = replace(own, min_new_tokens=own.max_new_tokens)
     shapes = [base, replace(base, candidates=8), own]
     result = {

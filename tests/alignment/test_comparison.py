@@ -44,6 +44,11 @@ def test_settled_comparison(settled: Path) -> None:
     assert rlhf.utility_difference is None
     assert practical.utility_difference is not None
     assert practical.utility_difference.low < 4 < practical.utility_difference.high
+    assert set(relaxed.earlier_differences) == {"practical"}
+    assert relaxed.earlier_differences["practical"].mean == pytest.approx(
+        relaxed.utility_difference.mean - practical.utility_difference.mean
+    )
+    assert not rlhf.earlier_differences
     assert practical.reward_difference is not None
     assert practical.reward_difference.mean == pytest.approx(-0.2, abs=0.3)
     assert [(count.initial, count.later, count.total) for count in relaxed.labels] == [(8, 640, 648)] * 3
@@ -62,6 +67,7 @@ def test_sentences_of_a_settled_comparison(settled: Path) -> None:
     assert "rlhf: the mean over seeds of true utility fell by" in text
     assert "(a collapse; corrected for what was looked at, the fall is at least" in text
     assert "practical ended higher (" in text
+    assert "Final true utility against practical, paired: relaxed shows no clear difference (" in text
     assert "rlhf: 168, practical: 168, relaxed: 648" in text
     assert "did not read the same number of labels" in text
     assert "3 seeds an arm and 12 held-out prompts" in text

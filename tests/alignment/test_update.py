@@ -17,6 +17,7 @@ from foresighted.models import noise
 from foresighted.models.learner import policy_learner
 from foresighted.models.loading import load_policy
 from foresighted.settings import CompareConfig
+from foresighted.steering import raw_gamma
 from foresighted.store import records
 from foresighted.store.rows import read
 
@@ -126,6 +127,19 @@ def test_scores_that_are_all_equal_move_nothing(config, caplog):
 def test_a_score_that_is_not_finite_is_an_error(config):
     with pytest.raises(NumericalError, match="round 1"):
         _updated(config, SCORES.clone().fill_(float("nan")))
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_gamma_and_kl_as_shares_mean_the_same_for_rewards_of_another_size(scale):
+    reward, kl = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    products = torch.rand(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def moved(c: float) -> torch.Tensor:
+        r, s = c * reward, c**2 * products  # gradients grow with the rewards
+        penalty = raw_gamma(1.0, r, s, residual="one") * s
+        return advantages(r - penalty - 0.3 * within_prompts(r) * kl)[0]
+
+    torch.testing.assert_close(moved(scale), moved(1.0), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow

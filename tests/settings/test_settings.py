@@ -167,8 +167,8 @@ def test_gamma_is_the_forms_own_where_none_is_given():
     assert found == [(0.0, "raw"), (1.0, "share"), (0.3, "raw")]
     assert TrainConfig(steering="exact", gamma=0.5).weight == 0.5
     assert TrainConfig(gamma_unit="raw", gamma=0.3).unit == "raw"
-    with pytest.raises(ConfigError, match="gamma_unit: got raw, and the default gamma of practical is 1 share; give"):
-        TrainConfig(gamma_unit="raw")
+    with pytest.raises(ConfigError, match="gamma_unit: got raw, and practical has 1 share where no gamma is given"):
+        TrainConfig(gamma_unit="raw").resolved()
 
 
 def test_a_head_is_fitted_to_all_pairs_and_what_costs_a_pass_to_the_new_ones():

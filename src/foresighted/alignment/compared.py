@@ -76,6 +76,8 @@ class Arm:
     collapsed_share: Share | None
     utility_difference: Interval | None
     reward_difference: Interval | None
+    earlier_differences: Mapping[str, Interval]
+    """True utility less that of each arm between the baseline and this one."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,11 @@ def _difference_sentences(comparison: Comparison) -> Iterable[str]:
                 texts.append(_difference_text(arm.label, difference))
         if texts:
             yield f"Final {quantity} against {baseline.label}, paired: {'; '.join(texts)}."
+    for place, earlier in enumerate(others):
+        found = [(arm.label, arm.earlier_differences.get(earlier.label)) for arm in others[place + 1 :]]
+        texts = [_difference_text(label, difference) for label, difference in found if difference is not None]
+        if texts:
+            yield f"Final true utility against {earlier.label}, paired: {'; '.join(texts)}."
     unpaired = [arm.label for arm in others if arm.reward_difference is None]
     if unpaired:
         names = ", ".join(unpaired)

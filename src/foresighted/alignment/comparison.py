@@ -55,12 +55,13 @@ def summarise(out: Path) -> Comparison:
     prompts, with_utility = _prompts(groups.values(), out)
     baseline = groups.get(plan.arms[0])
     family = family_size([len(group) for group in groups.values()])
+    every = list(groups.values())
     arms = tuple(
         _arm(
-            group, baseline, last_round, prompts, with_utility,
-            finished=all(run in finished for run in group), family=family,
+            group, baseline, [other for other in every[:place] if other is not baseline], last_round, prompts,
+            with_utility, finished=all(run in finished for run in group), family=family,
         )
-        for group in groups.values()
+        for place, group in enumerate(every)
     )  # fmt: skip
     bare = Comparison(
         plan.arms, plan.seeds, planned_rounds, last_round, len(prompts), LEVEL, bool(finished), arms,
@@ -117,6 +118,7 @@ def _prompt_deviation(grid: Floats) -> float:
 def _arm(
     runs: Sequence[Run],
     baseline: Sequence[Run] | None,
+    earlier: Sequence[Sequence[Run]],
     last_round: int,
     prompts: Sequence[str],
     with_utility: Sequence[str],
@@ -146,8 +148,13 @@ def _arm(
         to_last=falls.to_last if falls else None,
         seed_collapses=falls.seeds if falls else (),
         collapsed_share=share,
-        utility_difference=_from_baseline(runs, baseline, last_round, with_utility, "utility"),
-        reward_difference=_from_baseline(runs, baseline, last_round, prompts, "reward"),
+        utility_difference=_from_another(runs, baseline, last_round, with_utility, "utility"),
+        reward_difference=_from_another(runs, baseline, last_round, prompts, "reward"),
+        earlier_differences={
+            other[0].arm: difference
+            for other in earlier
+            if (difference := _from_another(runs, other, last_round, with_utility, "utility")) is not None
+        },
     )
 
 
@@ -207,13 +214,13 @@ def _falls(runs: Sequence[Run], last_round: int, family: int) -> ArmFalls | None
     return judge_arm(table, table.utility, table.reward, known, layout, seeds=seeds, family=family)
 
 
-def _from_baseline(
-    runs: Sequence[Run], baseline: Sequence[Run] | None, round_: int, prompts: Sequence[str], column: str
+def _from_another(
+    runs: Sequence[Run], others: Sequence[Run] | None, round_: int, prompts: Sequence[str], column: str
 ) -> Interval | None:
-    """Return this arm minus the baseline at `round_` on the seeds that both have; None where there is none."""
-    if not baseline or not prompts or baseline[0].arm == runs[0].arm:
+    """Return this arm minus another at `round_` on the seeds that both have; None where there is none."""
+    if not others or not prompts or others[0].arm == runs[0].arm:
         return None
-    theirs = {run.seed: run for run in baseline if round_ in run.answers}
+    theirs = {run.seed: run for run in others if round_ in run.answers}
     pairs = [(run, theirs[run.seed]) for run in runs if run.seed in theirs and round_ in run.answers]
     if not pairs:
         return None

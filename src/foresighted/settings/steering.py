@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Self
 
+from foresighted.errors import ConfigError
 from foresighted.settings.fields import Settings, setting
 from foresighted.steering.table import FORMS, READ_LABELS, Form
 
@@ -117,11 +118,6 @@ class SteeringConfig(Settings):
                 f"scope: got {self.scope!r}, expected head, head:K, last:K, lora or all",
             ),
             (
-                self.gamma is not None or self.gamma_unit in (None, self.form.gamma_unit) or not self.form.gamma,
-                f"gamma_unit: got {self.gamma_unit}, and the default gamma of {self.steering} is"
-                f" {self.form.gamma:g} {self.form.gamma_unit}; give gamma, too",
-            ),
-            (
                 self.scope != "lora" or self.reward_model_train == "lora",
                 f"scope: lora selects no parameters with reward_model_train {self.reward_model_train}; use"
                 " --reward-model-train lora, or another scope",
@@ -154,7 +150,17 @@ class SteeringConfig(Settings):
         )
 
     def resolved(self) -> Self:
-        """Return the same settings with those written out that depend on others, as records keep them."""
+        """Return the same settings with those written out that depend on others, as records keep them.
+
+        Raises:
+            ConfigError: another unit of gamma than the form's own, and no gamma.
+        """
+        form = self.form
+        if form.gamma and self.gamma is None and self.unit != form.gamma_unit:
+            raise ConfigError(
+                f"gamma_unit: got {self.unit}, and {form.name} has {form.gamma:g} {form.gamma_unit} where no gamma is"
+                " given; give gamma, too"
+            )
         steps, buffer, l2 = self.fit
         learning = {"reward_model_steps": steps, "reward_model_buffer": buffer, "reward_model_l2": l2}
         return replace(self, gamma=self.weight, gamma_unit=self.unit, **learning)  # type: ignore[arg-type]
