@@ -58,7 +58,7 @@ PLAIN_COLUMNS = {
     "RoundRow.reward_chosen": "The same, winners only.",
     "RoundRow.reward_reference": "The same, reference responses.",
     "RoundRow.utility_chosen": "Mean true utility of the winners, null where none is known.",
-    "RoundRow.utility_reference": "Mean true utility of the reference responses, null where none is known.",
+    "RoundRow.utility_reference": "Mean true utility of each prompt's first reference, null where none is known.",
     "RoundRow.penalty": "Mean penalty of all candidates.",
     "RoundRow.penalty_chosen": "Mean penalty of the winners.",
     "RoundRow.reward_model_loss": "Bradley-Terry loss on the round's labels, before the first optimiser step.",

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foresighted.alignment.follower import FEWEST, Follower, partition
+from foresighted.alignment.follower import Follower, partition
 from foresighted.alignment.run import train
+from foresighted.errors import ConfigError
 from foresighted.labels.pair import Pair
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.loading import load_reward_model
+from foresighted.settings.train import FEWEST
 from foresighted.store import records
 from foresighted.store.rows import read
 
@@ -74,10 +76,13 @@ def test_auto_stops_where_held_back_pairs_are_read_best(tiny):
     assert follower._loss(held) >= best - 1e-3
 
 
-def test_auto_with_few_pairs_takes_one_step(tiny):
-    auto, one = _follower(tiny, reward_model_steps="auto"), _follower(tiny)
+def test_auto_with_few_pairs_takes_one_step_and_says_so(tiny, caplog):
+    auto, one = _follower(tiny, reward_model_steps="auto", reward_model_buffer=-1), _follower(tiny)
+    caplog.clear()
     for follower in (auto, one):
-        follower.learn(_pairs(follower, FEWEST - 1))
+        for _ in range(2):
+            follower.learn(_pairs(follower, FEWEST - 1))
+    assert caplog.text.count("auto takes one step while an update has fewer than 10 pairs") == 1
     assert torch.equal(_weights(auto), _weights(one))
 
 
@@ -93,3 +98,9 @@ def test_a_run_with_a_memory_goes_on_to_the_same_bits(tiny, tmp_path, trained):
     for name in (records.CANDIDATES, records.ROUNDS, records.HELDOUT, "policy/adapter_model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
     assert len(read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)) == 4
+
+
+def test_auto_that_never_has_enough_pairs_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"reward_model_steps: auto .* never has more than 2; raise"):
+        replace(tiny, reward_model_steps="auto")
+    assert replace(tiny, reward_model_steps="auto", reward_model_buffer=8).fit.steps == "auto"

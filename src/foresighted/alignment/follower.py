@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,9 +15,9 @@ from foresighted.labels.pair import Pair, label_means
 from foresighted.models.learner import Learner
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import SteeringConfig
+from foresighted.settings.train import FEWEST
 
-FEWEST = 10
-"""Pairs below which `auto` takes one step: a tenth of fewer is none."""
+_log = logging.getLogger(__name__)
 PATIENCE = 5
 """Steps without a smaller loss on the held-back pairs after which `auto` stops."""
 MOST_STEPS = 200
@@ -65,6 +66,7 @@ class Follower:
         self._l2 = fit.l2
         self._start = self._weights() if self._l2 else {}
         self._batch_size = batch_size
+        self._told = False
         self._share = share
         self._reduce = reduce
 
@@ -89,6 +91,9 @@ class Follower:
             return self._learn(pairs, self._steps)
         held, rest = partition(pairs)
         if len(pairs) < FEWEST or not held:
+            if not self._told:
+                _log.warning("reward_model_steps: auto takes one step while an update has fewer than %d pairs", FEWEST)
+            self._told = True
             return self._learn(pairs, 1)
         losses: list[float] = []
         best, since, kept = self._loss(held), 0, self._weights()

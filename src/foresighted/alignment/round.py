@@ -106,7 +106,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
         tokens=candidates.lengths(), scores=scores, penalty=penalty, kl=kl, score=score, chosen=chosen, pairs=pairs,
-        counts=follower.buffer.counts, utility_reference=mean(r.utility for own in written for r in own),
+        counts=follower.buffer.counts, utility_reference=mean(r.utility for r in references),
         reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)

@@ -77,7 +77,8 @@ class Start:
         places = [(number, prompt, n) for number, prompt in asked for n in range(each)]
         keys = [noise.key(self._config.seed, "reference", number, p.id, *([n] if n else [])) for number, p, n in places]
         rollout = self._policy.sample([prompt.text for _, prompt in asked], each, keys, frozen=True)
-        utility = self._labels.utility([prompt.text for _, prompt, _ in places], rollout.texts)
+        read = self._labels.utility([prompt.text for _, prompt in asked], rollout.texts[::each])  # labels read no other
+        utility = [value if n == 0 else None for value in read for n in range(each)]
         rows = zip(places, rollout.texts, rollout.lengths(), utility, strict=True)
         return [ReferenceRow(number, p.id, p.text, text, length, u, n) for (number, p, n), text, length, u in rows]
 

@@ -13,6 +13,8 @@ from foresighted.settings.steering import SteeringConfig
 
 LAYERS = re.compile(r"all|last:[1-9]\d{0,5}")
 """How the blocks that get an adapter are written."""
+FEWEST = 10
+"""Pairs below which `reward_model_steps auto` takes one step: a tenth of fewer is none."""
 MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to")
 """Settings that do not touch what a round computes, so a resumed run may change them."""
 
@@ -190,6 +192,11 @@ class TrainConfig(SteeringConfig):
         names = (*shared, "lora_dropout", "lora_targets")
         return tuple(name for name in names if getattr(self, name) != settings(TrainConfig)[name].default)
 
+    @property
+    def pairs_a_round(self) -> int:
+        """Pairs that the reward model gets to learn from in a round."""
+        return self.prompts_per_round * (self.candidates if self.reward_model_pairs == "all" else 1)
+
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
             *super()._rules(),
@@ -201,6 +208,11 @@ class TrainConfig(SteeringConfig):
             (
                 self.reward_model != "embedded:relevance" or self.reward_model_input == "pair",
                 "reward_model_input: embedded:relevance reads the prompt, too; use pair",
+            ),
+            (
+                self.fit.steps != "auto" or self.fit.buffer == -1 or self.pairs_a_round + self.fit.buffer >= FEWEST,
+                f"reward_model_steps: auto holds back a tenth of at least {FEWEST} pairs, and here an update never has"
+                f" more than {self.pairs_a_round + self.fit.buffer}; raise reward_model_buffer, or give a number",
             ),
             (
                 self.initial_preferences is None or self.initial_pairs > 0,

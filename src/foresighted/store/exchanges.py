@@ -104,17 +104,17 @@ def preference_of(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
     Raises:
         DataError: one of them is not there, or is no text.
     """
-    sides = []
-    for name in (CHOSEN, REJECTED):
-        key = next((key for key in row if key.strip().lower() == name and not absent(row[key])), None)
-        if key is None:
-            raise DataError(f"{where}: no {name} response; expected the keys prompt, {CHOSEN} and {REJECTED}")
-        value = _plain(row[key])
-        messages = messages_of(value)
-        if messages and messages[-1]["role"] != "assistant":
-            raise DataError(f"{where}: {key} ends without an answer; expected the last message to be the assistant's")
-        sides.append(checked(text_of(messages[-1:]), key, where) if messages else _answer(value, key, where))
-    return prompt_of(row, where), *sides
+    return prompt_of(row, where), _side(row, CHOSEN, where), _side(row, REJECTED, where)
+
+
+def _side(row: Mapping[str, Any], name: str, where: str) -> str:
+    key = next((key for key in row if key.strip().lower() == name and not absent(row[key])), None)
+    if key is None:
+        raise DataError(f"{where}: no {name} response; expected the keys prompt, {CHOSEN} and {REJECTED}")
+    messages = messages_of(value := _plain(row[key]))
+    if messages and messages[-1]["role"] != "assistant":
+        raise DataError(f"{where}: {key} ends without an answer; expected the last message to be the assistant's")
+    return checked(text_of(messages[-1:]), key, where) if messages else _answer(value, key, where)
 
 
 def _answer(value: Any, key: str, where: str) -> str:

@@ -123,6 +123,7 @@ class ReferenceRow:
     text: str
     tokens: int
     utility: float | None
+    """None but for a prompt's first one, or where it is not known."""
     reference: int = 0
     """Which of the prompt's references; the first is what candidates are labelled against."""
 
