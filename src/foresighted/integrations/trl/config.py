@@ -90,12 +90,12 @@ class FPOConfig(SteeringConfig):
     kl_coefficient: float = setting(
         0.3,
         "steering",
-        "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its reward; a beta of the trainer's own"
-        " counts in its place",
+        "beta: also take beta * log(pi / pi_ref) of the response, in nats, off its reward, in kl_unit a nat; a beta of"
+        " the trainer's own counts in its place",
         low=0,
     )
     kl_unit: Literal["raw", "share"] = setting(
-        "raw", "steering", "unit of beta: raw, in reward a nat, or a share of the spread of rewards within a prompt"
+        "share", "steering", "unit of beta: raw, in reward, or a share of the spread of rewards within a prompt"
     )
 
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
