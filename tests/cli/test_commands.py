@@ -71,7 +71,7 @@ def test_train_prints_where_and_resumes_from_its_own_file(foresighted, config_fi
     assert [r.round for r in read(out / records.ROUNDS, RoundRow)] == [1, 2, 3]
     code, _, err = foresighted("train", "--out", out, "--resume", "--gamma", "9")
     assert code == 2
-    assert "gamma was 0.3, now 9.0" in err
+    assert "gamma was 1.0, now 9.0" in err
     code, text, _ = foresighted("report", out)
     assert code == 0
     assert (out / "report.html").stat().st_size > 10_000
