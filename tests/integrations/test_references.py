@@ -238,7 +238,7 @@ def test_the_default_in_grpo_and_its_resumed_run(
     drawn = []
     write = FrozenPolicy._drawn
     monkeypatch.setattr(FrozenPolicy, "_drawn", lambda self, asked: drawn.append(len(asked)) or write(self, asked))
-    config = FPOConfig(reference_max_new_tokens=6, reward_model_learning_rate=1e-3)
+    config = FPOConfig(reference_max_new_tokens=6, reward_model_learning_rate=1e-3, kl_unit="raw")
 
     def made():
         return FPOReward(str(tiny_deberta), config, labels)
@@ -277,7 +277,7 @@ def test_the_distance_counts_once_in_rloo(tmp_path, tiny_llama, tiny_deberta, pr
     """RLOO's own beta is .05; with 0 ours is taken off, in the same place and form."""
     for out, settings, told in (("trainers", {}, 1), ("ours", {"beta": 0.0}, 0)):
         caplog.clear()
-        fpo = FPOReward(str(tiny_deberta), FPOConfig(reference_max_new_tokens=4), labels)
+        fpo = FPOReward(str(tiny_deberta), FPOConfig(reference_max_new_tokens=4, kl_unit="raw"), labels)
         _train("RLOO", tmp_path / out, tiny_llama, fpo, prompts(), max_steps=2, **settings)
         assert caplog.text.count("the trainer's own beta 0.05 holds") == told
         rounds, candidates = _records(tmp_path / out)

@@ -169,10 +169,11 @@ def settled(
         lost += ["kl_coefficient is 0"] if no_ratio and not why else []
         whole = replace(whole, kl_coefficient=0.0 if why or no_ratio else kl)
     if lost:
-        said.append(
-            f"{no_policy or no_ratio}: {' and '.join(lost)}, so nothing of FPOReward holds the policy near where it"
-            " began; give the trainer a beta, or train an adapter, or give FPOReward(reference_policy=MODEL)"
-        )
+        advice = "" if beta > 0 else (
+            ", so nothing of FPOReward holds the policy near where it began; give the trainer a beta, or train an"
+            " adapter, or give FPOReward(reference_policy=MODEL)"
+        )  # fmt: skip
+        said.append(f"{no_policy or no_ratio}: {' and '.join(lost)}{advice}")
     return whole, said
 
 

@@ -64,7 +64,7 @@ class FrozenPolicy:
 
     Args:
         model: the trainer's.
-        tokenizer: its own.
+        tokenizer: its own, or the processor that holds it.
         own: the frozen policy if the user gave one; it goes to the device of the trainer's.
         config: how many references of what length, and the seed of their noise, which is named by the prompt and draws
             from no generator of torch.
@@ -89,6 +89,7 @@ class FrozenPolicy:
         if own is not None and not hasattr(own, "hf_device_map"):
             own.to(next(model.parameters()).device)
         published = Decoding(config.reference_max_new_tokens, temperature=0.8, top_p=0.9)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         told: Any = {"chat": False, "template": template}
         self._policy = Policy(model, tokenizer, own, published, **told)
         self._writer = self._policy if own is None else Policy(own, tokenizer, own, published, **told)
