@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from foresighted.alignment.compared import headline
 from foresighted.alignment.comparison import summarise
 from foresighted.errors import ConfigError, DataError
 from foresighted.store import records
@@ -83,6 +84,32 @@ def test_sentences_do_not_know_the_wished_outcome(synthetic: SimpleNamespace, tm
     assert "practical: 3 of 3" in text
     assert "practical ended lower (-" in text
     assert "Every arm read 168 labels a seed" in text
+
+
+def test_the_headline_says_what_was_compared_and_how_many_collapsed(
+    settled: Path, synthetic: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert headline(summarise(settled)) == (
+        "3 arms of iterative RLHF to round 40, 3 seeds each, measured on 12 held-out prompts: rlhf collapsed in 3 of 3"
+        " seeds, practical in 0 of 3, relaxed in 0 of 3."
+    )
+    arms = {"rlhf": synthetic.STEADY, "practical": synthetic.STEADY, "exact": synthetic.STEADY}
+    partial = synthetic.write_comparison(
+        tmp_path / "partial",
+        arms,
+        seeds=[0, 1],
+        skip=[("exact", 0), ("exact", 1)],
+        cut={("practical", 0): 20, ("practical", 1): 20},
+    )
+    assert headline(summarise(partial)) == (
+        "2 of 3 arms of iterative RLHF to round 40 so far, 2 seeds each, measured on 12 held-out prompts: rlhf"
+        " collapsed in 0 of 2 seeds, practical (to round 20) in 0 of 2."
+    )
+    one = synthetic.write_comparison(tmp_path / "one", {"rlhf": synthetic.NO_UTILITY}, seeds=[0])
+    assert headline(summarise(one)) == (
+        "1 arm of iterative RLHF to round 40, 1 seed, measured on 12 held-out prompts: no true utility was recorded, so"
+        " nothing can be said about collapse."
+    )
 
 
 def test_no_collapse_and_no_difference(synthetic: SimpleNamespace, tmp_path: Path) -> None:

@@ -171,6 +171,34 @@ def test_legend_hides_an_arm_and_theme_switches(shared: Opened) -> None:
     assert shared.said == []
 
 
+def test_the_first_screen_fits_and_its_prompt_can_be_chosen(shared: Opened) -> None:
+    page = shared.page
+    page.set_viewport_size({"width": 1280, "height": 800})
+    places = page.evaluate(
+        "['.glance', '.opening .chart', '.moments', '.findings'].map(one => document.querySelector(one)"
+        ".getBoundingClientRect()).map(one => [one.top + scrollY, one.bottom + scrollY])"
+    )
+    assert [top for top, _ in places] == sorted(top for top, _ in places)
+    assert places[2][1] < 800
+    first = page.locator("#words .said").all_text_contents()
+    page.select_option("#words select", "2")
+    assert page.locator("#words .place").text_content() == "3"
+    asked = page.locator("#words .prompt").text_content()
+    round_ = page.locator("#samples .round").last.locator(".question").nth(2)
+    assert round_.locator(".prompt").text_content().startswith(asked)
+    shown = page.locator("#words tr").last
+    answers = round_.locator(".answer:not(:first-child)")
+    assert shown.locator(".said").all_text_contents() == answers.locator("p:not(.scores)").all_text_contents()
+    utilities = [text.split()[1] for text in answers.locator(".scores").all_text_contents()]
+    assert shown.locator("strong").all_text_contents() == utilities
+    start = round_.locator(".answer p").first.text_content()
+    assert page.locator("#words .said").first.text_content() == start
+    page.select_option("#words select", "0")
+    again = page.locator("#words .said").all_text_contents()
+    assert [text.split()[-1] for text in again] == [text.split()[-1] for text in first]
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_focus_is_seen_and_goes_in_order(shared: Opened) -> None:
     page = shared.page
     page.reload()
@@ -205,6 +233,8 @@ def test_without_script_and_on_paper(files: dict[str, Path], chromium: Any) -> N
     opened = Opened(chromium, files["comparison"], java_script_enabled=False)
     page = opened.page
     assert page.locator("#summary table tbody tr").count() == 3
+    assert page.locator("#words .said:visible").count() == 7
+    assert page.locator("#words select").is_hidden()
     assert page.locator("#samples .round:visible").count() == 1
     assert page.locator("noscript").count() == 1
     assert page.locator("#responses form").is_hidden()

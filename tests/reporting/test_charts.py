@@ -36,6 +36,15 @@ def test_specifications_compile(bounded: bool, kind: str, guide: Guide) -> None:
     assert compiled["marks"]
 
 
+def test_a_low_chart_has_the_unit_below_the_name() -> None:
+    chart = Chart("one", "One", "round", "true utility (labeller's unit)", (Series("a", 0, (Point(0, 1, 0, 2),)),))
+    low, plain = specification(chart, 160), specification(chart)
+    assert (low["height"], plain["height"]) == (160, 240)
+    assert low["layer"][-1]["encoding"]["y"]["title"] == ["true utility", "(labeller's unit)"]
+    assert plain["layer"][-1]["encoding"]["y"]["title"] == chart.y
+    assert "<svg" in vl_convert.vegalite_to_svg(low | {"width": 400})
+
+
 def test_text_of_records_is_never_an_expression() -> None:
     chart = Chart("c", "T", "x", "y", (line(HOSTILE),), marks=(Mark(HOSTILE, 0, 1),))
     compiled = vl_convert.vegalite_to_vega(specification(chart))

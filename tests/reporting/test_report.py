@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import itertools
 import json
 import re
@@ -13,15 +14,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
+from foresighted.alignment.compared import headline
 from foresighted.alignment.comparison import summarise
 from foresighted.errors import DataError
 from foresighted.reporting import write_picture, write_report
-from foresighted.reporting.samples import read_samples, shown_prompts, shown_rounds
+from foresighted.reporting.samples import Answer, Question, Samples, read_samples, shown_prompts, shown_rounds, words_of
+from foresighted.statistics.wording import number
 from foresighted.store import records
 from foresighted.store.directory import arm_directory, kind_of
+from foresighted.store.rows import read
 
 KINDS = ("comparison", "evaluation", "audited")
+ODD_ARM = "<i>$odd_{\"'&"
 
 
 class Page(HTMLParser):
@@ -71,7 +77,7 @@ def test_contents_of_a_comparison_in_order(pages: dict[str, str]) -> None:
     assert found[0].startswith("rlhf and 2 other arms")
     of_audit = ("Which prompts fall first", "Symptoms that need no labels")
     assert [title for title in found[1:] if title not in of_audit] == [
-        "Summary", "What was meant and what was measured", "Where the two part", "In training",
+        "At a glance", "Summary", "Against the baseline", "Where the two part", "In training",
         "Calibration of the reward model", "What the answers look like", "Labels", "Answers side by side",
         "All responses", "Configuration", "Environment",
     ]  # fmt: skip
@@ -83,9 +89,64 @@ def test_contents_of_a_comparison_in_order(pages: dict[str, str]) -> None:
     assert 'class="stamp alarm">Audit: collapsed' in pages["comparison"]
 
 
+def opening(page: str) -> str:
+    """Return what stands above the list of contents."""
+    assert page.index('<nav aria-label="On this page">') < page.index('class="findings"') < page.index('id="summary"')
+    return page[page.index("<main") : page.index("<nav")]
+
+
+def words(page: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return the rows of the first screen's table: heading, and arm, text and utility of each answer."""
+    table = page[page.index('<table class="moments') :]
+    rows = re.findall(r'<tr data-round="\d+">(.*?)</tr>', table[: table.index("</table>")], re.DOTALL)
+    return [
+        (
+            " ".join(Page(row[: row.index("</th>")]).text.split()),
+            [
+                (html.unescape(place), html.unescape(text), utility)
+                for place, text, utility in re.findall(
+                    r'<td[^>]*data-label="([^"]*)">.*?<p(?: class="said")?>(.*?)</p>'
+                    r'(?:<p class="scores">utility <strong>(.*?)</strong></p>)?',
+                    row,
+                    re.DOTALL,
+                )
+            ],
+        )
+        for row in rows
+    ]
+
+
+def test_the_first_screen_has_curves_sentence_and_words(pages: dict[str, str], comparison: Path) -> None:
+    page = pages["comparison"]
+    first = opening(page)
+    assert re.findall(r'data-chart="([\w-]+)"', first) == ["utility", "reward"]
+    assert page.count('data-chart="utility"') == 1
+    assert str(escape(headline(summarise(comparison)))) in first
+    assert "number <span" in first
+    assert "a rule fixed before any outcome" in first
+    prompt = shown_prompts(f"p{i}" for i in range(12))[0]
+    assert f"Question {prompt[1:]}?" in first
+    found = words(page)
+    assert [heading for heading, _ in found] == ["round 0 start", "round 10 middle", "round 20 end"]
+    plan = ["rlhf", "practical:gamma=0.3", ODD_ARM]
+    assert [[arm for arm, _, _ in answers] for _, answers in found] == [
+        ["frozen policy"], plan, plan,
+    ]  # fmt: skip
+    for round_, (_, answers) in zip((0, 10, 20), found, strict=True):
+        for arm, (_, text, utility) in zip(plan, answers, strict=False):
+            rows = read(arm_directory(comparison, arm, 0) / records.HELDOUT, records.HeldoutRow)
+            row = next(row for row in rows if (row.round, row.prompt_id) == (round_, prompt))
+            assert utility == number(row.utility)
+            assert text.split()[-1] == row.text.split()[-1]
+            if arm == "rlhf":
+                assert "<script>window.hacked=1</script>" in text
+
+
 def test_contents_of_an_evaluation(pages: dict[str, str]) -> None:
     found = headings(pages["evaluation"])
     assert found[0] == "2 policies against base, judged on 30 prompts"
+    assert "At a glance" not in found
+    assert pages["evaluation"].index("<nav") < pages["evaluation"].index("<main")
     assert {"Summary", "Who wins", "On which prompts", "All answers", "Configuration"} <= set(found)
     assert {"win-rate", "decided", "ratings", "categories-0"} <= set(payload(pages["evaluation"])["charts"])
     assert "better over base" in Page(pages["evaluation"]).text
@@ -95,6 +156,11 @@ def test_contents_of_an_audit(pages: dict[str, str]) -> None:
     found = headings(pages["audited"])
     assert found[0] == "Audit of out"
     assert {"Summary", "Calibration of the reward model", "Round by round", "What was read"} <= set(found)
+    assert {"At a glance", "Where the two part"} <= set(found)
+    first = opening(pages["audited"])
+    assert re.findall(r'data-chart="([\w-]+)"', first) == ["audit-utility", "audit-reward"]
+    assert "COLLAPSED (1 of 3 arms: rlhf)" in first
+    assert 'id="words"' not in pages["audited"]
     assert "Responses that a person should look at first" in found
     assert {"audit-utility", "audit-reward", "audit-gap"} <= set(payload(pages["audited"])["charts"])
 
@@ -176,6 +242,29 @@ def test_samples_follow_a_rule_blind_to_outcomes(comparison: Path) -> None:
         assert [answer.index for answer in questions[0].answers] == [None, 0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("rounds", "middle"), [([10], []), ([10, 20], [10]), ([10, 20, 30], [10]), ([1, 2, 3, 4, 20], [4])]
+)
+def test_the_middle_is_the_nearest_shown_round_and_absent_answers_are_said(
+    rounds: list[int], middle: list[int]
+) -> None:
+    def answer(heading: str, index: int | None, round_: int) -> Answer:
+        return Answer(heading, index, f"{heading} {round_}", "1", "2", 3)
+
+    def question(round_: int) -> Question:
+        late = (answer("late", 1, round_),) if round_ == rounds[-1] else ()
+        return Question("Why?", "", (answer("before", None, 0), *late, answer("first", 0, round_)))
+
+    found = words_of(Samples(7, 0, {round_: (question(round_),) for round_ in rounds}))
+    assert (found.seed, found.prompt, found.arms) == (7, "Why?", (("first", 0), ("late", 1)))
+    assert [(one.name, one.round) for one in found.moments] == [
+        ("start", 0), *(("middle", round_) for round_ in middle), ("end", rounds[-1]),
+    ]  # fmt: skip
+    texts = [[one and one.text for one in moment.answers] for moment in found.moments]
+    last = rounds[-1]
+    assert texts == [["before 0"], *([f"first {one}", None] for one in middle), [f"first {last}", f"late {last}"]]
+
+
 def test_many_rounds_are_sampled_evenly() -> None:
     assert shown_rounds([10, 20, 30]) == [10, 20, 30]
     many = shown_rounds(list(range(1, 101)))
@@ -194,6 +283,8 @@ def test_no_utility(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     text = write_report(out).read_text()
     assert "only proxy reward is known" in text
     assert "True utility, held out" not in text
+    assert re.findall(r'data-chart="([\w-]+)"', opening(text)) == ["reward"]
+    assert [utility for _, answers in words(text) for _, _, utility in answers] == ["unknown"] * 3
     assert {"reward", "kl"} <= set(payload(text)["charts"])
     assert write_picture(out, tmp_path / "picture.png").exists()
 
@@ -207,6 +298,9 @@ def test_unfinished_arm_and_one_prompt(synthetic: SimpleNamespace, tmp_path: Pat
     assert "practical (unfinished, round 10)" in text
     assert "interval unknown" in text
     assert "exact, seed 0 (nothing evaluated yet)" in text
+    assert [[text for _, text, _ in answers][-1] for _, answers in words(text)] == [
+        "An answer. 0 after 0", "An answer. 0 after 10", "no answer recorded",
+    ]  # fmt: skip
 
 
 def test_single_run_directory(synthetic: SimpleNamespace, tmp_path: Path) -> None:
@@ -214,6 +308,9 @@ def test_single_run_directory(synthetic: SimpleNamespace, tmp_path: Path) -> Non
     text = write_report(tmp_path / "run").read_text()
     assert "rlhf: one arm of iterative RLHF" in text
     assert "against rlhf" not in text
+    assert "Against the baseline" not in text
+    assert "rlhf collapsed in 1 of 1 seed." in opening(text)
+    assert [[arm for arm, _, _ in answers] for _, answers in words(text)] == [["frozen policy"], ["rlhf"], ["rlhf"]]
     assert "Environment" not in text
 
 
@@ -222,6 +319,8 @@ def test_before_the_first_round(synthetic: SimpleNamespace, tmp_path: Path) -> N
     text = write_report(out).read_text()
     assert "before training (round 0)" in text
     assert "nothing can be said about collapse yet" in text
+    assert "too early to say anything about collapse" in opening(text)
+    assert [(heading, len(answers)) for heading, answers in words(text)] == [("round 0 start", 1)]
 
 
 def test_a_failure_leaves_the_old_page(synthetic: SimpleNamespace, tmp_path: Path) -> None:
@@ -290,3 +389,4 @@ def test_texts_of_a_megabyte_leave_a_page_small(synthetic, tmp_path):
     page = write_report(out).read_text()
     assert len(page) < 5_000_000
     assert "more characters)" in page
+    assert len(opening(page)) < 30_000

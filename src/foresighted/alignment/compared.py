@@ -113,8 +113,41 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
     return tuple(sentence for part in parts for sentence in part(comparison))
 
 
+def headline(comparison: Comparison) -> str:
+    """Return what was compared and how many seeds collapsed, as one sentence for somebody who reads nothing else."""
+    arms, judged = comparison.arms, _judged(comparison)
+    planned = "" if len(arms) == len(comparison.planned_arms) else f"{len(arms)} of "
+    each = " each" if len(arms) > 1 else ""
+    said = (
+        f"{planned}{count(len(comparison.planned_arms), 'arm')} of iterative RLHF to round {comparison.last_round}"
+        f"{' so far' if comparison.missing else ''}, {_seeds_text(comparison)}{each}, measured on"
+        f" {count(comparison.prompts, 'held-out prompt')}: "
+    )
+    if not comparison.utility_known:
+        return f"{said}no true utility was recorded, so nothing can be said about collapse."
+    if not judged:
+        return f"{said}too early to say anything about collapse."
+    counts = [
+        f"{arm.label}{'' if arm.last_round == comparison.last_round else f' (to round {arm.last_round})'}"
+        f"{'' if place else ' collapsed'} in {arm.collapsed_share.successes} of {arm.collapsed_share.total}"
+        f"{'' if place else ' seeds' if arm.collapsed_share.total > 1 else ' seed'}"
+        for place, arm in enumerate(judged)
+        if arm.collapsed_share
+    ]
+    return f"{said}{', '.join(counts)}."
+
+
+def _seeds_text(comparison: Comparison) -> str:
+    seeds = sorted({len(arm.seeds) for arm in comparison.arms})
+    return count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {count(seeds[-1], 'seed')}"
+
+
+def _judged(comparison: Comparison) -> list[Arm]:
+    return [arm for arm in comparison.arms if len(arm.evaluated) > 1 and arm.collapse]
+
+
 def _collapse_sentences(comparison: Comparison) -> Iterable[str]:
-    judged = [arm for arm in comparison.arms if len(arm.evaluated) > 1 and arm.collapse]
+    judged = _judged(comparison)
     if not comparison.utility_known:
         yield (
             "No true utility was recorded, so only proxy reward is known:"
@@ -205,12 +238,11 @@ def _label_sentences(comparison: Comparison) -> Iterable[str]:
 
 
 def _size_sentences(comparison: Comparison) -> Iterable[str]:
-    seeds = sorted({len(arm.seeds) for arm in comparison.arms})
+    seeds = sorted(len(arm.seeds) for arm in comparison.arms)
     made = f"{comparison.level:.0%} {methods_text(_intervals(comparison))}"
-    some = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {count(seeds[-1], 'seed')}"
     yield (
-        f"All this is for {some} an arm and {count(comparison.prompts, 'held-out prompt')}, the same in every run and"
-        f" round; brackets are {made}, not corrected for how many there are."
+        f"All this is for {_seeds_text(comparison)} an arm and {count(comparison.prompts, 'held-out prompt')}, the"
+        f" same in every run and round; brackets are {made}, not corrected for how many there are."
     )
     if seeds[0] == 1:
         yield "With one seed only prompts are resampled: such an interval does not speak about other seeds."

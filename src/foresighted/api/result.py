@@ -153,14 +153,14 @@ def plot_of(page: Page, name: str | None) -> Plot:
     from foresighted.reporting.page import render
     from foresighted.reporting.picture import png, svg
 
-    sections = [section for section in page.sections if section.charts]
+    sections = page.charted
     known = {chart.name: (section, (chart,)) for section in sections for chart in section.charts}
     if not sections or (name is not None and name not in known):
         there = f"; there are {', '.join(known)}" if known else ", nothing is to be drawn"
         raise ConfigError(f"plot: no chart {name or 'at all'}{nearest(name or '', known)}{there}")
     section, charts = (sections[0], sections[0].charts[:2]) if name is None else known[name]
     alone = replace(section, charts=charts, tables=(), points=())
-    bare = replace(page, sections=(alone,), samples=None, responses=None, texts=())
+    bare = replace(page, opening=None, sections=(alone,), samples=None, responses=None, texts=())
     return Plot({".png": lambda: png(charts), ".svg": lambda: svg(charts).encode(), ".html": lambda: render(bare)})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foresighted.auditing.result import ArmAudit, Audit, Round
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
-from foresighted.reporting.page import Legend, Page, Section
+from foresighted.reporting.page import Legend, Opening, Page, Section
 from foresighted.reporting.reliability import RELIABILITY_NOTE
 from foresighted.reporting.responses import Response, Responses, pack
 from foresighted.statistics.wording import interval_text, methods_text, number
@@ -31,7 +31,7 @@ def audit_page(audit: Audit) -> Page:
         title=f"Audit of {Path(audit.source.path).name or audit.source.path}",
         verdict=verdict_text(audit),
         alarm=audit.verdict in ALARMING,
-        lead=audit.headline,
+        opening=_opening(audit, labels),
         sentences=audit.sentences,
         legend=tuple(Legend(label, index) for index, label in enumerate(labels)),
         sections=(
@@ -52,15 +52,15 @@ def verdict_text(audit: Audit) -> str:
 def audit_sections(
     arms: Sequence[ArmAudit], planned: Sequence[str], *, own_curves: bool, reliability: tuple[Chart, ...] = ()
 ) -> tuple[Section, ...]:
-    """Return curves with onsets, calibration, kinds of prompts and symptoms.
+    """Return gap, distance and texts by round, calibration, kinds of prompts and symptoms.
 
     Args:
         arms: audited arms.
         planned: labels whose place sets the look.
-        own_curves: with utility and reward by round; a page of a comparison has its own.
+        own_curves: with what a page of a comparison has of its own.
         reliability: the reliability diagram, where the page has the pairs for one.
     """
-    curves = (_curves_section(arms, planned), _texts_section(arms, planned)) if own_curves else ()
+    curves = (_parting_section(arms, planned), _texts_section(arms, planned)) if own_curves else ()
     calibration = _calibration_section(arms, planned, reliability)
     return (*curves, calibration, _kinds_section(arms, planned), _symptoms_section(arms))
 
@@ -110,22 +110,31 @@ def _made(arms: Sequence[ArmAudit], *columns: str, of: str = "rounds") -> str:
     return methods_text(getattr(row, column) for arm in arms for row in getattr(arm, of) for column in columns)
 
 
-def _curves_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
+def _opening(audit: Audit, planned: Sequence[str]) -> Opening:
+    arms = audit.arms
     measures = {arm.measured_by for arm in arms if arm.measured_by}
     measure = "mean label" if measures == {"label"} else "true utility"
-    note = (
-        f"Bands are {_made(arms, 'utility', 'reward', 'gap', 'kl')} over prompts (and seeds where there are several)."
-        " Rounds with few prompts are pooled, and stand at the last of them."
+    charts = (
+        *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)"),
+        *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)"),
     )
-    if onset_marks(arms, planned):
-        note += ONSET_NOTE
+    return Opening(audit.headline, charts, note=_bands(arms, planned, "utility", "reward") if charts else "")
+
+
+def _bands(arms: Sequence[ArmAudit], planned: Sequence[str], *columns: str) -> str:
+    return (
+        f"Bands are {_made(arms, *columns)} over prompts (and seeds where there are several)."
+        " Rounds with few prompts are pooled, and stand at the last of them."
+        f"{ONSET_NOTE if onset_marks(arms, planned) else ''}"
+    )
+
+
+def _parting_section(arms: Sequence[ArmAudit], planned: Sequence[str]) -> Section:
     return Section(
-        "curves",
-        "What was meant and what was measured",
-        note,
+        "parting",
+        "Where the two part",
+        _bands(arms, planned, "gap", "kl"),
         (
-            *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)"),
-            *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)"),
             *_by_round(arms, planned, "gap", "Where the two part", "gap (standard deviations)"),
             *_by_round(arms, planned, "kl", "Distance from the frozen policy", "KL (nats an answer)"),
         ),

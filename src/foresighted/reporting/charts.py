@@ -181,19 +181,20 @@ def _course(series: Series) -> str:
     return f"{series.label}: from {first.text} at {_place(first.x)} to {last.text} at {_place(last.x)}"
 
 
-def specification(chart: Chart) -> dict[str, Any]:
-    """Return the Vega-Lite specification of a chart.
+def specification(chart: Chart, height: int = HEIGHT) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart, its lines drawn `height` pixels high; in a chart that is lower
+    than others the unit of y stands below its name.
 
     Its parameter `shown` holds the indices of the arms that are drawn. No text of a record is used as an expression,
     a field name or a template: labels are values only.
     """
-    layers = _forest_layers(chart) if chart.kind == "forest" else _line_layers(chart)
+    layers = _forest_layers(chart) if chart.kind == "forest" else _line_layers(chart, height)
     rows = len(chart.series)
     drawn: dict[str, Any] = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "description": chart.description,
         "width": "container",
-        "height": HEIGHT if chart.kind == "line" else ROW_HEIGHT * max(rows, 2),
+        "height": height if chart.kind == "line" else ROW_HEIGHT * max(rows, 2),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"values": list(_rows(chart.series))},
         "params": [{"name": "shown", "value": sorted({one.index for one in chart.series})}],
@@ -248,7 +249,7 @@ def _tooltip(chart: Chart) -> list[dict[str, Any]]:
     ]
 
 
-def _line_layers(chart: Chart) -> list[dict[str, Any]]:
+def _line_layers(chart: Chart, height: int) -> list[dict[str, Any]]:
     looks = _looks(chart.series)
     colour, dash, shape = looks["color"], looks["strokeDash"], looks["shape"]
     axis: dict[str, Any] = {"format": "d", "tickMinStep": 1} if chart.whole else {}
@@ -257,7 +258,8 @@ def _line_layers(chart: Chart) -> list[dict[str, Any]]:
         axis["values"] = list(range(int(places[0]), int(places[-1]) + 1))
     x = {"field": "x", "type": "quantitative", "title": chart.x, "axis": {"grid": False, **axis}}
     x["scale"] = {"zero": False, "nice": False, "padding": 8}
-    y = {"field": "y", "type": "quantitative", "title": chart.y, "scale": {"zero": False}}
+    title = chart.y if height >= HEIGHT else chart.y.replace(" (", "\n(", 1).split("\n", 1)
+    y = {"field": "y", "type": "quantitative", "title": title, "scale": {"zero": False}}
     longest = max((len(one.points) for one in chart.series), default=0)
     layers = _guides(chart)
     if _bounded(chart):

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.alignment.compared import Arm, Comparison
+from foresighted.alignment.compared import Arm, Comparison, headline
 from foresighted.alignment.comparison import summarise
 from foresighted.alignment.played import read_plan
 from foresighted.auditing.result import ArmAudit, Audit
 from foresighted.errors import ForesightedError
 from foresighted.reporting.audit import ALARMING, ONSET_NOTE, audit_sections, onset_marks, verdict_text
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
-from foresighted.reporting.page import Legend, Page, Section, kept_texts
+from foresighted.reporting.page import Legend, Opening, Page, Section, kept_texts
 from foresighted.reporting.reliability import reliability_chart
 from foresighted.reporting.responses import pack, read_responses
-from foresighted.reporting.samples import read_samples
+from foresighted.reporting.samples import Samples, read_samples, words_of
 from foresighted.statistics.wording import interval_text, methods_text
 
 ROUNDS_DONE = "rounds done"
@@ -51,15 +51,17 @@ def comparison_page(out: Path) -> Page:
         tuple(arm for arm in audited.arms if arm.label in planned) if audited else (),
         reliability_chart(responses, [(one.label, one.index) for one in legend], comparison.level),
     )
+    samples = read_samples(out, comparison)
     return Page(
         title=_title(out, comparison),
         verdict=verdict_text(audited) if audited else "",
         alarm=bool(audited and audited.verdict in ALARMING),
+        opening=_opening(facts, samples),
         lead=audited.headline if audited else "",
         sentences=(*comparison.sentences, *remark),
         legend=legend,
         sections=tuple(_sections(facts)),
-        samples=read_samples(out, comparison),
+        samples=samples,
         responses=pack(responses, [one.label for one in legend], planned),
         texts=kept_texts(out),
     )
@@ -86,20 +88,36 @@ def _title(out: Path, comparison: Comparison) -> str:
     return f"{baseline} and {versus} in iterative RLHF ({name})"
 
 
-def _sections(facts: Facts) -> list[Section]:
-    comparison = facts.comparison
-    marks = onset_marks(facts.audited, comparison.planned_arms) or _best_rounds(comparison)
+def _opening(facts: Facts, samples: Samples | None) -> Opening:
+    comparison, marks = facts.comparison, _marks(facts)
+    meant = "True utility is what was meant, proxy reward" if comparison.utility_known else "Proxy reward is"
+    note = (
+        f"{meant} what training pays. Means over {comparison.prompts} held-out prompts and all seeds."
+        f" {_bands(comparison)}{_marks_note(marks)}"
+    )
+    words = words_of(samples) if samples and samples.rounds else None
+    return Opening(headline(comparison), curves(comparison, marks), words, note)
+
+
+def _marks(facts: Facts) -> tuple[Mark, ...]:
+    return onset_marks(facts.audited, facts.comparison.planned_arms) or _best_rounds(facts.comparison)
+
+
+def _bands(comparison: Comparison) -> str:
     reward = comparison.arms[0].evaluated[0].reward
-    band = f"Bands: {comparison.level:.0%} {methods_text([reward])}; they speak about {reward.resampled}."
+    return f"Bands: {comparison.level:.0%} {methods_text([reward])}; they speak about {reward.resampled}."
+
+
+def _sections(facts: Facts) -> list[Section]:
+    comparison, marks, band = facts.comparison, _marks(facts), _bands(facts.comparison)
     return [
         Section("summary", "Summary", _summary_note(comparison), tables=(_summary_table(comparison, facts.single),)),
         Section(
             "results",
-            "What was meant and what was measured",
-            f"Means over {comparison.prompts} held-out prompts and all seeds. {band} They hold the spread between"
-            " prompts, which all arms share: overlapping bands can still go with a clear paired difference."
-            + _marks_note(marks),
-            (*curves(comparison, marks), *_differences(comparison)),
+            "Against the baseline",
+            "The bands of true utility and proxy reward by round hold the spread between prompts, which all arms share:"
+            " overlapping bands can still go with a clear paired difference.",
+            _differences(comparison),
         ),
         Section(
             "gap",

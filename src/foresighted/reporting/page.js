@@ -102,6 +102,30 @@ async function charts(specifications) {
 /* On paper nothing can be opened. */
 window.addEventListener("beforeprint", () => $$("details.all").forEach((one) => { one.open = true; }));
 
+/* Another prompt on the first screen: its answers stand in "Answers side by side". */
+function words() {
+  const select = $("#words select");
+  const rounds = new Map($$("#samples .round").map((round) => [round.dataset.round, $$(".question", round)]));
+  const last = [...rounds.values()].at(-1);
+  if (!select || last.length < 2) return;
+  const prompts = last.map((question) => $(".prompt", question).firstChild.textContent.trim());
+  select.append(...prompts.map((text, i) => make("option", { value: i }, `${i + 1}: ${text.slice(0, 60)}`)));
+  select.addEventListener("change", () => {
+    $("#words .place").textContent = Number(select.value) + 1;
+    $("#words .prompt").textContent = prompts[select.value];
+    for (const said of $$("#words .said")) {
+      const cell = said.parentElement;
+      const question = (rounds.get(cell.parentElement.dataset.round) ?? last)[select.value];
+      const [start, ...arms] = $$(".answer", question);
+      const of = (one) => $("h4", one).textContent.trim() === cell.dataset.label.trim();
+      const answer = cell.className ? arms.find(of) : start;
+      said.textContent = answer ? $("p", answer).textContent : "no answer recorded";
+      $("strong", cell).textContent = answer ? $(".scores", answer).textContent.split(" ")[1] : "unknown";
+    }
+  });
+  $("#words .chooser").hidden = false;
+}
+
 function sampleRounds() {
   const chooser = $("#samples .chooser");
   if (!chooser) return;

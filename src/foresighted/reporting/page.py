@@ -25,7 +25,7 @@ from foresighted import __version__
 from foresighted.errors import DataError
 from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, specification
 from foresighted.reporting.responses import Responses, compact, cut
-from foresighted.reporting.samples import Samples
+from foresighted.reporting.samples import Samples, Words
 from foresighted.store.directory import CONFIG
 from foresighted.store.environment import ENVIRONMENT
 from foresighted.store.files import replacing
@@ -70,6 +70,23 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What a newcomer sees without scrolling.
+
+    Attributes:
+        sentence: what was compared, and how it ended.
+        charts: the main ones, drawn low.
+        words: one prompt's answers; None where there are none.
+        note: what the charts mean.
+    """
+
+    sentence: str
+    charts: tuple[Chart, ...]
+    words: Words | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that a page shows, as text and numbers.
 
@@ -81,6 +98,7 @@ class Page:
         verdict: a few words that stand out above all else; empty where there is none.
         lead: one sentence for somebody who reads nothing else; may be empty.
         alarm: whether the verdict is bad news.
+        opening: the first screen, above the sentences; None for a page that begins with them.
         samples: held-out answers side by side.
         responses: what the response browser searches.
         texts: heading and verbatim text, last on the page.
@@ -93,13 +111,25 @@ class Page:
     verdict: str = ""
     lead: str = ""
     alarm: bool = False
+    opening: Opening | None = None
     samples: Samples | None = None
     responses: Responses | None = None
     texts: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def charted(self) -> tuple[Section, ...]:
+        """Everything that has charts, from the top; the first screen as a section of its own."""
+        opening = self.opening
+        first = (Section("opening", "At a glance", opening.note, opening.charts),) if opening else ()
+        return tuple(section for section in (*first, *self.sections) if section.charts)
+
 
 SHOWN, MOST_SHOWN = 6, 12
 """Findings that stand open where there are more than so many."""
+LOW = 160
+"""Pixels of the charts that share the first screen with words."""
+SHORT = 300
+"""Characters of an answer there."""
 
 
 LARGEST = 5_000_000
@@ -114,12 +144,15 @@ def render(page: Page) -> bytes:
     ours += (files("foresighted.reporting") / "responses.js").read_text("utf-8")
     style = (files("foresighted.reporting") / "style.css").read_text("utf-8") + _arm_colours()
     sections = [section for section in page.sections if not section.empty]
-    charts = {chart.name: specification(chart) for section in sections for chart in section.charts}
+    low = page.opening.charts if page.opening else ()
+    charts = {chart.name: specification(chart, LOW) for chart in low}
+    charts |= {chart.name: specification(chart) for section in sections for chart in section.charts}
     payload = {"charts": charts, "responses": page.responses.payload if page.responses else None}
     parts = {
         "page": page,
         "shown": SHOWN if len(page.sentences) > MOST_SHOWN else len(page.sentences),
         "sections": sections,
+        "short": SHORT,
         "style": Markup(style),
         "script": Markup(ours),
         "library": Markup(_packed_library() if charts else ""),
@@ -143,6 +176,7 @@ def _filled(parts: Mapping[str, Any], most: int) -> bytes:
         lstrip_blocks=True,
         finalize=lambda value: cut(value, most) if type(value) is str else value,
     )
+    environment.filters["cut"] = cut
     text = environment.get_template("template.html").render(**parts)
     # Records may hold a lone surrogate (JSON allows it); UTF-8 does not.
     return text.encode("utf-8", "replace")

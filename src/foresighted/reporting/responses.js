@@ -170,6 +170,7 @@ class Browser {
   document.documentElement.classList.add("scripted");
   themes();
   sampleRounds();
+  words();
   $$("table.sortable").forEach(sortable);
   const payload = JSON.parse(await unpacked("payload"));
   if (payload.responses) window.foresighted = new Browser(payload.responses);

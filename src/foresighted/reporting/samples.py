@@ -43,7 +43,44 @@ class Samples:
     """Answers of one seed: evaluated round -> the shown prompts after it."""
 
     seed: int
+    start: int
+    """The round of the first policy's answers."""
     rounds: Mapping[int, tuple[Question, ...]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Answers to one prompt after `round` rounds: one an arm, None where it has none; at the start one for all."""
+
+    name: str
+    round: int
+    answers: tuple[Answer | None, ...]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The first shown prompt at three moments; `arms` has label and look of each column."""
+
+    seed: int
+    prompt: str
+    arms: tuple[tuple[str, int], ...]
+    moments: tuple[Moment, ...]
+
+
+def words_of(samples: Samples) -> Words:
+    """Return the first shown prompt at the start, after the shown round nearest to the middle, and at the end."""
+    *earlier, last = samples.rounds
+    middle = sorted(earlier, key=lambda round_: abs(2 * round_ - samples.start - last))[:1]
+    names = dict.fromkeys(middle, "middle") | ({last: "end"} if last != samples.start else {})
+    answers = {round_: samples.rounds[round_][0].answers for round_ in names}
+    arms = {one.heading: one.index for some in answers.values() for one in some if one.index is not None}
+    looks = tuple(sorted(arms.items(), key=lambda item: item[1]))
+    first = samples.rounds[last][0]
+    moments = [Moment("start", samples.start, first.answers[:1])]
+    for round_, name in names.items():
+        by_arm = {one.heading: one for one in answers[round_]}
+        moments.append(Moment(name, round_, tuple(by_arm.get(label) for label, _ in looks)))
+    return Words(samples.seed, first.prompt, looks, tuple(moments))
 
 
 def shown_prompts(prompt_ids: Iterable[str], count: int = SHOWN) -> list[str]:
@@ -86,7 +123,7 @@ def read_samples(out: Path, comparison: Comparison) -> Samples | None:
         round_: tuple(_question(first, first_round, prompt, round_, answers, plan.arms) for prompt in prompts)
         for round_ in shown_rounds([one for one in rounds if one != first_round] or rounds)
     }
-    return Samples(seed, shown)
+    return Samples(seed, first_round, shown)
 
 
 def _question(
