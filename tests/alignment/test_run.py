@@ -219,6 +219,12 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
     assert labels == {"rlhf": 3 + 4 * 2, "practical": 3 + 4 * 2, "relaxed": 3 + 4 * 6, "proximal": 3 + 4 * 6}
 
 
+GRADIENT = {
+    "policy_update": "policy-gradient", "kl_coefficient": 0.1, "references": 2, "reward_model_pairs": "random",
+    "reward_model_buffer": -1, "reward_model_l2": 0.01, "lora_layers": "last:1",
+}  # fmt: skip  # one table
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -237,6 +243,12 @@ def test_arms_share_start_and_noise(tiny, tmp_path):
         {"steering": "relaxed", "scope": "lora", "reward_model_train": "lora", "influence": "batch"},
         {"steering": "exact", "scope": "last:1", "reward_model_train": "all", "curvature": "hessian", "damping": 50.0},
         {"steering": "unrolled", "scope": "head:2", "reward_model_train": "all", "unrolled_steps": 2},
+        {**GRADIENT, "steering": "practical", "gamma_unit": "share"},
+        {**GRADIENT, "steering": "relaxed", "control": "shuffled"},
+        {**GRADIENT, "steering": "exact", "policy_steps": 2},
+        {**GRADIENT, "steering": "unrolled", "unrolled_steps": 2, "reward_model_pairs": "uncertain"},
+        {**GRADIENT, "steering": "proximal", "sampled_labels": True, "reward_model_pairs": "all"},
+        {**GRADIENT, "steering": "rlhf", "selection": "labels", "kl_unit": "share"},
     ],
 )
 def test_every_option_runs_and_repeats_bit_for_bit(tiny, tmp_path, changes):

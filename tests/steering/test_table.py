@@ -26,7 +26,7 @@ def unsure(base, spread, value, label, *, gamma):
 
 @pytest.fixture(autouse=True)
 def _row(monkeypatch):
-    row = Form("unsure", "practical, where the label is unsure", "products", True, 0.3, "steps", unsure, unsure)
+    row = Form("unsure", "practical, where the label is unsure", "products", True, 0.3, "raw", "steps", unsure, unsure)
     monkeypatch.setitem(FORMS, "unsure", row)
 
 
@@ -59,7 +59,7 @@ def test_trl_charges_it(tiny_llama_reward, tmp_path):
     from foresighted.integrations.trl import FPOConfig, FPOReward
 
     def scores(name, preference):
-        config = FPOConfig(steering=name, gamma=0.5)
+        config = FPOConfig(steering=name, gamma=0.5, gamma_unit="raw")
         fpo = FPOReward(str(tiny_llama_reward), config, lambda p, a, b: [preference] * len(p))
         out = str(tmp_path / f"{name}-{preference}")
         args = SimpleNamespace(device=torch.device("cpu"), output_dir=out, num_generations=3, should_save=True)
