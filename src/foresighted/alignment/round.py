@@ -84,14 +84,15 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
     penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
     penalty = controlled(config, penalty, references)
-    score = -penalty.value if config.control == "penalty-alone" else scores.reward - penalty.value
+    worth = scores.reward
+    score = -penalty.value if config.control == "penalty-alone" else worth - penalty.value
     if config.selection == "labels":
-        score = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
+        score = worth = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
     prompts, kl, log_p = [r.prompt for r in references], None, None
     if config.kl_coefficient:
         log_p = read_once(config, policy, prompts, candidates)
         kl = log_ratio(policy, [p for p in prompts for _ in range(config.candidates)], candidates, log_p).view_as(score)
-        score = score - distance_cost(config, kl, scores.reward)
+        score = score - distance_cost(config, kl, worth)
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
     if not every:
@@ -127,9 +128,15 @@ def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout, log_p:
     return now - policy.log_likelihood(prompts, responses, frozen=True)
 
 
-def distance_cost(config: Distance, kl: Tensor, reward: Tensor) -> Tensor:
-    """Return what the distance from the frozen policy takes off each candidate's score, in reward; all shapes B N."""
-    unit = within_prompts(reward) if config.kl_unit == "share" else 1.0
+def distance_cost(config: Distance, kl: Tensor, worth: Tensor) -> Tensor:
+    """Return what the distance from the frozen policy takes off each candidate's score; all shapes B N.
+
+    Args:
+        config: the coefficient, and what it is in units of.
+        kl: log pi - log pi_ref, in nats.
+        worth: what candidates are paid by: rewards, or log-odds of labels.
+    """
+    unit = within_prompts(worth) if config.kl_unit == "share" else 1.0
     return config.kl_coefficient * unit * kl
 
 

@@ -158,7 +158,10 @@ class TrainConfig(SteeringConfig):
         low=0,
     )
     kl_unit: Literal["raw", "share"] = setting(
-        "share", "steering", "unit of beta: raw, in reward, or a share of the spread of rewards within a prompt"
+        "share",
+        "steering",
+        "unit of beta: raw, in reward, or a share of the spread within a prompt of what is paid: rewards, or log-odds"
+        " of labels",
     )
     selection: Literal["reward", "labels"] = setting(
         "reward",
