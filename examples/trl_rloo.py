@@ -19,7 +19,7 @@ import foresighted as fpo
 @dataclass
 class ScriptArguments:
     reward_model: str | None = None  # default: the embedded encoder
-    gamma: float = 0.3
+    gamma: float = 1.0
 
 
 def main(script_args, training_args, model_args):
@@ -28,7 +28,7 @@ def main(script_args, training_args, model_args):
         fpo.load_policy(fpo.TrainConfig(policy=policy), training_args.device), training_args.device
     )
     source = script_args.reward_model or fpo.encoder_source()
-    config = fpo.FPOConfig(gamma=script_args.gamma, gamma_unit="share", reward_model_learning_rate=1e-2)
+    config = fpo.FPOConfig(gamma=script_args.gamma, reward_model_learning_rate=1e-2)
     reward_model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     reward = fpo.FPOReward(reward_model, config, judge, tokenizer=AutoTokenizer.from_pretrained(source))
 

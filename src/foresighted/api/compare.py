@@ -79,7 +79,7 @@ def compare(
         Stopped: after an interrupt, with every running round finished and saved.
 
     Example:
-        >>> compare(arms=["rlhf", "practical:gamma=0.3"], seeds=range(4), rounds=10)  # doctest: +SKIP
+        >>> compare(arms=["rlhf", "practical"], seeds=range(4), rounds=10)  # doctest: +SKIP
     """
     for name in ("policy", "reward_model"):
         if not isinstance(settings.get(name, ""), str | Path):

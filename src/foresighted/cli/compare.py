@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         " references and the same sampling noise for every arm of a seed. Writes summary.json and report.html.",
         examples=(
             "foresighted compare --preset demo --out runs/demo",
-            "foresighted compare --out runs/arms --arms rlhf,practical:gamma=0.3,proximal --seeds 0:4",
+            "foresighted compare --out runs/arms --arms rlhf:kl_coefficient=0,rlhf,practical --seeds 0:4",
             "foresighted compare --out runs/arms --resume --seeds 0:8",
         ),
         matter=(
