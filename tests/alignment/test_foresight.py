@@ -28,7 +28,7 @@ def source(request):
 
 
 def _players(tiny, source, reference="response", **changes):
-    config = replace(tiny, reward_model=source, **changes)
+    config = replace(tiny, reward_model=source, **{"gamma_unit": "raw", **changes})
     model = load_reward_model(config, torch.device("cpu"))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.head.weight, std=0.3)

@@ -173,7 +173,7 @@ def test_another_configuration_is_refused_and_nothing_changes(unbroken, tiny, tm
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     before = (out / "config.yaml").read_bytes(), _bytes(out)
-    with pytest.raises(RunError, match=r"gamma was 0.3, now 0.9"):
+    with pytest.raises(RunError, match=r"gamma was 1.0, now 0.9"):
         train(replace(tiny, rounds=6, gamma=0.9), out, resume=True)
     with pytest.raises(RunError, match="holds a run already; go on with --resume"):
         train(replace(tiny, rounds=6), out)
