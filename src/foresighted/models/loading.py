@@ -250,7 +250,7 @@ def _is_encoder(source: Any) -> bool:
 
 def _encoder(source: str, scale: float) -> tuple[Any, str, nn.Linear]:
     """Return an encoder, its folder and a head: of zeros, so that no response is better than another before the first
-    fit, or over [e(y), e(x) * e(y)] with r = 8 cos(e(x), e(y))."""
+    fit, or over [e(y), sqrt(D) e(x) * e(y)] with r = 8 cos(e(x), e(y))."""
     folder = source.removeprefix("encoder:") if source.startswith("encoder:") else embedded.encoder_source()
 
     def unused(model: Any, report: Mapping[str, Any]) -> Collection[str]:
@@ -268,7 +268,7 @@ def _encoder(source: str, scale: float) -> tuple[Any, str, nn.Linear]:
         nn.init.zeros_(parameter)
     if source == RELEVANCE:
         with torch.no_grad():
-            head.weight[:, width:] = RELEVANCE_WEIGHT / scale
+            head.weight[:, width:] = RELEVANCE_WEIGHT / (scale * width**0.5)
     return body, folder, head
 
 

@@ -34,7 +34,9 @@ class RewardNetwork(nn.Module):
         feature_scale: length of the pooled states.
 
     Prompts that stand apart from their responses among the inputs are compared with them: the head then reads
-    [e(y), e(x) * e(y)], e the pooled states.
+    [e(y), sqrt(D) e(x) * e(y)], e the pooled states, D their size. The factor gives both halves one size (the product's
+    mean square is 1 / D^2 where the entries of x and y are independent, e(y)'s 1 / D): a half that is small has no part in
+    <g, g'>, and the penalty would not see what a judge of relevance is gamed in.
     """
 
     def __init__(self, body: Any, head: nn.Linear | None, feature_scale: float) -> None:
@@ -69,7 +71,7 @@ class RewardNetwork(nn.Module):
         asked = {name.removeprefix(OF_THE_PROMPT): t for name, t in inputs.items() if name.startswith(OF_THE_PROMPT)}
         said = self._states({name: t for name, t in inputs.items() if not name.startswith(OF_THE_PROMPT)})
         if asked:
-            said = torch.cat([said, self._states(asked) * said], -1)
+            said = torch.cat([said, said.shape[-1] ** 0.5 * self._states(asked) * said], -1)
         return said * self._feature_scale
 
     def _states(self, inputs: dict[str, Tensor]) -> Tensor:
