@@ -34,9 +34,9 @@ class RewardNetwork(nn.Module):
         feature_scale: length of the pooled states.
 
     Prompts that stand apart from their responses among the inputs are compared with them: the head then reads
-    [e(y), sqrt(D) e(x) * e(y)], e the pooled states, D their size. The factor gives both halves one size (the product's
-    mean square is 1 / D^2 where the entries of x and y are independent, e(y)'s 1 / D): a half that is small has no part in
-    <g, g'>, and the penalty would not see what a judge of relevance is gamed in.
+    [e(y), sqrt(D) e(x) * e(y)], e the pooled states, D their size. The factor gives both halves one size: the product's
+    mean square is 1 / D^2 where the entries of x and y are independent, e(y)'s 1 / D. A half that is small has no part
+    in <g, g'>, and the penalty would not see what a judge of relevance is gamed in.
     """
 
     def __init__(self, body: Any, head: nn.Linear | None, feature_scale: float) -> None:
