@@ -99,8 +99,8 @@ TEMPLATE = (
 
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("conversational", [False, True])
-def test_a_log_ratio_is_that_of_a_plain_pass(own, conversational, tiny_llama, tokenizer):
-    tokenizer.chat_template = TEMPLATE
+def test_a_log_ratio_is_that_of_a_plain_pass(own, conversational, tiny_llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)  # the session's
     model = _policy(tiny_llama, lora_dropout=0.5).train()
     base = _policy(tiny_llama, trained=False) if own else None
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS] if conversational else PROMPTS

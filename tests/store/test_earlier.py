@@ -19,7 +19,7 @@ from foresighted.store.rows import plain, read
 EARLIER = Path(__file__).parents[1] / "data" / "0.2"
 
 
-REDEFINED = ("overconfidence", "reward_model_accuracy")
+REDEFINED = ("overconfidence", "reward_model_accuracy", "gamma_share")
 """Columns of a round that have another definition since 0.3."""
 NEW = ("penalty_share", "win_predicted", "win_share", "kl")
 """Columns of `rounds.jsonl` that 0.2 did not write."""
@@ -43,7 +43,8 @@ def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, tmp_path):
     for word, path in (("PROMPTS", tiny.prompts), ("POLICY", tiny.policy), ("REWARD_MODEL", tiny.reward_model)):
         text = text.replace(f": {word}\n", f": {path}\n")
     config.write_text(text)
-    train(replace(tiny, rounds=4, checkpoint_every=2, heldout_every=2), out, resume=True)
+    asked = replace(tiny, rounds=4, checkpoint_every=2, heldout_every=2, gamma=0.3, gamma_unit="raw")
+    train(asked, out, resume=True)
     here = json.loads((EARLIER / "half" / "environment.json").read_text())
     now = json.loads((out / "environment.json").read_text())
     exact = all(here[name] == now[name] for name in ("torch", "transformers", "processor")) and processor()
