@@ -62,8 +62,10 @@ PLAIN_COLUMNS = {
     "RoundRow.penalty": "Mean penalty of all candidates.",
     "RoundRow.penalty_chosen": "Mean penalty of the winners.",
     "RoundRow.reward_model_loss": "Bradley-Terry loss on the round's labels, before the first optimiser step.",
-    "RoundRow.policy_loss": "Before the first step. Best of N: mean negative log-likelihood of the winners, nats a token."
-    " Policy gradient: −A log π(y | x), mean over candidates, over their mean length; null where no step was taken.",
+    "RoundRow.policy_loss": (
+        "Before the first step. Best of N: mean negative log-likelihood of the winners, nats a token. Policy gradient:"
+        " −A log π(y | x), mean over candidates, over their mean length; null where no step was taken."
+    ),
     "HeldoutRow.round": "Rounds done before the answer was written; 0 is the initial policy.",
     "HeldoutRow.reward": "Proxy reward of the answer, by the reward model of that moment.",
     "ReferenceRow.round": "The round in which this reference is used, from 1.",
