@@ -14,7 +14,7 @@ from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.rows import Round, recorded, within_prompts
 from foresighted.alignment.start import Start
-from foresighted.alignment.update import read_once, update_policy
+from foresighted.alignment.update import prompt_of_each, read_once, update_policy
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, label_means
@@ -91,7 +91,7 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     prompts, kl, log_p = [r.prompt for r in references], None, None
     if config.kl_coefficient:
         log_p = read_once(config, policy, prompts, candidates)
-        kl = log_ratio(policy, [p for p in prompts for _ in range(config.candidates)], candidates, log_p).view_as(score)
+        kl = log_ratio(policy, prompt_of_each(prompts, candidates), candidates, log_p).view_as(score)
         score = score - distance_cost(config, kl, worth)
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]

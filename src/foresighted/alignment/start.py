@@ -20,7 +20,7 @@ from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
 from foresighted.models.reward_model import RewardModel
-from foresighted.prompts import order
+from foresighted.prompts import INITIAL_EPOCH, order
 from foresighted.settings import TrainConfig
 from foresighted.store import records
 from foresighted.store.files import make_folder, replacing
@@ -31,7 +31,6 @@ from foresighted.types import Prompt
 
 BLOCK_ROWS = 64
 """References written in one generate call: fixed, since a batch's shape can change the last bit."""
-_INITIAL_EPOCH = 2**32  # an order of its own, that no epoch of training uses
 _FIT_BATCH = 16
 
 
@@ -128,7 +127,7 @@ class Start:
         """Have the frozen policy write two responses to each of K prompts, the same prompt again where there are fewer,
         and have them labelled."""
         config, count = self._config, len(self._prompts)
-        places = order(count, seed=config.seed, epoch=_INITIAL_EPOCH)
+        places = order(count, seed=config.seed, epoch=INITIAL_EPOCH)
         chosen = [self._prompts[places[k % count]] for k in range(config.initial_pairs)]
         texts, size = [prompt.text for prompt in chosen], BLOCK_ROWS // 2
         written: list[str] = []

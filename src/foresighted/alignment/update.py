@@ -32,10 +32,10 @@ def read_once(config: TrainConfig, policy: Policy, prompts: Sequence[str], candi
     """
     if config.policy_update == "best-of-n" or config.accumulation_steps > 1 or policy.trains_apart:
         return None
-    return policy.token_log_p(_every(prompts, candidates), candidates)
+    return policy.token_log_p(prompt_of_each(prompts, candidates), candidates)
 
 
-def _every(prompts: Sequence[str], candidates: Rollout) -> list[str]:
+def prompt_of_each(prompts: Sequence[str], candidates: Rollout) -> list[str]:
     """Return the prompt of each candidate."""
     return [prompt for prompt in prompts for _ in range(len(candidates.texts) // len(prompts))]
 
@@ -112,7 +112,7 @@ def _along_gradient(
         _log.warning("round %d: all candidates of each prompt score alike: the policy takes no step", number)
         return None
     weight = advantage.flatten()[:, None].to(score.dtype)
-    every = _every(prompts, candidates)
+    every = prompt_of_each(prompts, candidates)
     length = sum(candidates.lengths()) / len(every)  # one constant: a long answer's tokens count like a short one's
     if config.policy_steps > 1 and log_p is None:
         with torch.no_grad():

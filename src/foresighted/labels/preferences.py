@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from foresighted.errors import DataError
-from foresighted.prompts import order
+from foresighted.prompts import INITIAL_EPOCH, order
 from foresighted.store.exchanges import preference_of
 from foresighted.store.foreign import rows_of
 from foresighted.store.records import PairRow
-
-_EPOCH = 2**32  # an order of its own, that no epoch of training uses
 
 
 def read_preferences(path: Path, count: int, seed: int) -> list[PairRow]:
@@ -34,4 +32,4 @@ def read_preferences(path: Path, count: int, seed: int) -> list[PairRow]:
             f"initial_preferences: {path} has {len(every)} preferences, and initial_pairs asks for {count}; use"
             f" --initial-pairs {len(every)}"
         )
-    return [every[place] for place in order(len(every), seed=seed, epoch=_EPOCH)[:count]]
+    return [every[place] for place in order(len(every), seed=seed, epoch=INITIAL_EPOCH)[:count]]

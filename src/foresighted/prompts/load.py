@@ -172,6 +172,10 @@ def kind_of(row: Mapping[str, Any], where: str) -> str | None:
     return name_of(value, str(key), where) if isinstance(value, str | int | float) else None
 
 
+INITIAL_EPOCH = 2**32
+"""The order of the reward model's first pairs: one of its own, that no epoch of training uses."""
+
+
 def order(count: int, *, seed: int, epoch: int) -> list[int]:
     """Return the order in which an epoch visits `count` prompts: a permutation that depends on seed and epoch only."""
     return [int(i) for i in np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)]
