@@ -26,10 +26,12 @@ from foresighted.settings import (
     OF_AN_ARM,
     PRESETS,
     CompareConfig,
+    RehearseConfig,
     TrainConfig,
     choices,
     settings,
 )
+from foresighted.settings.rehearse import usual
 
 MARKER = re.compile(r"^\{\{ (\w+)(?: ([\w./ -]+))? \}\}$", re.MULTILINE)
 LONG_CODE = 36  # code in a cell may break after : and / from this length on
@@ -190,7 +192,7 @@ def type_text(hint: Any) -> str:
 def settings_tables(which: str) -> str:
     """Every setting of the command line's configurations, or of those inside TRL, one table a group."""
     parts = []
-    for kind in (FPOConfig,) if which == "trl" else (TrainConfig, CompareConfig):
+    for kind in (FPOConfig,) if which == "trl" else (TrainConfig, CompareConfig, RehearseConfig):
         hints = get_type_hints(kind)
         groups: dict[str, list[tuple[str, str, str, str]]] = {}
         for name, item in settings(kind).items():
@@ -198,17 +200,18 @@ def settings_tables(which: str) -> str:
             row = (f"`{name}`", kind_text, shown(item.default), item.metadata["help"])
             groups.setdefault(item.metadata["group"], []).append(row)
         for group, rows in groups.items():
-            where = " (`compare` only)" if kind is CompareConfig else ""
+            where = {CompareConfig: " (`compare` only)", RehearseConfig: " (`rehearse` only)"}.get(kind, "")
             title = f"### {group.capitalize()}{where}"
             parts.append(f"{title}\n\n" + table(("setting", "type", "default", "meaning"), rows))
     return "\n".join(parts)
 
 
 def preset_table(name: str) -> str:
-    """What a preset changes."""
-    usual = {key: item.default for kind in (CompareConfig, TrainConfig) for key, item in settings(kind).items()}
-    changes = {key: value for key, value in PRESETS[name].items() if value != usual[key]}
-    rows = [(f"`{key}`", shown(value), shown(usual[key])) for key, value in changes.items()]
+    """What a preset changes, or a command that has other defaults than `train`."""
+    values = usual({}) if name == "rehearse" else PRESETS[name]
+    default = {key: item.default for kind in (CompareConfig, TrainConfig) for key, item in settings(kind).items()}
+    changes = {key: value for key, value in values.items() if value != default[key]}
+    rows = [(f"`{key}`", shown(value), shown(default[key])) for key, value in changes.items()]
     return table(("setting", f"`{name}`", "default"), rows)
 
 

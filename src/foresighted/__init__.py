@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foresighted.api.audit import Audit, audit
     from foresighted.api.compare import Comparison, compare
     from foresighted.api.evaluate import Evaluation, evaluate
+    from foresighted.api.rehearse import Rehearsal, rehearse
     from foresighted.api.report import report
     from foresighted.api.simulate import Simulation, simulate
     from foresighted.api.train import Run, train
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from foresighted.models.embedded import encoder_source, policy_source
     from foresighted.models.loading import load_policy
     from foresighted.prompts import load_prompts
-    from foresighted.settings import CompareConfig, TrainConfig
+    from foresighted.settings import CompareConfig, RehearseConfig, TrainConfig
 
 __version__ = "0.3.0"
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "FPOReward",
     "ForesightedError",
     "GradientProducts",
+    "Rehearsal",
+    "RehearseConfig",
     "RelevanceLabels",
     "Run",
     "Simulation",
@@ -53,6 +56,7 @@ __all__ = [
     "load_policy",
     "load_prompts",
     "policy_source",
+    "rehearse",
     "report",
     "simulate",
     "steering",
@@ -63,6 +67,7 @@ _HOMES = {
     "api.audit": ("Audit", "audit"),
     "api.compare": ("Comparison", "compare"),
     "api.evaluate": ("Evaluation", "evaluate"),
+    "api.rehearse": ("Rehearsal", "rehearse"),
     "api.report": ("report",),
     "api.simulate": ("Simulation", "simulate"),
     "api.train": ("Run", "train"),
@@ -73,7 +78,7 @@ _HOMES = {
     "models.embedded": ("encoder_source", "policy_source"),
     "models.loading": ("load_policy",),
     "prompts": ("load_prompts",),
-    "settings": ("CompareConfig", "TrainConfig"),
+    "settings": ("CompareConfig", "RehearseConfig", "TrainConfig"),
 }
 
 

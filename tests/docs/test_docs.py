@@ -14,7 +14,8 @@ import pytest
 from foresighted.api.arguments import configured
 from foresighted.cli.main import parser
 from foresighted.cli.options import given, places
-from foresighted.settings import CompareConfig, TrainConfig
+from foresighted.settings import CompareConfig, RehearseConfig, TrainConfig
+from foresighted.settings.rehearse import usual
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "foresighted"
@@ -61,9 +62,10 @@ def test_foresighted_commands_parse(words: list[str], tmp_path: Path, monkeypatc
         args = parser().parse_args(words)
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
-    kind = {"train": TrainConfig, "compare": CompareConfig}.get(args.command)
+    kind = {"train": TrainConfig, "compare": CompareConfig, "rehearse": RehearseConfig}.get(args.command)
     if kind and args.config is None:  # values are checked where settings are merged
-        configured(kind, given(args, kind), **places(args))
+        more = {"usual": usual} if kind is RehearseConfig else {}
+        configured(kind, given(args, kind), **places(args), **more)
 
 
 @pytest.mark.parametrize("words", _of("make"))

@@ -20,6 +20,7 @@ from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import (
     OLD_NAMES,
     CompareConfig,
+    RehearseConfig,
     Settings,
     TrainConfig,
     choices,
@@ -37,6 +38,7 @@ OLD_FILES = Path(__file__).with_name("files_of_0_2")
 NEEDED = {
     EvaluateConfig: {"policies": ("a=b", "c=d")},
     CompareConfig: {"train": TrainConfig()},
+    RehearseConfig: {"train": TrainConfig()},
     Request: {"game": LINEAR, "base": LINEAR.settings()},
 }
 """What a class cannot be made without."""
@@ -111,7 +113,8 @@ def _inside(kind: type, name: str, source: random.Random) -> Any:
 
 def test_classes_of_all_commands_are_here():
     assert {kind.__name__ for kind in KINDS} >= {
-        "TrainConfig", "CompareConfig", "EvaluateConfig", "FPOConfig", "LinearSettings", "NetworkSettings", "Request",
+        "TrainConfig", "CompareConfig", "RehearseConfig", "EvaluateConfig", "FPOConfig", "LinearSettings",
+        "NetworkSettings", "Request",
     }  # fmt: skip
 
 

@@ -74,6 +74,9 @@ class Arm:
     """The fall to the last round, where `collapse` is one to an earlier round; else None."""
     seed_collapses: tuple[Fall, ...]
     collapsed_share: Share | None
+    utility_change: Interval | None
+    """From the first evaluated round to the last, as is `reward_change`; None with a single one."""
+    reward_change: Interval | None
     utility_difference: Interval | None
     reward_difference: Interval | None
     earlier_differences: Mapping[str, Interval]

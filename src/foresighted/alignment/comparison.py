@@ -148,6 +148,8 @@ def _arm(
         to_last=falls.to_last if falls else None,
         seed_collapses=falls.seeds if falls else (),
         collapsed_share=share,
+        utility_change=_since_first(runs, rounds, with_utility, "utility"),
+        reward_change=_since_first(runs, rounds, prompts, "reward"),
         utility_difference=_from_another(runs, baseline, last_round, with_utility, "utility"),
         reward_difference=_from_another(runs, baseline, last_round, prompts, "reward"),
         earlier_differences={
@@ -156,6 +158,12 @@ def _arm(
             if (difference := _from_another(runs, other, last_round, with_utility, "utility")) is not None
         },
     )
+
+
+def _since_first(runs: Sequence[Run], rounds: Sequence[int], prompts: Sequence[str], column: str) -> Interval | None:
+    if len(rounds) < 2 or not prompts:
+        return None
+    return _difference(*(_grid(runs, round_, prompts, column) for round_ in (rounds[-1], rounds[0])))
 
 
 def _evaluated(

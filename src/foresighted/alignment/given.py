@@ -8,10 +8,9 @@ from typing import Any
 
 from foresighted.errors import RunError
 from foresighted.settings import TrainConfig
+from foresighted.settings.typed import OBJECT
 from foresighted.types import Labeller
 
-OBJECT = "object:"
-"""How the name of an object begins in a configuration."""
 PROMPTS = "prompts.jsonl"
 """Where a run keeps prompts that it was given."""
 

@@ -32,6 +32,7 @@ def configured(
     preset: str | None = None,
     inside: Mapping[str, type[Settings]] | None = None,
     take_out: Callable[[dict[str, Any]], object] = lambda held: None,
+    usual: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: {},
     **fields: Any,
 ) -> Kind:
     """Return a configuration: preset, then file, then values; a resumed run starts from its own file.
@@ -45,6 +46,7 @@ def configured(
         preset: named starting point.
         inside: classes of configurations inside it, as `from_mapping` takes them.
         take_out: told what a file holds; takes out, or refuses, what is no setting.
+        usual: told all that was given; returns what holds where nothing was, in place of the class's defaults.
         **fields: values of fields that are no settings.
 
     Raises:
@@ -67,7 +69,8 @@ def configured(
             take_out(held)
             merged |= as_it_was(renamed(held, known), known, kind.earlier, own=path == own)
     given = {name: plain(value) for name, value in values.items()}
-    return from_mapping(kind, merged | renamed(given, known), inside, **fields)
+    merged |= renamed(given, known)
+    return from_mapping(kind, {**usual(merged), **merged}, inside, **fields)
 
 
 def path_of(name: str, value: Any) -> Path:

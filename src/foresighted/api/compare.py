@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,9 +81,7 @@ def compare(
     Example:
         >>> compare(arms=["rlhf", "practical"], seeds=range(4), rounds=10)  # doctest: +SKIP
     """
-    for name in ("policy", "reward_model"):
-        if not isinstance(settings.get(name, ""), str | Path):
-            raise ConfigError(f"{name}: compare takes a name; save the model to a folder and give that")
+    names_of_models(settings, "compare")
     given, named = separated(None, None, None, None, prompts, labels)
     if resume and out is not None:
         given = resumed(given, named, path_of("out", out))
@@ -102,3 +100,14 @@ def compare(
     with explained(place):
         write_json(place / SUMMARY, found.data.to_mapping())
     return found
+
+
+def names_of_models(settings: Mapping[str, Any], call: str) -> None:
+    """Refuse a loaded model where many loops are to share it.
+
+    Raises:
+        ConfigError: which model it is.
+    """
+    for name in ("policy", "reward_model"):
+        if not isinstance(settings.get(name, ""), str | Path):
+            raise ConfigError(f"{name}: {call} takes a name; save the model to a folder and give that")

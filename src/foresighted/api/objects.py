@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from foresighted.alignment.given import OBJECT, PROMPTS, Given
+from foresighted.alignment.given import PROMPTS, Given
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.prompts import id_of, kind_of, split_of
 from foresighted.settings import read_yaml
+from foresighted.settings.typed import OBJECT
 from foresighted.store.exchanges import prompt_of
 from foresighted.store.rows import read_mappings
 

@@ -8,6 +8,7 @@ from foresighted.api.arguments import Place, path_of
 from foresighted.api.audit import Audit
 from foresighted.api.compare import Comparison
 from foresighted.api.evaluate import Evaluation
+from foresighted.api.rehearse import Rehearsal
 from foresighted.api.result import Result
 from foresighted.errors import ConfigError
 from foresighted.store.directory import records_of, what_to_read
@@ -46,5 +47,5 @@ def read(path: Place) -> Evaluation | Audit | Comparison:
     """
     records = records_of(Path(path))
     kinds: dict[str, type[Evaluation | Audit | Comparison]]
-    kinds = {"evaluation": Evaluation, "audit": Audit, "comparison": Comparison}
+    kinds = {"evaluation": Evaluation, "audit": Audit, "comparison": Comparison, "rehearsal": Rehearsal}
     return kinds[what_to_read(records)].read(records)

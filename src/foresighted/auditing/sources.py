@@ -19,7 +19,7 @@ from foresighted.errors import DataError
 from foresighted.settings import read_yaml
 from foresighted.store.aliases import written
 from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns, passed_over
-from foresighted.store.directory import CONFIG, TRAINER_FOLDER, kind_of
+from foresighted.store.directory import CONFIG, LOOPS, TRAINER_FOLDER, kind_of
 from foresighted.store.formats import Kind, named_as_rows
 from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
@@ -97,7 +97,7 @@ def _find(path: Path) -> _Found:
         raise DataError(f"{path}: no such file or directory")
     if (path / TRAJECTORIES).is_file():
         return _Found(GAMES, (), (Part(path / TRAJECTORIES, path.resolve().name),))
-    for folder in (path, path / TRAINER_FOLDER):
+    for folder in (path, path / TRAINER_FOLDER, path / LOOPS):
         if found := _our_directory(folder):
             return found
     for folder in (path / TRL_LOGS, path):

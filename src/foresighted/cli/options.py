@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -142,8 +142,14 @@ def add_run_flags(
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def add_settings(parser: Parser, kind: type) -> None:
-    """Add one flag a setting, grouped, with help and default from the configuration class and those inside it."""
+def add_settings(parser: Parser, kind: type, usual: Mapping[str, Any] | None = None) -> None:
+    """Add one flag a setting, grouped, with help and default from the configuration class and those inside it.
+
+    Args:
+        parser: of the command.
+        kind: the configuration class.
+        usual: what holds for this command in place of the class's defaults.
+    """
     groups: dict[str, Any] = {}
     for one in (kind, *inner(kind).values()):
         for name, item in settings(one).items():
@@ -158,7 +164,7 @@ def add_settings(parser: Parser, kind: type) -> None:
             groups[title].add_argument(
                 _flag(name),
                 metavar="{" + ",".join(known) + "}" if known else _metavar(hint),
-                help=_help(item.metadata["help"], item.default),
+                help=_help(item.metadata["help"], (usual or {}).get(name, item.default)),
                 **more,
             )
 

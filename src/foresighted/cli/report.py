@@ -1,4 +1,4 @@
-"""`foresighted report`: one self-contained page from the records of a run, a comparison, an evaluation or an audit."""
+"""`foresighted report`: one self-contained page from the records of any command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.text import Text
 from foresighted.alignment.compared import Arm, Comparison
 from foresighted.api.audit import Audit
 from foresighted.api.evaluate import Evaluation
+from foresighted.api.rehearse import Rehearsal
 from foresighted.api.report import read, report
 from foresighted.cli.audit import print_audit
 from foresighted.cli.console import console
 from foresighted.cli.evaluate import print_evaluation
+from foresighted.cli.rehearse import print_rehearsal
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.wording import interval_text
 from foresighted.texts import printable
@@ -27,15 +29,16 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="one self-contained HTML page from records",
-        description="Reads a run, a comparison, an evaluation or an audit, prints its summary and writes report.html"
-        " there: charts, every response to search and sort, configuration. The page needs no network.",
+        description="Reads a run, a comparison, a rehearsal, an evaluation or an audit, prints its summary and writes"
+        " report.html there: charts, every response to search and sort, configuration. The page needs no network.",
         examples=("foresighted report runs/first", "foresighted report runs/arms --out page.html"),
     )
     parser.add_argument(
         "path",
         type=Path,
         metavar="PATH",
-        help="directory of foresighted train, compare, evaluate or audit --out, or an evaluation.json or audit.json",
+        help="directory of foresighted train, compare, rehearse, evaluate or audit --out, or an evaluation.json or"
+        " audit.json",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page here (default: PATH/report.html)")
     parser.set_defaults(run=run)
@@ -48,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         print_evaluation(found.data)
     elif isinstance(found, Audit):
         print_audit(found.data)
+    elif isinstance(found, Rehearsal):
+        print_rehearsal(found.found)
     else:
         print_summary(found.data)
     print(f"report: {report(args.path, args.out)}")

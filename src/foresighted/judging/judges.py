@@ -73,6 +73,7 @@ class LocalJudge:
         self._source = source
         self._tie_margin = tie_margin
         self._utilities: dict[tuple[str, str], float | None] = {}
+        self._preferences: dict[Question, float] = {}
 
     def estimate(self, question: Question) -> int:
         """Return 0: nobody counts."""
@@ -84,11 +85,13 @@ class LocalJudge:
         while chunk := list(itertools.islice(remaining, _CHUNK)):
             with contextlib.suppress(Exception, SystemExit):  # of a user's function: one at a time shows on which text
                 self._read_utilities(chunk)
+                self._read_preferences(chunk)
             yield from (self._alone(question) for question in chunk)
 
     def _alone(self, question: Question) -> Reply:
         try:
             self._read_utilities([question])
+            self._read_preferences([question])
             return self._reply(question)
         except DataError as error:
             return Reply(failure="malformed", detail=without_keys(one_line(error))[:_SHOWN])
@@ -102,11 +105,19 @@ class LocalJudge:
             values = self._source.utility([prompt for prompt, _ in new], [text for _, text in new])
             self._utilities |= dict(zip(new, values, strict=True))
 
+    def _read_preferences(self, chunk: Sequence[Question]) -> None:
+        """Read the preferences of questions about texts whose utility is not known, all in one call."""
+        texts = {q: ((q.prompt, q.first), (q.prompt, q.second)) for q in chunk if q not in self._preferences}
+        new = [q for q, both in texts.items() if None in map(self._utilities.get, both)]
+        if new:
+            columns = zip(*new, strict=True)
+            self._preferences |= dict(zip(new, self._source.preferences(*map(list, columns)), strict=True))
+
     def _reply(self, question: Question) -> Reply:
         prompt, first, second = question
         u, v = (self._utilities[prompt, text] for text in (first, second))
         if u is None or v is None:
-            preference = self._source.preferences([prompt], [first], [second])[0]
+            preference = self._preferences[question]
             margin, reason = preference - 0.5, f"preference {preference:.4g}"
         else:
             margin, reason = u - v, f"utility {u:.4g} against {v:.4g}"

@@ -10,13 +10,14 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from foresighted.alignment.given import OBJECT, PROMPTS
+from foresighted.alignment.given import PROMPTS
 from foresighted.errors import ConfigError, DataError, RunError
 from foresighted.inputs import shown
 from foresighted.judging.rows import AnswerRow
 from foresighted.judging.settings import EvaluateConfig, Named
 from foresighted.prompts import kind_of as kind_of_prompt
 from foresighted.settings import TrainConfig, from_mapping, read_yaml
+from foresighted.settings.typed import OBJECT
 from foresighted.store.aliases import key_of, not_there
 from foresighted.store.directory import CONFIG, kind_of
 from foresighted.store.exchanges import has_prompt, name_of, prompt_of, response_of, whole_of

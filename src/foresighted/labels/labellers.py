@@ -174,6 +174,17 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
     return own_labels("labels", name)
 
 
+def knows_utility(name: str, given: Labeller | None = None) -> bool:
+    """Return whether the labeller that a configuration names, or that was given in its place, has a true utility.
+
+    Raises:
+        ConfigError: a file of one's own that fails or lacks that function.
+    """
+    own = name.rpartition(":")[0].endswith(".py") and not name.startswith("reward:")
+    found = given if given is not None or not own else own_labels("labels", name)
+    return found is None or isinstance(found, Utility)
+
+
 def own_labels(setting: str, text: str) -> Labeller:
     """Return the labeller FILE.py:NAME, given for `setting`; raises what `load_from_file` and `as_labeller` do."""
     return as_labeller(setting, load_from_file(setting, text, "function", callable))

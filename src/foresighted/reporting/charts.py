@@ -40,6 +40,20 @@ Cells = tuple[str, ...]
 Guide = Literal["none", "zero", "diagonal", "half"]
 
 
+class Look(NamedTuple):
+    """Places of an arm's colour, dash and marker: no two of the first 64 arms have the same three."""
+
+    colour: int
+    dash: int
+    marker: int
+
+
+def look_of(index: int) -> Look:
+    """Return how the arm at a place among the planned ones is drawn; where colours repeat, dash and marker differ."""
+    turn, colour = divmod(index, len(COLOURS))
+    return Look(colour, (colour + turn) % len(DASHES), (colour + turn) % len(MARKERS))
+
+
 class Point(NamedTuple):
     """One value of a line with its band; `low` and `high` are None where there is no band."""
 
@@ -228,10 +242,11 @@ def _rows(series: Iterable[Series]) -> Iterable[dict[str, Any]]:
 def _looks(series: Sequence[Series]) -> dict[str, Any]:
     """Return the encodings of colour, dash and marker by arm."""
     domain = list(dict.fromkeys(one.index for one in series))
+    looks = [look_of(index) for index in domain]
     ranges: dict[str, list[Any]] = {
-        "color": [f"var(--arm-{index % len(COLOURS)})" for index in domain],
-        "strokeDash": [list(DASHES[index % len(DASHES)]) for index in domain],
-        "shape": [MARKERS[index % len(MARKERS)] for index in domain],
+        "color": [f"var(--arm-{look.colour})" for look in looks],
+        "strokeDash": [list(DASHES[look.dash]) for look in looks],
+        "shape": [MARKERS[look.marker] for look in looks],
     }
     return {
         channel: {"field": "index", "type": "nominal", "legend": None, "scale": {"domain": domain, "range": values}}
@@ -306,7 +321,7 @@ def _mark_layers(marks: Sequence[Mark], colour: dict[str, Any]) -> list[dict[str
             bar = {"type": "rule", "strokeWidth": 2.5}
             reach = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": row, **coloured}
             layers.append({**own, "mark": bar, "encoding": reach})
-        dot = {"type": "point", "shape": MARKERS[mark.index % len(MARKERS)], "filled": True, "size": 90, "opacity": 1}
+        dot = {"type": "point", "shape": MARKERS[look_of(mark.index).marker], "filled": True, "size": 90, "opacity": 1}
         layers.append({**own, "mark": dot, "encoding": {"x": x, "y": row, **coloured}})
     return layers
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from foresighted import __version__
 from foresighted.errors import DataError
-from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, specification
+from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, look_of, specification
 from foresighted.reporting.responses import Responses, compact, cut
 from foresighted.reporting.samples import Samples, Words
 from foresighted.store.directory import CONFIG
@@ -62,11 +62,13 @@ class Section:
     tables: tuple[Table, ...] = ()
     points: tuple[str, ...] = ()
     """Sentences, as a list."""
+    code: tuple[str, ...] = ()
+    """Texts to be copied, verbatim."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.charts or self.tables or self.points)
+        return not (self.charts or self.tables or self.points or self.code)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ class Opening:
         charts: the main ones, drawn low.
         words: one prompt's answers; None where there are none.
         note: what the charts mean.
+        more: sentences that go with the first.
     """
 
     sentence: str
     charts: tuple[Chart, ...]
     words: Words | None = None
     note: str = ""
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,8 +237,9 @@ def _arm_colours() -> str:
 
 
 def _symbol(index: int) -> str:
-    dash = " ".join(str(length) for length in DASHES[index % len(DASHES)] if index % len(DASHES))
-    colour, marker = f"var(--arm-{index % len(COLOURS)})", MARKER_PATHS[MARKERS[index % len(MARKERS)]]
+    look = look_of(index)
+    dash = " ".join(str(length) for length in DASHES[look.dash] if look.dash)
+    colour, marker = f"var(--arm-{look.colour})", MARKER_PATHS[MARKERS[look.marker]]
     line = f'<path d="M0 6h36" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash or "none"}"/>'
     return f'<symbol id="swatch-{index}" viewBox="0 0 36 12">{line}<path d="{marker}" fill="{colour}"/></symbol>'
 

@@ -20,6 +20,7 @@ from foresighted.settings.files import (
     to_yaml,
 )
 from foresighted.settings.presets import PRESETS, preset
+from foresighted.settings.rehearse import RehearseConfig
 from foresighted.settings.steering import SCOPE, SteeringConfig
 from foresighted.settings.train import MAY_CHANGE_ON_RESUME, TrainConfig
 
@@ -31,6 +32,7 @@ __all__ = [
     "PRESETS",
     "SCOPE",
     "CompareConfig",
+    "RehearseConfig",
     "Settings",
     "SteeringConfig",
     "TrainConfig",

@@ -23,19 +23,21 @@ ANSWERS = "answers.jsonl"
 JUDGEMENTS = "judgements.jsonl"
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
+LOOPS = "loops"
+"""Where a rehearsal keeps its loops, as a comparison."""
 TRAINER_FOLDER = "foresighted"
 """Where FPOReward keeps its records inside a trainer's output directory."""
 
-Kind = Literal["run", "comparison", "sweep", "evaluation", "table", "trl", "audit", "other", "nothing"]
+Kind = Literal["run", "comparison", "rehearsal", "sweep", "evaluation", "table", "trl", "audit", "other", "nothing"]
 NOUNS: Mapping[Kind, str] = {
-    "run": "a run", "comparison": "a comparison", "sweep": "a sweep", "evaluation": "an evaluation",
-    "table": "the result of a table of judgements", "trl": "the records of a TRL trainer", "audit": "an audit",
-    "other": "something else", "nothing": "nothing",
+    "run": "a run", "comparison": "a comparison", "rehearsal": "a rehearsal", "sweep": "a sweep",
+    "evaluation": "an evaluation", "table": "the result of a table of judgements",
+    "trl": "the records of a TRL trainer", "audit": "an audit", "other": "something else", "nothing": "nothing",
 }  # fmt: skip
 """What lies in a directory, in words."""
 _TOLD_BY: Mapping[str, Kind] = {
-    "game": "sweep", "judgements": "table", "policies": "evaluation", "arms": "comparison", "records": "trl",
-    "policy": "run",
+    "game": "sweep", "judgements": "table", "policies": "evaluation", "minutes": "rehearsal", "arms": "comparison",
+    "records": "trl", "policy": "run",
 }  # fmt: skip
 """Key of `config.yaml` -> whose it is; the first that is there counts."""
 _SHOWN_BY: Mapping[str, Kind] = {
@@ -49,6 +51,8 @@ _BEFORE_THE_FIRST_ROW = {
     "environment.json",
     "start",
     "arms",
+    LOOPS,
+    "prompts.jsonl",
     "parts",
     "judge.sqlite",
     "judge.sqlite-journal",
@@ -70,7 +74,7 @@ def kind_of(path: Path) -> Kind:
     return "evaluation" if kind == "table" and (path / ANSWERS).exists() else kind
 
 
-def what_to_read(path: Path) -> Literal["evaluation", "audit", "comparison"]:
+def what_to_read(path: Path) -> Literal["evaluation", "audit", "comparison", "rehearsal"]:
     """Return as what a report reads what lies at a path; a run is a comparison of one arm.
 
     Raises:
@@ -79,14 +83,14 @@ def what_to_read(path: Path) -> Literal["evaluation", "audit", "comparison"]:
     kind = kind_of(path)
     if kind in ("run", "comparison", "trl"):
         return "comparison"
-    if kind == "audit":
-        return "audit"
+    if kind in ("audit", "rehearsal"):
+        return kind
     if kind in ("evaluation", "table"):
         return "evaluation"
     what = f"holds {NOUNS[kind]}" if path.exists() else "cannot be read, nothing is there"
     raise DataError(
-        f"{path}: {what}; give a directory of train, compare, evaluate or audit --out, its {EVALUATION} or {AUDIT}, or"
-        " the output_dir of a trainer with FPOReward"
+        f"{path}: {what}; give a directory of train, compare, rehearse, evaluate or audit --out, its {EVALUATION} or"
+        f" {AUDIT}, or the output_dir of a trainer with FPOReward"
     )
 
 
