@@ -12,6 +12,7 @@ from foresighted.alignment import compare
 from foresighted.errors import Stopped
 
 PLAIN = "rlhf:kl_coefficient=0"
+ARMS = f"{PLAIN},practical,labels"
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def test_help_shows_its_own_defaults(foresighted):
 
 def test_it_ends_with_sentences_table_and_what_follows(foresighted, tmp_path, played, prompt_file):
     out = tmp_path / "r"
-    code, said, err = foresighted("rehearse", "--out", out, "--prompts", prompt_file, "--seeds", "0,1,2")
+    code, said, err = foresighted("rehearse", "--out", out, "--prompts", prompt_file, "--seeds", "0,1", "--arms", ARMS)
     assert (code, err) == (0, "")
-    assert said.startswith("27 loops")
+    assert said.startswith("6 loops (3 arms, seeds 0, 1)")
     for words in ("- Plain RLHF", "- What prevents it at equal labels", "- Against the ceiling", "after round 20",
                   "What follows from", "foresighted train", "fpo.FPOConfig("):  # fmt: skip
         assert words in said
@@ -64,17 +65,17 @@ def test_it_ends_with_sentences_table_and_what_follows(foresighted, tmp_path, pl
     code, _, err = foresighted("rehearse", "--out", out, "--prompts", prompt_file)
     assert code == 2
     assert "holds a rehearsal already; go on with --resume" in err
-    assert foresighted("rehearse", "--out", out, "--resume", "--minutes", "30", "--seeds", "0:4")[0] == 0
-    assert played["config"].seeds == (0, 1, 2, 3)
+    assert foresighted("rehearse", "--out", out, "--resume", "--minutes", "30", "--seeds", "0:3")[0] == 0
+    assert played["config"].seeds == (0, 1, 2)
     code, _, err = foresighted("rehearse", "--out", out, "--resume", "--candidates", "8")
     assert code == 2
     assert "candidates was 4, now 8" in err
-    assert foresighted("compare", "--out", out)[0] == 2
 
 
 def test_what_was_played_when_it_is_stopped_is_reported(foresighted, tmp_path, played, prompt_file):
     played["stop"] = 10
-    code, said, err = foresighted("rehearse", "--out", tmp_path / "r", "--prompts", prompt_file, "--seeds", "0,1")
+    given = ["--prompts", prompt_file, "--seeds", "0,1", "--arms", ARMS]
+    code, said, err = foresighted("rehearse", "--out", tmp_path / "r", *given)
     assert code == 130
     assert "stopped after round 10" in err
     assert "in 10 rounds and 2 seeds" in said

@@ -112,7 +112,7 @@ class Comparison:
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """Return what was seen, with intervals, label counts and the numbers of seeds and prompts."""
-    parts = (_collapse_sentences, _difference_sentences, _label_sentences, _size_sentences, _missing_sentences)
+    parts = (_collapse_sentences, _difference_sentences, _label_sentences, size_sentences, missing_sentences)
     return tuple(sentence for part in parts for sentence in part(comparison))
 
 
@@ -240,7 +240,8 @@ def _label_sentences(comparison: Comparison) -> Iterable[str]:
     )
 
 
-def _size_sentences(comparison: Comparison) -> Iterable[str]:
+def size_sentences(comparison: Comparison) -> Iterable[str]:
+    """Return for how many seeds and prompts all is said, and how brackets were made."""
     seeds = sorted(len(arm.seeds) for arm in comparison.arms)
     made = f"{comparison.level:.0%} {methods_text(_intervals(comparison))}"
     yield (
@@ -262,7 +263,8 @@ def _intervals(comparison: Comparison) -> Iterable[Interval | Share | None]:
         yield arm.collapse.fall if arm.collapse else None
 
 
-def _missing_sentences(comparison: Comparison) -> Iterable[str]:
+def missing_sentences(comparison: Comparison) -> Iterable[str]:
+    """Return which runs are not finished; nothing where all are."""
     if not comparison.missing:
         return
     if not comparison.any_finished:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from foresighted.alignment.compared import missing_sentences, size_sentences
 from foresighted.alignment.rehearsal_text import advice, sentences, table
 from foresighted.alignment.rehearsed import Rehearsal
 from foresighted.api.rehearse import plan, played
@@ -78,5 +79,8 @@ def print_rehearsal(found: Rehearsal) -> None:
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     to.print(shown)
+    for sentence in (*size_sentences(found.comparison), *missing_sentences(found.comparison)):
+        to.print(f"- {printable(sentence)}", highlight=False, markup=False)
+    print()
     for text in filter(None, advice(found)):
         print(f"{printable(text)}\n")
