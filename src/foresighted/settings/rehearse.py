@@ -51,7 +51,7 @@ class RehearseConfig(Settings):
     minutes: float | None = setting(
         20.0,
         "rehearsal",
-        "time for everything: as many rounds are played as it allows, --rounds at most; none: --rounds of them",
+        "minutes to play: as many rounds as they allow, --rounds at most; none: --rounds of them",
         above=0,
         high=100_000,
     )
