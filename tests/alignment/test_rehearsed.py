@@ -138,7 +138,7 @@ def test_without_a_utility_win_rates_say_it(said, synthetic: SimpleNamespace, to
     told(
         first, "collapses here, by the judge", "from round 30 on", "after round 40", "0.20 [0.10, 0.30]", "proxy reward"
     )
-    told(second, "What prevents it at equal labels", "preferred to the baseline", "practical (0.80 [0.70, 0.90])")
+    told(second, "What prevents it at equal labels", "by win rate over the baseline", "practical (0.80 [0.70, 0.90])")
     told(third, "cannot be held against a ceiling", "no utility", "practical", "0.55 [0.45, 0.65]")
     assert table(fallen)[0][2] == "won against the first policy"
     assert table(fallen)[1][1][2:4] == ("0.55 [0.45, 0.65]", "0.80 [0.70, 0.90]")

@@ -112,7 +112,7 @@ class Comparison:
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """Return what was seen, with intervals, label counts and the numbers of seeds and prompts."""
-    parts = (_collapse_sentences, _difference_sentences, _label_sentences, size_sentences, missing_sentences)
+    parts = (_collapse_sentences, _difference_sentences, label_sentences, size_sentences, missing_sentences)
     return tuple(sentence for part in parts for sentence in part(comparison))
 
 
@@ -226,7 +226,8 @@ def _difference_text(label: str, difference: Interval) -> str:
     return f"{label} {said} ({interval_text(difference)}, {count(difference.seeds, 'seed')})"
 
 
-def _label_sentences(comparison: Comparison) -> Iterable[str]:
+def label_sentences(comparison: Comparison) -> Iterable[str]:
+    """Return how many labels the arms read."""
     totals = {arm.label: sorted({labels.total for labels in arm.labels}) for arm in comparison.arms}
     shown = {label: f"{low[0]}" if len(low) == 1 else f"{low[0]} to {low[-1]}" for label, low in totals.items()}
     if len(set(shown.values())) == 1:

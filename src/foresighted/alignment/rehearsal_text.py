@@ -84,7 +84,7 @@ def _of_prevention(found: Rehearsal) -> str:
     first, *_ = found.standings
     equal = [one for one in at_equal_labels(found.standings)[1:] if one.over is not None]
     labels = f"at equal labels ({first.labels} a seed)"
-    measure = ", preferred to the baseline on" if found.by_wins else ", true utility over the baseline's, paired"
+    measure = f", by {'win rate' if found.by_wins else 'true utility'} over the baseline, paired"
     if not equal:
         return f"Nothing can be said of what prevents it {labels}: no other arm has come as far as the baseline."
     better = [one for one in equal if one.over is not None and one.over.low > 0]
@@ -98,7 +98,7 @@ def _of_prevention(found: Rehearsal) -> str:
             said = f"Nothing prevents it {labels}; what softens it{measure}: {_listed(better, found)}"
         else:
             said = (
-                f"Nothing is shown to prevent it {labels}; nearest comes{measure} {_one(nearest, found)}, no clear"
+                f"Nothing is shown to prevent it {labels}; nearest comes{measure}: {_one(nearest, found)}, no clear"
                 " difference, and one that is not seen may still exist"
             )
     else:
@@ -133,7 +133,7 @@ def _of_the_cost(found: Rehearsal) -> str:
         return "What it costs cannot be said: no arm has been measured yet."
     kl = best.arm.evaluated[-1].kl
     distance = f", at a distance of {_text(kl)} nats from the first policy" if kl is not None else ""
-    ended = f"{best.label}, which ended best of those {'that did not fall' if not best.fell else 'at equal labels'},"
+    ended = f"{best.label}, which ended best of those {'at equal labels' if best.fell else 'that did not fall'},"
     if found.by_wins:
         rate = best.wins[-1].first if best.wins else None
         return (
@@ -205,8 +205,11 @@ def advice(found: Rehearsal) -> tuple[str, str, str]:
     best = found.standing(found.best)
     if best is None:
         return "", "", ""
-    why = "the best mean of the arms that did not fall" if not best.fell else "the best mean, though it fell, too"
-    said = f"What follows from {best.label}, {why} at equal labels; put your own --policy in place of the small one."
+    held = "of the arms that did not fall" if not best.fell else "though it fell, too: nothing that was played held"
+    said = (
+        f"What follows from {best.label}, the best mean at equal labels {held}; put your own --policy in place of the"
+        " small one."
+    )
     objects = [name for name in ("prompts", "labels") if getattr(best.config, name).startswith(OBJECT)]
     if objects:
         said += f" {' and '.join(objects)} were given as Python objects: give them to foresighted.train from Python."

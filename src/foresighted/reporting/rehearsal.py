@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from foresighted.alignment.compared import label_sentences, missing_sentences, size_sentences
 from foresighted.alignment.rehearsal_text import advice, sentences, table
 from foresighted.alignment.rehearsed import Rehearsal, Wins
 from foresighted.judging.rehearse import read_rehearsal
@@ -25,8 +26,11 @@ def rehearsal_page(out: Path) -> Page:
     found, page = read_rehearsal(out), comparison_page(out / LOOPS)
     first, *more = sentences(found)
     opening = page.opening and replace(page.opening, sentence=first, more=tuple(more))
-    if opening and found.by_wins:
+    if opening and found.by_wins:  # an audit of the records alone cannot tell, where the judge could
         opening = replace(opening, charts=(*_win_rates(found), *opening.charts))
+        parts = (label_sentences, size_sentences, missing_sentences)
+        known = tuple(sentence for part in parts for sentence in part(found.comparison))
+        page = replace(page, verdict="", lead="", alarm=False, sentences=known)
     said, *typed = advice(found)
     follows = Section("follows", "What follows", points=(said,) if said else (), code=tuple(filter(None, typed)))
     sections = [_with_table(section, found) if section.id == "summary" else section for section in page.sections]
