@@ -92,11 +92,10 @@ class Capture:
             if not self.listening:
                 return
             with torch.no_grad(), _by_row(own):
-                for key, form in forms_of(module, x.detach(), delta).items():
-                    if key in own:
-                        if uses is not None:
-                            uses[own[key]] = uses.get(own[key], 0) + 1
-                        self._take(own[key], form, waiting, receive)
+                for key, form in forms_of(module, x.detach(), delta, own).items():
+                    if uses is not None:
+                        uses[own[key]] = uses.get(own[key], 0) + 1
+                    self._take(own[key], form, waiting, receive)
 
         with ExitStack() as stack:
             for module, own in self._layers:

@@ -9,6 +9,7 @@ speeds up the other layers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -62,10 +63,20 @@ class _Span:
 
     def positions(self, hidden: Tensor, query: Tensor | None = None, relative: Tensor | None = None) -> Tensor:
         found: Tensor = type(self.encoder).get_rel_pos(self.encoder, hidden, query, relative)
-        index = torch.cat([found.flatten(), -found.flatten()]).add(self.size).clamp(0, 2 * self.size - 1)
-        self.low, self.high = int(index.min()), int(index.max())
+        near = found
+        if relative is None and not found.is_cpu:  # they follow from the lengths: nothing is asked of the device
+            lengths = (None if x is None else torch.empty(x.shape[-2], 1, device="cpu") for x in (hidden, query))
+            near = type(self.encoder).get_rel_pos(self.encoder, *lengths)
+        every = self._index(torch.cat([near.flatten(), -near.flatten()]))
+        self.low, self.high = int(every.min()), int(every.max())
         self.ids = torch.arange(self.low, self.high + 1, device=hidden.device).expand(hidden.shape[0], -1)
+        square = found.long().reshape(found.shape[-2:])
+        self.toward, self.away = self._index(square) - self.low, self._index(-square) - self.low
         return found
+
+    def _index(self, distance: Tensor) -> Tensor:
+        index: Tensor = (distance + self.size).clamp(0, 2 * self.size - 1)
+        return index
 
     def embeddings(self) -> Tensor:
         """Return the embeddings of the distances that occur, shape rows distances D."""
@@ -79,29 +90,23 @@ class _Attention(NamedTuple):
     by_row: bool
 
 
-def _bias(self: _Attention, query: Tensor, key: Tensor, relative: Tensor, embeddings: Tensor, factor: int) -> Tensor:
+def _bias(self: _Attention, query: Tensor, key: Tensor, _relative: Tensor, embeddings: Tensor, factor: int) -> Tensor:
     """Return the attention scores between content and position, shape (rows heads) T T."""
     attention = self.module
-    relative = relative.to(query.device).long().reshape(relative.shape[-2:])
     names = ("key_proj", "query_proj") if attention.share_att_key else ("pos_key_proj", "pos_query_proj")
-    scale = torch.sqrt(torch.tensor(query.shape[-1] * factor, dtype=torch.float)).to(query)  # rounded as the model does
+    scale = torch.tensor(query.shape[-1] * factor, dtype=torch.float, device="cpu").sqrt().to(query.dtype)  # as there
     rows = query.shape[0] // attention.num_attention_heads
     if embeddings.ndim == 2:  # of all distances, the same for every row
         embeddings = embeddings[None, self.span.low : self.span.high + 1].expand(rows if self.by_row else 1, -1, -1)
 
-    def scores(content: Tensor, projection: str, distance: Tensor) -> Tensor:
+    def scores(content: Tensor, projection: str, index: Tensor) -> Tensor:
         position = getattr(attention, projection)(embeddings)
         position = attention.transpose_for_scores(position, attention.num_attention_heads)
         position = position if self.by_row else position.repeat(rows, 1, 1)
-        index = (distance + self.span.size).clamp(0, 2 * self.span.size - 1) - self.span.low
         every = torch.bmm(content, position.mT)
-        found: Tensor = every.gather(-1, index.expand(every.shape[0], *index.shape)) / scale
+        found: Tensor = every.gather(-1, index.to(every.device).expand(every.shape[0], *index.shape)) / scale
         return found
 
-    total: Any = 0
-    if "c2p" in attention.pos_att_type:
-        total = total + scores(query, names[0], relative)
-    if "p2c" in attention.pos_att_type:
-        total = total + scores(key, names[1], -relative).mT
-    result: Tensor = total
-    return result
+    terms = [scores(query, names[0], self.span.toward)] if "c2p" in attention.pos_att_type else []
+    terms += [scores(key, names[1], self.span.away).mT] if "p2c" in attention.pos_att_type else []
+    return functools.reduce(torch.add, terms)

@@ -13,6 +13,8 @@ Where positions are many and the layer small, writing them out in blocks is chea
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -53,22 +55,21 @@ class Outer(NamedTuple):
 
     def _star_ghost(self, prompts: int) -> tuple[Tensor, Tensor]:
         rows, t, _ = self.a.shape
-        norms = (torch.bmm(self.a, self.a.mT) * torch.bmm(self.b, self.b.mT)).sum((1, 2))
-        across = [torch.bmm(side.reshape(prompts, -1, side.shape[2]), _last_row(side, prompts).mT) for side in self[:2]]
-        cross = (across[0] * across[1]).view(prompts, rows // prompts, t * t).sum(2)
-        return norms.view(prompts, -1), cross
+        norms = _dots(*(torch.bmm(side, side.mT).view(rows, -1) for side in self[:2]))
+        across = (torch.bmm(side.reshape(prompts, -1, side.shape[2]), _last_row(side, prompts).mT) for side in self[:2])
+        return norms.view(prompts, -1), _dots(*(side.view(rows, t * t) for side in across)).view(prompts, -1)
 
     def _star_written(self, prompts: int) -> tuple[Tensor, Tensor]:
         rows, _, o = self.a.shape
         per = rows // prompts
-        norms, cross = self.a.new_zeros(rows), self.a.new_zeros(rows)
+        norms, cross = [], []
         step = max(1, BLOCK // (rows * self.b.shape[2]))
         for start in range(0, o, step):
             block = self._written(start, start + step)
-            norms += block.square().sum(1)
+            norms.append(_dots(block, block).view(prompts, per))
             grouped = block.view(prompts, per, -1)
-            cross += torch.bmm(grouped, grouped[:, -1, :, None]).flatten()
-        return norms.view(prompts, per), cross.view(prompts, per)
+            cross.append(torch.bmm(grouped, grouped[:, -1, :, None])[..., 0])
+        return functools.reduce(torch.add, norms), functools.reduce(torch.add, cross)
 
     def gram(self) -> Tensor:
         """Return all inner products, shape R R."""
@@ -158,7 +159,7 @@ class Dense(NamedTuple):
     def star(self, prompts: int) -> tuple[Tensor, Tensor]:
         """Return |g_r|^2 and <g_r, g_ref>, shape B K each."""
         grouped = self.g.view(prompts, -1, self.g.shape[1])
-        return grouped.square().sum(2), torch.bmm(grouped, grouped[:, -1, :, None])[..., 0]
+        return _dots(self.g, self.g).view(prompts, -1), torch.bmm(grouped, grouped[:, -1, :, None])[..., 0]
 
     def gram(self) -> Tensor:
         """Return all inner products, shape R R."""
@@ -180,19 +181,20 @@ def combine(forms: list[Form]) -> Form | None:
     if any(type(form) is not kind for form in forms):
         return None
     if kind is Dense:
-        return Dense(torch.stack([form[0] for form in forms]).sum(0))
+        return Dense(functools.reduce(torch.add, [form[0] for form in forms]))
     pairs: Any = [form[:2] for form in forms]
     first, second = (torch.cat(parts, 1) for parts in zip(*pairs, strict=True))
     return Outer(first, second) if kind is Outer else Lookup(first, second)
 
 
-def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:
+def forms_of(module: nn.Module, x: Tensor, delta: Tensor, wanted: Collection[str]) -> dict[str, Form]:
     """Return the per-sample gradients of a layer's parameters by their names in the layer.
 
     Args:
         module: a layer for which `known` is true.
         x: what entered it, R rows first.
         delta: gradient of the summed rewards in what left it.
+        wanted: names in the layer of the parameters that are asked for.
     """
     rows = delta.shape[0]
     out = at_least_single(delta).reshape(rows, -1, delta.shape[-1])
@@ -203,13 +205,13 @@ def forms_of(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Form]:
         if (factor := getattr(module, "embed_scale", None)) is not None:  # Gemma and others multiply what they look up
             out = out * factor
         return {"weight": Lookup(ids, out)}
+    forms: dict[str, Form] = {"bias": Dense(out.sum(1))} if "bias" in wanted else {}
+    if "weight" not in wanted:
+        return forms
+    if not (isinstance(module, nn.Linear) or _is_conv1d(module)):
+        return forms | {"weight": Dense((out * _normalised(module, x).reshape(out.shape)).sum(1))}
     entered = at_least_single(x).reshape(rows, -1, x.shape[-1])
-    bias: dict[str, Form] = {"bias": Dense(out.sum(1))}
-    if isinstance(module, nn.Linear):
-        return {"weight": Outer(out, entered), **bias}
-    if _is_conv1d(module):
-        return {"weight": Outer(entered, out), **bias}
-    return {"weight": Dense((out * _normalised(module, x).reshape(out.shape)).sum(1)), **bias}
+    return forms | {"weight": Outer(entered, out) if _is_conv1d(module) else Outer(out, entered)}
 
 
 def known(module: nn.Module) -> bool:
@@ -248,6 +250,11 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
 def at_least_single(x: Tensor) -> Tensor:
     """Return a tensor in at least float32: products of half-precision gradients are summed in single."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _dots(first: Tensor, second: Tensor) -> Tensor:
+    """Return the inner product of each row with its like, shape R D and R D to R, in one operation."""
+    return torch.bmm(first[:, None, :], second[:, :, None]).flatten()
 
 
 def _last_row(side: Tensor, prompts: int) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from foresighted.errors import ConfigError, DataError, ModelError, NumericalError, one_line
 from foresighted.influence.capture import Capture, NotByRow, frozen_except
 from foresighted.influence.deberta import row_by_row
-from foresighted.influence.layers import Dense, Form, at_least_single, squared_norm
+from foresighted.influence.layers import BLOCK, Dense, Form, at_least_single, squared_norm
 from foresighted.influence.naive import Forward, Inputs, classifier
+from foresighted.influence.passes import Fit, Rows, count_rows, groups, pairs_of_blocks, placed, placed_square, take
 from foresighted.influence.scopes import select
+from foresighted.influence.sums import Read, Sums, grams, stars
 from foresighted.steering import Products
 
 _log = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ gradient's (some gradients, as that of an attention key's bias, are nothing but 
 _CHECKS = 3
 """Most calls that check the layers: one, but for gradients of exactly 0 (a head that starts at 0 has no others)."""
 
-Read = Callable[[Form], Tensor]
+Found = tuple[Rows, Tensor, list[Tensor]]
+"""Rows of a pass, their rewards, and those sums."""
 Metric = Mapping[str, Tensor]
 
 
@@ -56,7 +59,8 @@ class GradientProducts:
         model: the reward model. Dropout is off and gradients of weights are left alone while it is read.
         scope: whose parameters, as `influence.select` takes it.
         forward: inputs to rewards of shape R, differentiable; default: the one logit of a sequence classifier.
-        chunk: most rows in one pass; bounds memory, and changes results in the last bits only.
+        chunk: most rows in one pass; bounds memory, and changes results in the last bits only. None: found: about 64
+            on a CPU, else as many as free memory allows, in passes of about one size.
 
     Raises:
         ConfigError: a scope that does not exist or selects no parameters, a chunk below 2.
@@ -64,20 +68,21 @@ class GradientProducts:
     """
 
     def __init__(
-        self, model: nn.Module, *, scope: str = "head", forward: Forward | None = None, chunk: int = 64
+        self, model: nn.Module, *, scope: str = "head", forward: Forward | None = None, chunk: int | None = None
     ) -> None:
-        if chunk < 2:
+        if chunk is not None and chunk < 2:
             raise ConfigError(f"chunk: got {chunk}, must be at least 2 (a candidate and its reference)")
         self.model = model
         self.scope = scope
         self.chunk = chunk
         self.parameters = select(model, scope)
         self._forward = forward or classifier(model)
-        self._capture: Capture | None = None
         self._slow: dict[str, nn.Parameter] = {}
         self._by_row = True
         self._copy = False
         self._checks_left = _CHECKS
+        self._fit = Fit()
+        self._capture = self._captured(set())
 
     @property
     def slow(self) -> set[str]:
@@ -97,28 +102,23 @@ class GradientProducts:
             DataError: rows that are no multiple of `prompts`, or no candidate.
             NumericalError: a reward or product that is not finite.
         """
-        rows = _rows(inputs)
+        rows = count_rows(inputs)
         per = rows // prompts if prompts >= 1 else 0
         if per < 2 or per * prompts != rows:
             raise DataError(
                 f"inputs: got {rows} rows for {prompts} prompts; expected N candidates and a reference each"
             )
-        reward = torch.zeros(rows)
-        norms, cross = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
-        for index, groups in _groups(prompts, per, self.chunk):
 
-            def star(form: Form, groups: int = groups) -> Tensor:
-                return torch.stack(form.star(groups))
+        def cut(most: int, even: bool) -> Iterable[tuple[Rows, Read]]:
+            for own, count in groups(prompts, per, most, even=even):
+                yield own, partial(stars, count)
 
-            found, sums = self._run(_take(inputs, index), star, metric)
-            reward = reward.to(found.dtype)
-            reward[index], norms[index], cross[index] = found, sums[0].flatten(), sums[1].flatten()
-        gram = norms - cross
-        spread = (norms - 2 * cross + norms.view(prompts, per)[:, -1:].expand(-1, per).flatten()).clamp(min=0)
-        columns = [t.to(reward.dtype).view(prompts, per) for t in (reward, gram, spread)]
-        _check_finite(*columns)
-        device = next(iter(inputs.values())).device
-        reward, gram, spread = (column.to(device) for column in columns)
+        found = self._passes(inputs, cut, metric)
+        reward = placed([(own, said) for own, said, _ in found], rows).view(prompts, per)
+        norms, cross = (placed([(own, s[i].flatten()) for own, _, s in found], rows).view(prompts, per) for i in (0, 1))
+        spread = (norms - 2 * cross + norms[:, -1:]).clamp(min=0)
+        gram, spread = (column.to(reward.dtype) for column in (norms - cross, spread))
+        _check_finite(reward, gram, spread)
         return Scored(reward[:, :-1], reward[:, -1], Products(gram[:, :-1], spread[:, :-1]))
 
     def gram(self, inputs: Inputs, *, metric: Metric | None = None) -> tuple[Tensor, Tensor]:
@@ -137,44 +137,56 @@ class GradientProducts:
         Raises:
             NumericalError: a reward or product that is not finite.
         """
-        rows = _rows(inputs)
-        reward, gram = torch.zeros(rows), torch.zeros(rows, rows, dtype=torch.float64)
-        for index in _pairs_of_blocks(rows, self.chunk):
-            found, own = self._run(_take(inputs, index), lambda form: form.gram(), metric)
-            reward = reward.to(found.dtype)
-            reward[index] = found
-            gram[index[:, None], index[None, :]] = own
-        gram = gram.to(reward.dtype)
+        rows = count_rows(inputs)
+
+        def cut(most: int, even: bool) -> Iterable[tuple[Rows, Read]]:
+            return ((own, grams) for own in pairs_of_blocks(rows, most, even=even))
+
+        found = self._passes(inputs, cut, metric)
+        reward = placed([(own, said) for own, said, _ in found], rows)
+        gram = placed_square([(own, sums[0]) for own, _, sums in found], rows).to(reward.dtype)
         _check_finite(reward, gram)
-        device = next(iter(inputs.values())).device
-        return reward.to(device), gram.to(device)
+        return reward, gram
 
-    def _run(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
-        """Make one pass over some rows; return their rewards and the sum over layers of what `read` reads of them."""
-        capture = self._capture
-        if capture is None or self._checks_left:
-            capture = self._checked(inputs)
-        try:
-            return self._pass(capture, inputs, read, metric)
-        except NotByRow as error:
-            names = error.names
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, IndexError):  # what the check did not meet
-            names = set(capture.wanted)
-            if not names:
+    def _passes(
+        self, inputs: Inputs, cut: Callable[[int, bool], Iterable[tuple[Rows, Read]]], metric: Metric | None
+    ) -> list[Found]:
+        """Make the passes that `cut` makes of the most rows of one; what was found to fit and does not is halved."""
+        if self._checks_left:
+            self._check(inputs)
+        while True:
+            most = self.chunk or self._fit.rows(inputs)
+            try:
+                parts = cut(most, self.chunk is None)
+                return [(own, *self._run(take(inputs, own), read, metric)) for own, read in parts]
+            except torch.OutOfMemoryError:
+                if self.chunk is not None or most <= 2:
+                    raise
+            self._fit.halve(min(most, count_rows(inputs)))
+            _log.warning("influence: out of memory, passes of fewer rows from now on")
+
+    def _run(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, list[Tensor]]:
+        """Make one pass over some rows; return their rewards and the sums over layers of what `read` reads of them."""
+        while True:
+            try:
+                return self._pass(inputs, read, metric)
+            except NotByRow as error:
+                names = error.names
+            except torch.OutOfMemoryError:
                 raise
-        self._give_up(names)
-        return self._run(inputs, read, metric)
+            except (RuntimeError, IndexError):  # what the check did not meet
+                names = set(self._capture.wanted)
+                if not names:
+                    raise
+            self._give_up(names)
 
-    def _pass(self, capture: Capture, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, Tensor]:
-        parts: list[Tensor] = []
+    def _pass(self, inputs: Inputs, read: Read, metric: Metric | None) -> tuple[Tensor, list[Tensor]]:
+        sums = Sums(read, wait=0 if read is grams else self._wait(inputs))
 
         def add(name: str, form: Form) -> None:
-            part = read(form if metric is None else form.scaled(metric[name].sqrt())).double()
-            parts[:] = [parts[0] + part if parts else part]
+            sums.add(form if metric is None else form.scaled(metric[name].sqrt()), written=name in self._slow)
 
-        rows = _rows(inputs)
+        rows, capture = count_rows(inputs), self._capture
         slow = list(self._slow.values())
         with frozen_except(self.model, self._slow), self._patched(), capture.taps(rows, add) as root:
             rewards = self._rewards(inputs)
@@ -188,15 +200,23 @@ class GradientProducts:
                     add(name, Dense(torch.stack(gradients)))
             if capture.wanted:
                 torch.autograd.grad(rewards.sum(), root, allow_unused=True)
-        if not parts:
+        found = sums.all()
+        if not found:
             raise ModelError(f"scope: {self.scope} holds no parameter that the reward depends on")
-        return at_least_single(rewards.detach()).cpu(), parts[0].cpu()
+        return at_least_single(rewards.detach()), found
+
+    def _wait(self, inputs: Inputs) -> int:
+        """Return how many numbers of layers may wait to be read together: at most half of what a pass with gradients of
+        the weights holds in these. A CPU has nothing of it."""
+        if next(iter(inputs.values())).is_cpu:
+            return 0
+        return max(BLOCK, sum(parameter.numel() for parameter in self.parameters.values()) // 2)
 
     def _rewards(self, inputs: Inputs) -> Tensor:
         rewards = self._forward(inputs)
-        if tuple(rewards.shape) != (_rows(inputs),):
+        if tuple(rewards.shape) != (count_rows(inputs),):
             raise DataError(
-                f"reward model: got rewards of shape {tuple(rewards.shape)} for {_rows(inputs)} rows;"
+                f"reward model: got rewards of shape {tuple(rewards.shape)} for {count_rows(inputs)} rows;"
                 " expected one number a row"
             )
         return rewards
@@ -210,7 +230,7 @@ class GradientProducts:
     def _give_up(self, names: set[str]) -> None:
         """Compute some parameters by one backward pass a row from now on."""
         self._slow |= {name: self.parameters[name] for name in names}
-        uses = {} if self._capture is None else self._capture.uses
+        uses = self._capture.uses
         self._capture = self._captured(set(self._slow))
         self._capture.uses = uses
         _log.warning(
@@ -219,18 +239,18 @@ class GradientProducts:
             len(self._slow), len(self.parameters), self.scope, _some(sorted(self._slow)),
         )  # fmt: skip
 
-    def _checked(self, inputs: Inputs) -> Capture:
-        """Return taps for what they read rightly, found out on two rows against autograd; the rest becomes slow."""
-        few = _take(inputs, _probe_rows(inputs))
+    def _check(self, inputs: Inputs) -> None:
+        """Set taps for what they read rightly, found out on two rows against autograd; the rest becomes slow."""
+        few = _probe_rows(inputs)
         plain, found = self._by_autograd(few)
         truth = {name: g for name, g in zip(self.parameters, found, strict=True) if g is not None}
         sizes = {name: squared_norm(g) ** 0.5 for name, g in truth.items()}
-        self._checks_left = self._checks_left - 1 if 0.0 in sizes.values() else 0  # a zero proves nothing: look again
         slow = set(self._slow)
         while True:
             capture = self._captured(slow)
             try:
-                wrong = self._misread(capture, few, plain, truth, sizes)
+                with self._fit.watch(few):
+                    wrong = self._misread(capture, few, plain, truth, sizes)
             except NotByRow as error:
                 wrong = error.names
             except torch.OutOfMemoryError:
@@ -246,7 +266,7 @@ class GradientProducts:
         self._capture = capture
         if slow - self.slow:
             self._give_up(slow)
-        return self._capture
+        self._checks_left = self._checks_left - 1 if 0.0 in sizes.values() else 0  # a zero proves nothing: look again
 
     def _by_autograd(self, few: Inputs) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return the rewards of some rows, and the gradient of the first one in every parameter."""
@@ -281,7 +301,7 @@ class GradientProducts:
             if off + float(form.star(1)[0][0, 1:].sum()) <= allowed:
                 right.add(name)
 
-        with frozen_except(self.model, {}), self._patched(), capture.taps(_rows(few), compare, uses) as root:
+        with frozen_except(self.model, {}), self._patched(), capture.taps(count_rows(few), compare, uses) as root:
             rewards = self._rewards(few)
             if self._by_row and not torch.allclose(rewards, plain, rtol=relative, atol=relative):
                 self._by_row = False
@@ -292,46 +312,11 @@ class GradientProducts:
         return {name for name in truth if name in capture.wanted and name not in right}
 
 
-def _rows(inputs: Inputs) -> int:
-    counts = {name: tensor.shape[0] for name, tensor in inputs.items()}
-    if len(set(counts.values())) != 1:
-        raise DataError(f"inputs: got {counts or 'nothing'}; expected tensors with one row a response")
-    return next(iter(counts.values()))
-
-
-def _take(inputs: Inputs, index: Tensor) -> dict[str, Tensor]:
-    return {name: tensor[index.to(tensor.device)] for name, tensor in inputs.items()}
-
-
-def _groups(prompts: int, per: int, chunk: int) -> Iterator[tuple[Tensor, int]]:
-    """Yield rows and their number of groups: whole prompts where they fit, else parts of one with its reference."""
-    if per <= chunk:
-        step = chunk // per
-        for first in range(0, prompts, step):
-            groups = min(step, prompts - first)
-            yield torch.arange(first * per, (first + groups) * per), groups
-        return
-    for prompt in range(prompts):
-        last = (prompt + 1) * per - 1
-        for part in torch.split(torch.arange(prompt * per, last), chunk - 1):
-            yield torch.cat([part, torch.tensor([last])]), 1
-
-
-def _pairs_of_blocks(rows: int, chunk: int) -> Iterator[Tensor]:
-    """Yield rows so that every two rows are together once at least."""
-    if rows <= chunk:
-        yield torch.arange(rows)
-        return
-    blocks = torch.split(torch.arange(rows), chunk // 2)
-    for first, second in itertools.combinations(blocks, 2):
-        yield torch.cat([first, second])
-
-
-def _probe_rows(inputs: Inputs) -> Tensor:
-    """Return two rows (the same one twice if there is one only); three where two is also the number of positions."""
-    rows = _rows(inputs)
+def _probe_rows(inputs: Inputs) -> dict[str, Tensor]:
+    """Take two rows (the same one twice if there is one only); three where two is also the number of positions."""
+    rows = count_rows(inputs)
     count = 3 if any(tensor.ndim > 1 and tensor.shape[1] == 2 for tensor in inputs.values()) else 2
-    return torch.arange(count) % rows
+    return take(inputs, tuple(slice(i % rows, i % rows + 1) for i in range(count)))
 
 
 def _one_row(reward: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -344,6 +329,8 @@ def _some(names: list[str]) -> str:
 
 
 def _check_finite(*columns: Tensor) -> None:
+    if bool(torch.cat([column.flatten() for column in columns]).isfinite().all()):  # the one wait for the device
+        return
     for name, column in zip(("reward", "gradient product", "gradient product"), columns, strict=False):
         if not bool(column.isfinite().all()):
             where = (~column.isfinite()).nonzero()[0].tolist()

@@ -107,8 +107,12 @@ class SteeringConfig(Settings):
     )
     damping: float = setting(0.1, "steering", "of exact: added to the eigenvalues of the curvature", above=0)
     unrolled_steps: int = setting(5, "steering", "of unrolled: AdamW steps that are differentiated through", low=1)
-    influence_chunk: int = setting(
-        64, "steering", "most responses in a pass of the reward model for a scope beyond head; bounds memory", low=2
+    influence_chunk: int | None = setting(
+        None,
+        "steering",
+        "most responses in a pass of the reward model for a scope beyond head; bounds memory (default: about 64 on a"
+        " CPU, as many as free memory allows on a GPU)",
+        low=2,
     )
 
     def _rules(self) -> Iterable[tuple[bool, str]]:

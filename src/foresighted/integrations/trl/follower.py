@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from foresighted.alignment.follower import Follower
+from foresighted.influence.passes import ROWS
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.processes import Processes
 from foresighted.labels.buffer import Buffer
@@ -94,7 +95,7 @@ class Replica(Follower):
     @torch.no_grad()
     def rewards(self, prompts: list[Text], responses: list[Text]) -> list[float]:
         """Return the reward of each row."""
-        features = self.reward_model.features(prompts, responses, chunk=self.config.influence_chunk)
+        features = self.reward_model.features(prompts, responses, chunk=self.config.influence_chunk or ROWS)
         values: list[float] = self.reward_model.rewards(features).tolist()
         return values
 

@@ -18,6 +18,7 @@ from foresighted.alignment.foresight import Foresight, Penalty
 from foresighted.alignment.round import distance_cost
 from foresighted.alignment.rows import Round
 from foresighted.errors import ConfigError, RunError
+from foresighted.influence.passes import ROWS
 from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.config import FPOConfig, check_labels
 from foresighted.integrations.trl.follower import Replica, loaded
@@ -233,7 +234,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         follower.take_probe(batch.prompts, batch.responses)
         texts = batch.texts(rows)
         before = follower.reward_model.reader.cut
-        scores = score(texts, foresight, follower.reward_model, self._inner, config.influence_chunk)
+        scores = score(texts, foresight, follower.reward_model, self._inner, config.influence_chunk or ROWS)
         cut = self._inner.gather(follower.reward_model.reader.cut - before)  # what each process read: its share, or all
         counts.rounds += 1
 
