@@ -74,6 +74,8 @@ def test_the_same_records_under_swapped_names_give_no_wished_words(said, synthet
 def test_nothing_prevents_it(said, synthetic: SimpleNamespace, told) -> None:
     same = said({PLAIN: synthetic.FALLING, "practical": synthetic.FALLING}, rounds=20)
     told(sentences(same)[1], "Nothing is shown to prevent it at equal labels", "practical (", "no clear difference")
+    worse = said({PLAIN: {"utility": lambda t: 4.0 - 0.04 * t, "reward": lambda t: 0.02 * t}, KL: synthetic.FALLING})
+    told(sentences(worse)[1], "Nothing is shown to prevent it", KL, "clearly worse still")
     half = {"utility": lambda t: 4.0 - 0.04 * t, "reward": lambda t: 0.02 * t}
     softer = said({PLAIN: synthetic.FALLING, "practical": half}, rounds=40)
     told(sentences(softer)[1], "Nothing prevents it", "what softens it", "practical (", "4 of 4 seeds collapsed")
@@ -145,6 +147,8 @@ def test_without_a_utility_win_rates_say_it(said, synthetic: SimpleNamespace, to
     told(sentences(_judged(loops, (0.5, 0.5), (0.5, 0.5)))[0], "does not fall here", "not ruled out")
     failed = replace(fallen.standings[0], wins=(Wins(40, None, None, 96),))
     told(sentences(replace(fallen, standings=(failed, *fallen.standings[1:])))[0], "judging failed on 96 pairs")
+    waiting = replace(fallen.standings[0], wins=(Wins(40, None, None, 0),))
+    told(sentences(replace(fallen, standings=(waiting, *fallen.standings[1:])))[0], "cannot be judged", "--resume")
 
 
 def test_nothing_known_at_all_is_said(said, synthetic: SimpleNamespace, told) -> None:

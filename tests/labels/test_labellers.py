@@ -7,7 +7,14 @@ import torch
 
 from foresighted.errors import ConfigError, ModelError
 from foresighted.labels.asking import load_labels
-from foresighted.labels.labellers import GoldRewardLabels, LikelihoodLabels, RelevanceLabels, added, one_by_one
+from foresighted.labels.labellers import (
+    GoldRewardLabels,
+    LikelihoodLabels,
+    RelevanceLabels,
+    added,
+    knows_utility,
+    one_by_one,
+)
 from foresighted.texts import repetition
 from foresighted.types import Labeller, Utility
 
@@ -105,3 +112,17 @@ def test_a_function_in_a_file(tmp_path, tiny, players):
     ]:
         with pytest.raises(ConfigError, match=words):
             load_labels(replace(tiny, labels=labels), policy, torch.device("cpu"))
+
+
+def test_who_knows_a_utility_is_known_before_anything_is_loaded(tmp_path):
+    path = tmp_path / "judge.py"
+    path.write_text(
+        "def prefer(prompt, first, second):\n    return 0.5\n\n\nclass Gold:\n"
+        "    def utility(self, prompts, responses):\n        return [0.0] * len(prompts)\n\n"
+        "    def __call__(self, prompts, first, second):\n        return [0.5] * len(prompts)\n\n\ngold = Gold()\n"
+    )
+    assert all(knows_utility(name) for name in ("relevance", "likelihood", "reward:model.py:x", f"{path}:gold"))
+    assert not knows_utility(f"{path}:prefer")
+    assert not knows_utility("object:judge", one_by_one(lambda prompt, first, second: 0.5))
+    with pytest.raises(ConfigError, match="labels: "):
+        knows_utility(f"{path}:prefr")

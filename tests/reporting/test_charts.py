@@ -11,7 +11,7 @@ import pytest
 import vl_convert
 
 from foresighted.reporting import responses as responses_module
-from foresighted.reporting.charts import Chart, Guide, Mark, Point, Series, drawn, of_interval, specification
+from foresighted.reporting.charts import Chart, Guide, Mark, Point, Series, drawn, look_of, of_interval, specification
 from foresighted.reporting.page import library
 from foresighted.reporting.reliability import reliability_points
 from foresighted.reporting.responses import Response, compact, fill_gaps, limited, pack
@@ -23,6 +23,11 @@ HOSTILE = "{datum.x} \"'); window.hacked = 1; ('</script>"
 def line(label: str = "rlhf", index: int = 0, *, bounded: bool = True) -> Series:
     bounds = (lambda x: (x - 1.0, x + 1.0)) if bounded else (lambda x: (None, None))
     return Series(label, index, tuple(Point(x, 2.0 * x, *bounds(2.0 * x)) for x in range(4)))
+
+
+def test_no_two_arms_look_alike() -> None:
+    assert len({look_of(index) for index in range(32)}) == 32
+    assert [look_of(index) for index in (0, 7)] == [(0, 0, 0), (7, 3, 7)]
 
 
 @pytest.mark.parametrize("bounded", [True, False])

@@ -1,20 +1,12 @@
-"""The arms of a rehearsal in somebody's own setting, its defaults, and its best arm as somebody types it."""
+"""The arms of a rehearsal in somebody's own setting, and its defaults."""
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
-import foresighted as fpo
-from foresighted.api.arguments import configured
-from foresighted.cli.main import parser
-from foresighted.cli.options import given, places
 from foresighted.errors import ConfigError
-from foresighted.settings import RehearseConfig, TrainConfig, from_mapping, settings, to_mapping
+from foresighted.settings import RehearseConfig, TrainConfig, from_mapping, to_mapping
 from foresighted.settings.rehearse import usual
-from foresighted.settings.steering import SteeringConfig
-from foresighted.settings.typed import command, lines
 
 SLOW = TrainConfig(**usual({}))
 
@@ -88,39 +80,3 @@ def test_bad_settings_are_one_line(changes, words, told):
     with pytest.raises(ConfigError) as caught:
         from_mapping(RehearseConfig, to_mapping(RehearseConfig(train=SLOW)) | changes)
     told(caught, *words)
-
-
-@pytest.mark.parametrize("arm", _arms(SLOW)[:-1])
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {
-            "reward_model": "my models/rm",
-            "labels": "judge.py:prefer",
-            "prompts": "a b.jsonl",
-            "system_prompt": "-- 'x'",
-        },
-        {"lora_targets": ("q_proj", "v_proj"), "sampled_labels": True, "kl_unit": "raw", "reward_model_pairs": "all"},
-    ],
-)
-def test_what_follows_from_an_arm_parses_back_to_it(arm, more):
-    config = RehearseConfig(train=TrainConfig(**{**usual(more), **more}), arms=(arm,))
-    made = config.comparison.arm(arm, 3)
-    words = shlex.split(command(made, "runs/it's mine").replace("\\\n", " "))
-    args = parser().parse_args(words[1:])
-    back = configured(TrainConfig, given(args, TrainConfig), **places(args)).resolved()
-    assert {**to_mapping(back), "seed": 3, "threads": 1} == to_mapping(made)
-    assert str(args.out) == "runs/it's mine"
-    scope: dict[str, object] = {}
-    exec(lines(made), scope)
-    steers = scope["config"]
-    assert isinstance(steers, fpo.FPOConfig)
-    shared = (*settings(SteeringConfig), "kl_coefficient", "kl_unit", "references", "reward_model_learning_rate",
-              "sampled_labels")  # fmt: skip
-    assert {name: getattr(steers.resolved(), name) for name in shared} == {name: getattr(made, name) for name in shared}
-    assert (steers.reward_model_pairs == "all") == (made.reward_model_pairs == "all")
-
-
-def test_objects_are_left_out_of_a_command():
-    assert "labels" not in command(TrainConfig(labels="object:judge.prefer:0123"), "x")

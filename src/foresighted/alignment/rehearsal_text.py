@@ -65,7 +65,9 @@ def _of_the_baseline(found: Rehearsal) -> str:
 def _course_by_wins(first: Standing, size: str) -> str:
     known = [one for one in first.wins if one.first is not None]
     if not known or first.wins[-1].first is None:
-        return f"cannot be judged {size}: judging failed on {first.wins[-1].failed} pairs of answers."
+        failed = first.wins[-1].failed
+        why = f"judging failed on {failed} pairs of its" if failed else "--resume gets the verdicts on its last"
+        return f"cannot be judged {size}: {why} answers."
     last = known[-1]
     told = (
         f"after round {last.round} the judge prefers its answers to the first policy's on {_text(last.first)} of the"
@@ -86,7 +88,7 @@ def _of_prevention(found: Rehearsal) -> str:
     labels = f"at equal labels ({first.labels} a seed)"
     measure = f", by {'win rate' if found.by_wins else 'true utility'} over the baseline, paired"
     if not equal:
-        return f"Nothing can be said of what prevents it {labels}: no other arm has come as far as the baseline."
+        return f"Nothing can be said of what prevents it {labels}: no other arm with no more labels has come as far."
     better = [one for one in equal if one.over is not None and one.over.low > 0]
     worse = [one for one in equal if one.over is not None and one.over.high < 0]
     if first.fell:
@@ -97,10 +99,10 @@ def _of_prevention(found: Rehearsal) -> str:
         elif better:
             said = f"Nothing prevents it {labels}; what softens it{measure}: {_listed(better, found)}"
         else:
-            said = (
-                f"Nothing is shown to prevent it {labels}; nearest comes{measure}: {_one(nearest, found)}, no clear"
-                " difference, and one that is not seen may still exist"
-            )
+            lower = "which is clearly worse still"
+            unseen = "no clear difference, and one that is not seen may still exist"
+            told = lower if nearest in worse else unseen
+            said = f"Nothing is shown to prevent it {labels}; nearest comes{measure}: {_one(nearest, found)}, {told}"
     else:
         parts = [f"clearly better: {_listed(better, found)}"] if better else ["no arm ended clearly better"]
         parts += [f"clearly worse: {_listed(worse, found)}"] if worse else []

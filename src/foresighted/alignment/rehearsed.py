@@ -13,6 +13,7 @@ from typing import Any
 from foresighted.alignment.compared import Arm, Comparison
 from foresighted.settings import RehearseConfig, TrainConfig
 from foresighted.settings.rehearse import Role
+from foresighted.statistics.collapse import Reason
 from foresighted.statistics.intervals import Interval
 from foresighted.store.rows import plain
 
@@ -88,7 +89,8 @@ class Standing:
             return self.wins[-1].below_first
         fall, share = self.arm.collapse, self.arm.collapsed_share
         lower = self.arm.utility_change is not None and self.arm.utility_change.high < 0
-        return lower or (fall is not None and fall.collapsed) or (share is not None and share.successes > 0)
+        worse = fall is not None and (fall.collapsed or fall.reason == Reason.PROXY_FELL)
+        return lower or worse or (share is not None and share.successes > 0)
 
 
 @dataclass(frozen=True)
