@@ -58,7 +58,7 @@ def test_a_rehearsal_says_three_sentences_and_what_follows(known):
     assert len(found.sentences) == 3
     assert "Against the ceiling" in found.sentences[2]
     assert list(found.arms["label"]) == [*ARMS, "labels"]
-    assert found.stopped is None
+    assert found.ended is None
     assert found.command.startswith("foresighted train")
     assert "FPOConfig(" in found.lines
     summary = json.loads((found.directory / "summary.json").read_text())
@@ -132,12 +132,28 @@ def test_an_interrupt_leaves_what_was_played(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(compare, "compare", stopped)
     found = fpo.rehearse(**{**settings, "labels": Length()}, arms=ARMS, out=tmp_path / "r", progress=False)
-    assert found.stopped.round == 1
+    assert found.ended.round == 1
     assert len(found.sentences) == 3
     monkeypatch.undo()
     again = fpo.rehearse(out=tmp_path / "r", labels=Length(), resume=True, progress=False)
-    assert again.stopped is None
+    assert again.ended is None
     assert set(again.tables["rounds"]["round"]) == {1, 2}
+
+
+def test_a_loop_that_fails_is_named_and_the_others_are_reported(settings, tmp_path, monkeypatch, caplog):
+    from foresighted.alignment import compare
+
+    whole = compare.compare
+
+    def failing(config, out, **more):
+        whole(replace(config, arms=config.arms[:1]), out, **more)
+        raise RunError("arm practical, seed 0: reward nan")
+
+    monkeypatch.setattr(compare, "compare", failing)
+    found = fpo.rehearse(**{**settings, "labels": Length()}, arms=ARMS, out=tmp_path / "r", progress=False)
+    assert isinstance(found.ended, RunError)
+    assert "arm practical, seed 0: reward nan" in caplog.text
+    assert list(found.arms["label"]) == ARMS[:1]
 
 
 @pytest.mark.skipif(encoder_source() == ENCODER_HUB_ID, reason="needs the wheel of the embedded encoder")

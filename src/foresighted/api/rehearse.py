@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -14,20 +15,22 @@ from foresighted.api.compare import Comparison, names_of_models
 from foresighted.api.objects import resumed, separated
 from foresighted.api.progress import Told, shown
 from foresighted.api.result import Plot, frame, plot_of
-from foresighted.errors import Stopped
-from foresighted.judging.rehearse import check_prompts, read_rehearsal
+from foresighted.errors import RunError
+from foresighted.judging.rehearse import Ended, check_prompts, read_rehearsal
 from foresighted.labels.labellers import knows_utility
 from foresighted.settings import RehearseConfig
 from foresighted.settings.rehearse import usual
 from foresighted.store.directory import LOOPS
+
+_log = logging.getLogger(__name__)
 
 
 class Rehearsal(Comparison):
     """What a rehearsal says: three sentences, `arms` as the main table, and `command` and `lines` that follow."""
 
     main: ClassVar[str] = "arms"
-    stopped: Stopped | None = None
-    """How an interrupt ended it before its last round; None where it was read, or came to its end."""
+    ended: Ended | None = None
+    """What ended it, or some of its loops, before the last round; None where it was read, or came to its end."""
 
     @cached_property
     def found(self) -> Data:
@@ -104,7 +107,8 @@ def rehearse(
         **settings: `minutes`, `arms`, `seeds`, and any setting of `TrainConfig`.
 
     Returns:
-        The rehearsal; where an interrupt stopped it, as far as it was played, which its `stopped` says.
+        The rehearsal; as far as it was played where an interrupt or an error ended it, or some loops, which `ended`
+        says.
 
     Raises:
         ForesightedError: bad input, in one line.
@@ -115,7 +119,10 @@ def rehearse(
     """
     told = settings | {"prompts": prompts, "labels": labels}
     planned = plan(told, out=out, resume=resume, config=config)
-    return played(planned, out=out, resume=resume, progress=progress)
+    found = played(planned, out=out, resume=resume, progress=progress)
+    if isinstance(found.ended, RunError):
+        _log.warning("%s", found.ended)
+    return found
 
 
 def plan(settings: Mapping[str, Any], *, out: Place | None, resume: bool, config: Place | None) -> Plan:
@@ -142,7 +149,7 @@ def played(planned: Plan, *, out: Place | None, resume: bool, progress: Told | b
     from foresighted.judging.rehearse import rehearse as play
 
     with directory(out, "rehearse") as place, shown(progress) as tell:
-        stopped = play(planned.config, place, resume=resume, on_progress=tell, given=planned.given)
+        ended = play(planned.config, place, resume=resume, on_progress=tell, given=planned.given)
     found = Rehearsal(place)
-    found.stopped = stopped
+    found.ended = ended
     return found

@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     found = played(planned, out=where["out"], resume=args.resume, progress=not args.quiet)
     print_rehearsal(found.found)
     print(f"report: {report(found)}")
-    if found.stopped is not None:
-        raise found.stopped
+    if found.ended is not None:
+        raise found.ended
 
 
 def print_rehearsal(found: Rehearsal) -> None:

@@ -10,7 +10,7 @@ from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
 from foresighted.alignment.played import read_plan
 from foresighted.alignment.rehearsal_text import sentences
 from foresighted.alignment.rehearsed import Rehearsal, rehearsed
-from foresighted.errors import DataError, Stopped
+from foresighted.errors import DataError, RunError, Stopped
 from foresighted.judging.heldout import judge_heldout, read_wins
 from foresighted.labels.labellers import knows_utility
 from foresighted.prompts import load_prompts
@@ -20,6 +20,8 @@ from foresighted.store.environment import write_environment
 from foresighted.store.rows import write, write_json
 
 SUMMARY = "summary.json"
+Ended = Stopped | RunError
+"""An interrupt, or loops that came to no end of their own: the others are reported."""
 Progress = Callable[[str, int, int], None]
 """Called with a name, how much of it is done, and of how much."""
 
@@ -31,7 +33,7 @@ def rehearse(
     resume: bool = False,
     on_progress: Progress = lambda *_: None,
     given: Given = NAMES_ONLY,
-) -> Stopped | None:
+) -> Ended | None:
     """Play a rehearsal in a directory, and write what it says to its `summary.json`.
 
     Args:
@@ -42,7 +44,7 @@ def rehearse(
         given: objects in place of names.
 
     Returns:
-        How it was stopped, where an interrupt ended it before its last round and there is something to report.
+        What ended it, or some of its loops, before the last round, where there is something to report all the same.
 
     Raises:
         ForesightedError: bad input; nothing that was in `out` before is changed.
@@ -56,30 +58,35 @@ def rehearse(
     utility = knows_utility(train.labels, given.labels)
     device = find_device(train)
     claim = Claim("rehearsal", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "minutes", "arms", "seeds"))
+    ended: Ended | None = None
+    played = False
 
     def on_rounds(runs: Sequence[Run]) -> None:
+        nonlocal played
+        played = True
         rounds = read_plan(loops).rounds or train.rounds
         on_progress(f"{len(runs)} loops", sum(run.rounds_done for run in runs), len(runs) * rounds)
 
-    stopped = None
     with claimed(claim, out, resume=resume):
         write_environment(out, device)
         if given.prompts is not None:
             write(out / PROMPTS, given.prompts)
         try:
             compare(config.comparison, loops, resume=True, on_progress=on_rounds, given=given)
-        except Stopped as stop:
-            stopped = stop
+        except (Stopped, RunError) as error:
+            if isinstance(error, RunError) and not played:  # of the input
+                raise
+            ended = error
         try:
             comparison = summarise(loops)
-        except DataError:  # nothing was evaluated yet
-            raise stopped or DataError(f"{loops}: holds no held-out answers") from None
+        except DataError as error:  # nothing was evaluated yet
+            raise ended or error from None
         if not utility:
             told = lambda done, every: on_progress("pairs judged", done, every)  # noqa: E731
             judge_heldout(out, comparison, train.labels, given.labels, told)
         found = read_rehearsal(out)
         write_json(out / SUMMARY, {"sentences": sentences(found)} | found.to_mapping())
-    return stopped
+    return ended
 
 
 def check_prompts(config: TrainConfig, given: Given) -> None:
