@@ -51,7 +51,7 @@ def test_a_fall_that_an_arm_prevents(wished, told) -> None:
     told(first, "Plain RLHF", PLAIN, "collapses here in 20 rounds and 4 seeds", "best at round 0", "falls by 1.",
          "to round 20", "proxy reward changes by", "4 of 4 seeds")  # fmt: skip
     told(second, "What prevents it at equal labels (88 a seed)", "practical (", "0 of 4 seeds collapsed", "over", KL)
-    told(second, "over shuffled, the same with it shuffled")
+    told(second, "over shuffled (the same with it shuffled)")
     assert "no clear difference" not in second
     told(third, "ceiling", "328 labels a seed", "practical", "since the start", "nats", "more")
     assert wished.best == "practical"
@@ -101,6 +101,10 @@ def test_too_early_and_one_seed(said, synthetic: SimpleNamespace, told) -> None:
     told(sentences(early)[0], "Too early", "only round 0")
     one = said(arms, rounds=20, seeds=(3,))
     told(sentences(one)[1], "with one seed all this speaks about prompts only")
+    stopped = said(arms, rounds=20, cut={(arm, seed): 10 for arm in arms for seed in range(4)})
+    assert [row[0] for row in table(stopped)[1]] == list(arms)
+    even = said({PLAIN: synthetic.FLAT, "practical": synthetic.FLAT}, rounds=20)
+    told(advice(even)[0], "the choice among the arms is not made by this rehearsal")
 
 
 def test_an_unfinished_arm_is_not_the_best(said, synthetic: SimpleNamespace, told) -> None:

@@ -11,6 +11,9 @@ from foresighted.statistics.intervals import Interval, Share
 from foresighted.statistics.wording import count, fall_text, interval_text, methods_text, of_text
 from foresighted.store.rows import plain
 
+MOST_NAMED = 6
+"""Unfinished runs that a sentence names."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -270,7 +273,9 @@ def missing_sentences(comparison: Comparison) -> Iterable[str]:
         return
     if not comparison.any_finished:
         yield f"No run is finished: everything here stops at round {comparison.last_round}, the last that all share."
-    yield f"Not finished: {'; '.join(comparison.missing)}."
+    more = len(comparison.missing) - MOST_NAMED
+    told = [*comparison.missing[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+    yield f"Not finished: {'; '.join(told)}."
     partial = [arm.label for arm in comparison.arms if not arm.finished]
     if comparison.any_finished and partial:
         yield f"Shown only as far as it got: {', '.join(partial)}."

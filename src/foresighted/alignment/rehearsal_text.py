@@ -122,8 +122,8 @@ def _of_the_penalty(found: Rehearsal) -> str:
         for control, words in told.items():
             other = partner(one, found.standings, control=control)
             if other is not None and (difference := difference_of(one, other)) is not None:
-                clear = "" if difference.excludes_zero else ", no clear difference"
-                texts.append(f"{interval_text(difference)} over {other.label}, the same {words}{clear}")
+                clear = "" if difference.excludes_zero else "; no clear difference"
+                texts.append(f"{interval_text(difference)} over {other.label} (the same {words}{clear})")
         if texts:
             return f"; {one.label} ended {' and '.join(texts)}"
     return ""
@@ -180,14 +180,14 @@ def table(found: Rehearsal) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...
     """Return head and rows of the table of arms, as text."""
     head = list(HEAD)
     head[2] = "won against the first policy" if found.by_wins else "true utility"
-    return tuple(head), tuple(_row(one) for one in found.standings)
+    return tuple(head), tuple(_row(one, late=found.comparison.any_finished) for one in found.standings)
 
 
-def _row(one: Standing) -> tuple[str, ...]:
+def _row(one: Standing, *, late: bool) -> tuple[str, ...]:
     totals = sorted({labels.total for labels in one.arm.labels})
     share, kl = one.arm.collapsed_share, one.arm.evaluated[-1].kl
     return (
-        one.label if one.arm.finished else f"{one.label} (unfinished, round {one.arm.last_round})",
+        f"{one.label} (unfinished, round {one.arm.last_round})" if late and not one.arm.finished else one.label,
         " to ".join(map(str, dict.fromkeys((totals[0], totals[-1])))) if totals else "",
         "unknown" if one.measure is None else interval_text(one.measure),
         "baseline"
@@ -212,6 +212,11 @@ def advice(found: Rehearsal) -> tuple[str, str, str]:
         f"What follows from {best.label}, the best mean at equal labels {held}; put your own --policy in place of the"
         " small one."
     )
+    clear = any(one.over.excludes_zero for one in at_equal_labels(found.standings)[1:] if one.over)
+    if not clear:
+        said += (
+            " No difference from the baseline was clear, so the choice among the arms is not made by this rehearsal."
+        )
     objects = [name for name in ("prompts", "labels") if getattr(best.config, name).startswith(OBJECT)]
     if objects:
         said += f" {' and '.join(objects)} were given as Python objects: give them to foresighted.train from Python."
