@@ -53,7 +53,7 @@ def test_a_fall_that_an_arm_prevents(wished, told) -> None:
     told(second, "What prevents it at equal labels (88 a seed)", "practical (", "0 of 4 seeds collapsed", "over", KL)
     told(second, "over shuffled (the same with it shuffled)")
     assert "no clear difference" not in second
-    told(third, "ceiling", "328 labels a seed", "practical", "since the start", "nats", "more")
+    told(third, "ceiling", "328 labels a seed", "practical", "since the start", "nats", "ended 0.", "over practical")
     assert wished.best == "practical"
     assert [one.role for one in wished.standings] == ["baseline", "candidate", "candidate", "control", "ceiling"]
 
@@ -67,7 +67,7 @@ def test_the_same_records_under_swapped_names_give_no_wished_words(said, synthet
     told(first, "does not collapse here in 20 rounds and 4 seeds", "is not ruled out", "0 of 4 seeds")
     told(second, "nothing to prevent", "no arm ended clearly better", "clearly worse: practical (-")
     told(second, "practical ended -", KL)
-    told(third, "ceiling", "since the start", "which is -")
+    told(third, "ceiling", "since the start", "and ended -")
     assert found.best in (PLAIN, KL)
 
 

@@ -148,8 +148,9 @@ def _of_the_cost(found: Rehearsal) -> str:
         return f"What it costs against the ceiling is not known, since no arm chose by the true label: {gained}."
     clear = "" if given_up.excludes_zero else ", no clear difference"
     return (
-        f"Against the ceiling, choosing by the true label with {ceiling.labels} labels a seed, {gained}; the ceiling by"
-        f" {_text(ceiling.arm.utility_change)}, which is {interval_text(given_up)} more{clear}."
+        f"Against the ceiling, choosing by the true label with {ceiling.labels} labels a seed, {gained}; the ceiling"
+        f" changed it by {_text(ceiling.arm.utility_change)} and ended {interval_text(given_up)} over"
+        f" {best.label}{clear}."
     )
 
 
