@@ -27,10 +27,12 @@ from pathlib import Path
 
 import torch
 
-from foresighted.alignment import run, start
+from foresighted.alignment import start
 from foresighted.alignment.given import NAMES_ONLY
+from foresighted.alignment.players import fit, players
 from foresighted.alignment.round import Loop, play_round
-from foresighted.alignment.update import advantages
+from foresighted.alignment.together import Alone, play
+from foresighted.alignment.update import advantages, loss_of
 from foresighted.models import noise
 from foresighted.prompts import load_prompts
 from foresighted.settings import TrainConfig, from_mapping, preset, read_yaml
@@ -60,7 +62,8 @@ def published_round(loop: Loop, number: int) -> int:
                 best, best_score, best_label = candidate, score, label
         labels = best_label[None]
         (reward_model.loss([prompt], [best], [reference], labels) / len(prompts)).backward()
-        (policy.loss([prompt], policy.encode_responses([best])) / len(prompts)).backward()
+        said = policy.encode_responses([best])
+        (loss_of(policy.token_log_p([prompt], said, share=False), said) / len(prompts)).backward()
     for learner in (loop.follower.learner, loop.policy_learner):
         learner.optimizer.step()
         learner.optimizer.zero_grad()
@@ -120,7 +123,7 @@ def oracle(loop: Loop, prompt: str, response: str) -> float:
 
 def our_round(loop: Loop, number: int) -> int:
     """Play one of our rounds, its references made in it: a share of a block."""
-    return len(play_round(loop, number)[0])
+    return len(play({0: play_round(loop, number)}, Alone(loop))[0][0])
 
 
 def timed(play, loop: Loop, rounds: range) -> dict[str, float]:
@@ -139,8 +142,8 @@ def measure(config: TrainConfig, rounds: int) -> dict[str, object]:
     gradient = config.policy_update == "policy-gradient"
     prompts = load_prompts(config.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        loop = run.players(config, NAMES_ONLY, prompts.train, Path(folder))
-        run.fit(loop)
+        loop = players(config, NAMES_ONLY, prompts.train, Path(folder))
+        fit(loop)
         began = time.perf_counter()
         loop.start.references(2 + 2 * rounds)
         served = max(1, start.BLOCK_ROWS // (config.prompts_per_round * config.references))

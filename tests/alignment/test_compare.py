@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from foresighted.alignment.compare import Run, _failure
+from foresighted.alignment.compare import _failure
+from foresighted.alignment.side_by_side import Run
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from foresighted.alignment.foresight import Penalty
 from foresighted.alignment.round import controlled
 from foresighted.alignment.rows import within_prompts
 from foresighted.alignment.run import train
+from foresighted.alignment.together import Alone, play
 from foresighted.alignment.update import advantages, read_once, update_policy
-from foresighted.errors import NumericalError
+from foresighted.errors import ForesightedError, NumericalError
 from foresighted.models import noise
 from foresighted.models.learner import policy_learner
 from foresighted.models.loading import load_policy
@@ -48,12 +50,20 @@ def _policy(config):
     return policy, policy.sample(PROMPTS, 3, keys)
 
 
+def _done(work, policy):
+    """Return what a coroutine comes to whose requests a policy answers."""
+    found = play({0: work}, Alone(SimpleNamespace(policy=policy)))[0]
+    if isinstance(found, ForesightedError):
+        raise found
+    return found
+
+
 def _updated(config, score, steps=1):
     policy, candidates = _policy(config)
     settings = replace(config, policy_steps=steps)
     learner = policy_learner(policy.trainable(), settings)
     before = {name: p.detach().clone() for name, p in policy.trainable().items()}
-    loss = update_policy(settings, policy, learner, 1, PROMPTS, candidates, score, [1, 3])
+    loss = _done(update_policy(settings, learner, 1, PROMPTS, candidates, score, [1, 3]), policy)
     changed = any(not torch.equal(before[name], p) for name, p in policy.trainable().items())
     return loss, changed, policy, candidates
 
@@ -78,10 +88,10 @@ def test_the_pass_that_kl_was_read_from_serves_the_first_step(config, steps):
     for shared in (False, True):
         policy, candidates = _policy(config)
         settings = replace(config, policy_steps=steps)
-        log_p = read_once(settings, policy, PROMPTS, candidates) if shared else None
+        log_p = _done(read_once(settings, policy, PROMPTS, candidates), policy) if shared else None
         assert log_p is None or log_p.requires_grad
         learner = policy_learner(policy.trainable(), settings)
-        update_policy(settings, policy, learner, 1, PROMPTS, candidates, SCORES, [1, 3], log_p)
+        _done(update_policy(settings, learner, 1, PROMPTS, candidates, SCORES, [1, 3], log_p), policy)
         after.append({name: p.detach().clone() for name, p in policy.trainable().items()})
     for name, value in after[0].items():
         assert torch.equal(value, after[1][name]), name
@@ -93,7 +103,7 @@ def test_the_pass_that_kl_was_read_from_serves_the_first_step(config, steps):
 def test_an_update_with_passes_of_its_own_shares_none(config, change):
     settings = replace(config, **change)
     policy, candidates = _policy(settings)
-    assert read_once(settings, policy, PROMPTS, candidates) is None
+    assert _done(read_once(settings, policy, PROMPTS, candidates), policy) is None
 
 
 def test_it_raises_what_scored_well_and_lowers_the_rest(config):

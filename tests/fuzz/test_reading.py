@@ -145,12 +145,12 @@ def test_no_end_token_follows_a_prompt_and_no_begin_token_comes_twice(data, made
 
     def right(ids: list[int]) -> bool:
         if template != "none":
-            return ids == own(policy._rendered(prompt), add_special_tokens=False)["input_ids"]
+            return ids == own(policy.reader.rendered(prompt), add_special_tokens=False)["input_ids"]
         plain = own(prompt, add_special_tokens=False)["input_ids"]
         begin = [own.bos_token_id] if frame in ("begin", "both") else []
         return ids == ([*begin, *plain] or [own.pad_token_id])
 
-    tally("reading: prompts of a policy").call(policy._ids, prompt, right=right)
+    tally("reading: prompts of a policy").call(policy.reader.ids, prompt, right=right)
 
 
 @cache

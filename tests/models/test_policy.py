@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foresighted.alignment.update import loss_of
 from foresighted.errors import ModelError
 from foresighted.models import noise
 from foresighted.models.loading import load_plain_policy, load_policy
@@ -84,7 +85,10 @@ def test_log_likelihood_and_loss_equal_the_naive_twin(policy):
     naive = [_naive_log_p(policy, p, row) for p, row in zip(prompts, rows, strict=True)]
     got = policy.log_likelihood(prompts, rollout, chunk=4)
     torch.testing.assert_close(got, torch.stack([n.sum() for n in naive]).detach(), rtol=1e-4, atol=1e-4)
-    loss, want = policy.loss(prompts, rollout), -torch.stack([n.mean() for n in naive]).mean()
+    loss, want = (
+        loss_of(policy.token_log_p(prompts, rollout, share=False), rollout),
+        -torch.stack([n.mean() for n in naive]).mean(),
+    )
     torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-5)
     parameters = list(policy.trainable().values())
     for mine, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(want, parameters), strict=True):
@@ -172,14 +176,14 @@ def test_no_end_token_after_a_prompt(policy, tokenizer, begins):
     read = _with(policy, own, chat=False)
     front = "<unk>" if begins else ""
     for prompt in ("Rain?", "Rain?<|end|>", "Why?<|end|>Rain?"):  # what the user wrote stays
-        assert own.decode(read._ids(prompt)) == front + prompt
-    assert len(read._ids("")) == 1
+        assert own.decode(read.reader.ids(prompt)) == front + prompt
+    assert len(read.reader.ids("")) == 1
 
 
 def test_what_a_template_refuses_is_said_when_the_policy_is_made(policy, tokenizer, told, caplog):
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     own = _templated(tokenizer, refuse + tokenizer.chat_template)
-    assert _with(policy, own)._ids("Rain?")
+    assert _with(policy, own).reader.ids("Rain?")
     with pytest.raises(ModelError) as error:
         _with(policy, own, system_prompt="Be brief.", setting="policies")
     told(error, "system_prompt:", "policies", "chat template", "System role not supported", "leave --system-prompt out")
@@ -213,5 +217,5 @@ def test_tokens_that_the_model_does_not_have_are_refused(policy, tokenizer, told
     own = copy.deepcopy(tokenizer)
     own.add_tokens(["<new>"])
     with pytest.raises(ModelError) as error:
-        _with(policy, own)._ids("Rain <new>?")
+        _with(policy, own).reader.ids("Rain <new>?")
     told(error, "tokenizer: token", str(len(own) - 1), "embedding", str(len(own) - 1))

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from foresighted.alignment.update import loss_of
 from foresighted.errors import ModelError
 from foresighted.models import noise
 from foresighted.models.policy import Decoding, Policy
@@ -75,7 +76,7 @@ def test_the_gradient_is_that_of_a_full_pass(pair, dtype, near):
     gradients = []
     for policy in pair[dtype]:
         prompts, rollout = _sampled(pair[dtype][0])
-        policy.loss(prompts, rollout).backward()
+        loss_of(policy.token_log_p(prompts, rollout, share=False), rollout).backward()
         own = policy.trainable()
         gradients.append({name: p.grad.clone() for name, p in own.items()})
         policy.model.zero_grad()

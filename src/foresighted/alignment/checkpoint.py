@@ -77,7 +77,7 @@ def prompts_digest(prompts: PromptSet) -> str:
 
 
 def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
-    """Write the state after round `number` under OUT/checkpoints, then drop all but the newest few."""
+    """Write the state after round `number` under OUT/checkpoints."""
     counts = loop.follower.buffer.counts
     with new_folder(out / _FOLDER / f"round-{number:06d}") as folder:
         numbers = {f"{n}_optimizer": learner.save(folder, n, f"{n}_optimizer") for n, learner in _learners(loop)}
@@ -90,9 +90,13 @@ def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
             hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts, remembered["kept"],
         )  # fmt: skip
         write_sealed(folder / _STATE, state)
-    for old in _all(out)[: -loop.config.keep_checkpoints]:
+
+
+def prune(out: Path, keep: int) -> None:
+    """Drop all but the newest checkpoints, and what a process left that was killed while it wrote one."""
+    for old in _all(out)[:-keep]:
         shutil.rmtree(old)
-    for left in (out / _FOLDER).glob("round-*.tmp"):  # by a process that was killed while it wrote
+    for left in (out / _FOLDER).glob("round-*.tmp"):
         shutil.rmtree(left)
 
 
@@ -140,19 +144,22 @@ def _refuse_first_version(folder: Path) -> None:
         raise RunError(f"{folder}: written by foresighted 0.1.0; finish this run with it, or choose another --out")
 
 
-def find(out: Path, config: TrainConfig, prompts: str) -> Found | None:
+def find(out: Path, config: TrainConfig, prompts: str, *, at: int | None = None) -> Found | None:
     """Return what a run goes on from: its newest whole checkpoint, or None where there is none yet. Writes nothing.
 
     Args:
         out: the run directory.
         config: of the run now.
         prompts: `prompts_digest` of its prompts now.
+        at: the round to go on from, where its checkpoint is whole; else, and for None, the newest.
 
     Raises:
         RunError: every checkpoint is damaged; or records, settings or prompts are not what the newest whole one says.
     """
     whole = iter(_whole(out))
     found = next(whole, None)
+    if at is not None and found is not None and found.state.round > at:
+        found = next((one for one in whole if one.state.round == at), found)
     if found is None:
         if _all(out):
             raise RunError(

@@ -1,4 +1,4 @@
-"""Several arms and seeds of one configuration, each a `foresighted train` of its own in a process of its own.
+"""Several arms and seeds of one configuration: side by side in one batch, or each in a process of its own.
 
 What arms share (references, first reward model) is made once a seed; prompts, their order and the sampling noise are
 functions of the seed alone. So two arms differ in nothing but what their names say.
@@ -6,6 +6,7 @@ functions of the seed alone. So two arms differ in nothing but what their names 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,33 +14,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from foresighted.alignment.given import NAMES_ONLY, Given
-from foresighted.alignment.run import check_kept, find_device, finished, run_claim, train
+import torch
+
+from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
+from foresighted.alignment.players import find_device
+from foresighted.alignment.run import check_kept, finished, run_claim, train
+from foresighted.alignment.side_by_side import Apart, Run, SideBySide, play_side_by_side
 from foresighted.errors import RunError, Stopped
 from foresighted.models import embedded
-from foresighted.prompts import load_prompts
-from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, to_yaml
+from foresighted.prompts import PromptSet, load_prompts
+from foresighted.settings import MAY_CHANGE_ON_RESUME, CompareConfig, TrainConfig, to_yaml
 from foresighted.store import records
 from foresighted.store.directory import LOG, Claim, arm_directory, check_claim, claimed, start_directory
 from foresighted.store.environment import write_environment
 from foresighted.store.records import RoundRow
+from foresighted.store.rows import write
 
+_log = logging.getLogger(__name__)
+MAY_CHANGE = (*MAY_CHANGE_ON_RESUME, "side_by_side", "jobs", "arms", "seeds")
+"""Settings that a comparison that goes on may change."""
 _POLL_SECONDS = 0.3
 _PATIENCE = 10.0
 """Seconds that a run has to end once it was told to."""
-
-
-@dataclass
-class Run:
-    """One arm and seed: where it is written and how far it got."""
-
-    arm: str
-    seed: int
-    directory: Path
-    rounds_done: int = 0
 
 
 def compare(
@@ -57,7 +55,7 @@ def compare(
         out: the comparison's directory; runs are written to OUT/arms/ARM/seed-S.
         resume: go on where an earlier call stopped.
         on_progress: called a few times a second with the state of all runs.
-        given: objects in place of names; with any, the runs are played here, one after another.
+        given: objects in place of names; with any, no run is played in a process of its own.
 
     Raises:
         ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
@@ -68,34 +66,60 @@ def compare(
     )
     device = find_device(config.train)
     usual = run_claim(config.train).usual
-    claim = Claim("comparison", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "jobs", "arms", "seeds"), usual)
-    runs = [Run(a, s, arm_directory(out, a, s)) for a in config.arms for s in config.seeds]
+    claim = Claim("comparison", to_yaml(config), MAY_CHANGE, usual)
+    runs = [Run(a, s, arm_directory(out, a, s)) for s in config.seeds for a in config.arms]  # a seed's arms share much
+
+    def of(run: Run) -> tuple[TrainConfig, Path]:
+        return config.arm(run.arm, run.seed), start_directory(out, run.seed)
 
     def look() -> None:
         for run in runs:
-            own = config.arm(run.arm, run.seed)
+            own, start = of(run)
             check_claim(run_claim(own), run.directory, resume=True)
-            check_kept(own, run.directory, prompts, start_directory(out, run.seed))
+            check_kept(own, run.directory, prompts, start)
 
     with claimed(claim, out, resume=resume, look=look):
         write_environment(out, device)
-        if "embedded" in (config.train.policy, config.train.reward_model):
-            embedded.policy_source()  # converted here, once, before several processes want it
-        for run in runs:
-            with claimed(run_claim(config.arm(run.arm, run.seed)), run.directory, resume=True):
-                pass
-        if given != NAMES_ONLY:
+        if given.prompts is not None:
+            write(out / PROMPTS, given.prompts)
+        if (plays := _side_by_side(config, given, prompts)) is not None:
+            size = plays.at_a_time(out, config.side_by_side, len(runs))
+            play_side_by_side(plays, runs, size, of, lambda: on_progress(runs))
+        elif given != NAMES_ONLY:
             _play_here(config, runs, out, on_progress, given)
-            return
-        waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
-        jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
-        _schedule(runs, list(waiting), jobs, out, on_progress)
-        for run in waiting:  # whatever their processes returned
-            if not finished(run.directory, config.train.rounds):
-                raise RunError(
-                    f"arm {run.arm}, seed {run.seed}: its process ended without an error after {run.rounds_done} of"
-                    f" {config.train.rounds} rounds; see {run.directory / LOG}, then go on with --resume"
-                )
+        else:
+            _play_apart(config, runs, out, device, on_progress)
+
+
+def _side_by_side(config: CompareConfig, given: Given, prompts: PromptSet) -> SideBySide | None:
+    """Return who plays runs side by side; None, once it was said why, where they are played apart."""
+    if config.side_by_side == 1:
+        return None
+    try:
+        return SideBySide(config.train, given, prompts)
+    except Apart as reason:
+        _log.warning("runs are played apart: %s", reason)
+        return None
+
+
+def _play_apart(
+    config: CompareConfig, runs: list[Run], out: Path, device: torch.device,
+    on_progress: Callable[[Sequence[Run]], None],
+) -> None:  # fmt: skip  # one argument a line says no more
+    if "embedded" in (config.train.policy, config.train.reward_model):
+        embedded.policy_source()  # converted here, once, before several processes want it
+    for run in runs:
+        with claimed(run_claim(config.arm(run.arm, run.seed)), run.directory, resume=True):
+            pass
+    waiting = [run for run in runs if not finished(run.directory, config.train.rounds)]
+    jobs = config.jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+    _schedule(runs, list(waiting), jobs, out, on_progress)
+    for run in waiting:  # whatever their processes returned
+        if not finished(run.directory, config.train.rounds):
+            raise RunError(
+                f"{run.name}: its process ended without an error after {run.rounds_done} of"
+                f" {config.train.rounds} rounds; see {run.directory / LOG}, then go on with --resume"
+            )
 
 
 def _play_here(
@@ -177,7 +201,7 @@ def _failure(run: Run, process: subprocess.Popen[bytes]) -> list[str]:
     log = run.directory / LOG
     lines = log.read_text(errors="replace").strip().splitlines()
     reason = lines[-1].removeprefix("foresighted: ") if lines and code == 2 else f"{_ended(code)}, see {log}"
-    return [f"arm {run.arm}, seed {run.seed}: {reason}"]
+    return [f"{run.name}: {reason}"]
 
 
 def _ended(code: int) -> str:

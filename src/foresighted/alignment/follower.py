@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,27 @@ def partition(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
         digest = hashlib.sha256(pair.id.encode()).digest()
         sides[int.from_bytes(digest[:8], "little") % FEWEST > 0].append(pair)
     return sides
+
+
+class _Fit(NamedTuple):
+    """Pairs as a reward model learns from them."""
+
+    model: RewardModel
+    pairs: Sequence[Pair]
+    label: Tensor
+    known: Tensor | None
+
+    def loss(self, index: list[int]) -> Tensor:
+        """Return the mean loss of some pairs."""
+        chosen, known = [self.pairs[i] for i in index], self.known
+        features = None if known is None else (known[index, 0], known[index, 1])
+        prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
+        return self.model.loss(prompts, first, second, self.label[index], features)
+
+    @torch.no_grad()
+    def now(self) -> float:
+        """Return the mean loss of all of them."""
+        return float(self.loss(list(range(len(self.pairs)))))
 
 
 class Follower:
@@ -88,18 +110,19 @@ class Follower:
     def learn(self, pairs: Sequence[Pair]) -> float:
         """Take the steps of an update on some pairs, uncounted; return the mean loss before them."""
         if self._steps != "auto":
-            return self._learn(pairs, self._steps)
+            return self._learn(self._fit_to(pairs), self._steps)
         held, rest = partition(pairs)
         if len(pairs) < FEWEST or not held:
             if not self._told:
                 _log.warning("reward_model_steps: auto takes one step while an update has fewer than %d pairs", FEWEST)
             self._told = True
-            return self._learn(pairs, 1)
+            return self._learn(self._fit_to(pairs), 1)
+        fit, of_held = self._fit_to(rest), self._fit_to(held)
         losses: list[float] = []
-        best, since, kept = self._loss(held), 0, self._weights()
+        best, since, kept = of_held.now(), 0, self._weights()
         while since < PATIENCE and len(losses) < MOST_STEPS:
-            losses.append(self._learn(rest, 1))
-            now = self._loss(held)
+            losses.append(self._learn(fit, 1))
+            now = of_held.now()
             since = 0 if now < best else since + 1
             if now < best:
                 best, kept = now, self._weights()
@@ -111,43 +134,28 @@ class Follower:
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.learner.parameters.items()}
 
-    def _known(self, pairs: Sequence[Pair]) -> Tensor | None:
-        """Return the features of all pairs, shape pairs 2 D, where they are known and never change."""
-        found = [pair.features for pair in pairs if pair.features is not None]
-        return torch.stack(found) if self.reward_model.head_only and len(found) == len(pairs) else None
-
-    def _loss_of(self, pairs: Sequence[Pair], known: Tensor | None) -> Callable[[list[int]], Tensor]:
+    def _fit_to(self, pairs: Sequence[Pair]) -> _Fit:
+        """Return some pairs as they are learnt from, with the features of all of them, shape pairs 2 D, where they are
+        known and never change."""
         model = self.reward_model
-        label = torch.tensor([pair.label for pair in pairs], device=model.device)
+        found = [pair.features for pair in pairs if pair.features is not None]
+        known = torch.stack(found) if model.head_only and len(found) == len(pairs) else None
+        return _Fit(model, pairs, torch.tensor([pair.label for pair in pairs], device=model.device), known)
 
-        def loss(index: list[int]) -> Tensor:
-            chosen = [pairs[i] for i in index]
-            features = None if known is None else (known[index, 0], known[index, 1])
-            prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
-            return model.loss(prompts, first, second, label[index], features)
-
-        return loss
-
-    @torch.no_grad()
-    def _loss(self, pairs: Sequence[Pair]) -> float:
-        return float(self._loss_of(pairs, self._known(pairs))(list(range(len(pairs)))))
-
-    def _learn(self, pairs: Sequence[Pair], steps: int) -> float:
-        count, known = len(pairs), self._known(pairs)
-        fit = self._loss_of(pairs, known)
+    def _learn(self, fit: _Fit, steps: int) -> float:
+        count, known = len(fit.pairs), fit.known is not None
 
         def loss(index: list[int]) -> Tensor:
             if not self._l2:
-                return fit(index)
+                return fit.loss(index)
             away = [(p - self._start[name]).square().sum() for name, p in self.learner.parameters.items()]
-            return fit(index) + self._l2 / 2 * torch.stack(away).sum()
+            return fit.loss(index) + self._l2 / 2 * torch.stack(away).sum()
 
         # A head on known features costs nothing: every process does all of it, in the bits of one process alone.
-        mine = range(count) if known is not None or self._share is None else self._share(count)
+        mine = range(count) if known or self._share is None else self._share(count)
         if self._batch_size is not None:
             self.learner.accumulation = max(1, math.ceil(len(mine) / self._batch_size))
-        reduce = None if known is not None else self._reduce
-        return self.learner.learn(count, loss, steps=steps, mine=mine, reduce=reduce)
+        return self.learner.learn(count, loss, steps=steps, mine=mine, reduce=None if known else self._reduce)
 
     def steering_label(self, config: SteeringConfig, pairs: Sequence[Pair], reward: Tensor) -> Tensor | None:
         """Return p* of every candidate, or the baseline for it where the form reads none, shape B N as `reward`.

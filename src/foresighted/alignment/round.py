@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.requests import Features, Fit, Labels, LogLikelihood, Sample
 from foresighted.alignment.rows import Round, recorded, within_prompts
 from foresighted.alignment.start import Start
 from foresighted.alignment.update import prompt_of_each, read_once, update_policy
@@ -56,7 +57,7 @@ class Distance(Protocol):
         """Raw, in reward, or a share of the spread of rewards within a prompt."""
 
 
-def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
+async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     """Play one round and return its records.
 
     Raises:
@@ -69,17 +70,24 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     # The policy writes N candidates; y' was written by the frozen initial policy. The reward model reads all of them.
     written = loop.start.references(number)
     references = [own[0] for own in written]
-    candidates = policy.sample([r.prompt for r in references], config.candidates, _keys(config, references))
+    prompts = [r.prompt for r in references]
+    candidates = await Sample(prompts, config.candidates, _keys(config, references))
     groups = _groups(candidates, written)
     cut = follower.reward_model.reader.cut
-    scores = loop.foresight.score(*groups.rows(), groups=len(references))
+    scores = await _scores(loop.foresight, groups)
     cut = follower.reward_model.reader.cut - cut
     _check_finite(scores.reward, references)
+
+    # How far they are from the reference; the pass serves the policy's update, too.
+    kl = log_p = None
+    if config.kl_coefficient:
+        log_p = await read_once(config, policy, prompts, candidates)
+        kl = (await log_ratio(prompt_of_each(prompts, candidates), candidates, log_p)).view_as(scores.reward)
 
     # Where the form, the choice or the reward model needs labels of all candidates, they are read before the choice.
     pairs = _pairs(groups, references, scores)
     if every := _reads_all_labels(config):
-        loop.labels.read(pairs)
+        await Labels(pairs)
 
     # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
     penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
@@ -88,21 +96,18 @@ def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
     score = -penalty.value if config.control == "penalty-alone" else worth - penalty.value
     if config.selection == "labels":
         score = worth = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
-    prompts, kl, log_p = [r.prompt for r in references], None, None
-    if config.kl_coefficient:
-        log_p = read_once(config, policy, prompts, candidates)
-        kl = log_ratio(policy, prompt_of_each(prompts, candidates), candidates, log_p).view_as(score)
+    if kl is not None:
         score = score - distance_cost(config, kl, worth)
     chosen = choose(score, candidates, references)
     asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
     if not every:
-        loop.labels.read(asked)
+        await Labels(asked)
 
     # The reward model learns from the new labels, then the policy from its winners or from all candidates.
     follower.buffer.add(asked, read=len(pairs) if every else len(asked))
-    reward_model_loss = follower.update()
+    reward_model_loss = await Fit()
     learner = loop.policy_learner
-    policy_loss = update_policy(config, policy, learner, number, prompts, candidates, score, chosen, log_p)
+    policy_loss = await update_policy(config, learner, number, prompts, candidates, score, chosen, log_p)
 
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
@@ -122,10 +127,18 @@ def controlled(config: TrainConfig, penalty: Penalty, references: Sequence[Refer
     return penalty._replace(value=value)
 
 
-def log_ratio(policy: Policy, prompts: Sequence[str], responses: Rollout, log_p: Tensor | None = None) -> Tensor:
+async def log_ratio(prompts: Sequence[str], responses: Rollout, log_p: Tensor | None = None) -> Tensor:
     """Return log pi(y | x) - log pi_ref(y | x) of each row, in nats; `log_p`: of each token under pi, where known."""
-    now = policy.log_likelihood(prompts, responses) if log_p is None else log_p.detach().sum(-1)
-    return now - policy.log_likelihood(prompts, responses, frozen=True)
+    now = await LogLikelihood(prompts, responses, frozen=False) if log_p is None else log_p.detach().sum(-1)
+    return now - await LogLikelihood(prompts, responses, frozen=True)
+
+
+async def _scores(foresight: Foresight, groups: Groups) -> Scores:
+    """Return what the reward model says of all responses of a round."""
+    prompts, texts = groups.rows()
+    if foresight.from_features:
+        return foresight.score_features(await Features(prompts, texts), groups=len(groups.prompts))
+    return foresight.score(prompts, texts, groups=len(groups.prompts))
 
 
 def distance_cost(config: Distance, kl: Tensor, worth: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foresighted.alignment.requests import Backward, TokenLogP
 from foresighted.errors import NumericalError
 from foresighted.models import noise
 from foresighted.models.learner import Learner
@@ -18,7 +19,7 @@ from foresighted.settings import TrainConfig
 _log = logging.getLogger(__name__)
 
 
-def read_once(config: TrainConfig, policy: Policy, prompts: Sequence[str], candidates: Rollout) -> Tensor | None:
+async def read_once(config: TrainConfig, policy: Policy, prompts: Sequence[str], candidates: Rollout) -> Tensor | None:
     """Return what the policy says of each token of each candidate, in nats, shape B N T, with the gradient.
 
     The update begins with this pass and needs none of its own. None where it does: best of N, several micro-batches,
@@ -32,7 +33,7 @@ def read_once(config: TrainConfig, policy: Policy, prompts: Sequence[str], candi
     """
     if config.policy_update == "best-of-n" or config.accumulation_steps > 1 or policy.trains_apart:
         return None
-    return policy.token_log_p(prompt_of_each(prompts, candidates), candidates)
+    return await TokenLogP(prompt_of_each(prompts, candidates), candidates)
 
 
 def prompt_of_each(prompts: Sequence[str], candidates: Rollout) -> list[str]:
@@ -40,16 +41,15 @@ def prompt_of_each(prompts: Sequence[str], candidates: Rollout) -> list[str]:
     return [prompt for prompt in prompts for _ in range(len(candidates.texts) // len(prompts))]
 
 
-def update_policy(
-    config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
+async def update_policy(
+    config: TrainConfig, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
     score: Tensor, chosen: Sequence[int], log_p: Tensor | None = None,
 ) -> float | None:  # fmt: skip  # one argument a line says no more
     """Take the policy's steps of round `number`; return the loss before them, None where there was nothing to learn.
 
     Args:
         config: which update, and how many steps.
-        policy: changed.
-        learner: of its trainable parameters.
+        learner: of the policy's trainable parameters, which are changed.
         number: of the round.
         prompts: B texts.
         candidates: B N responses.
@@ -61,22 +61,26 @@ def update_policy(
         NumericalError: a score, a loss or a gradient that is not finite; no step is taken on it.
     """
     torch.manual_seed(noise.key(config.seed, "dropout", number) % 2**63)
-    policy.model.train()
-    try:
-        if config.policy_update == "best-of-n":
-            return _towards_winners(config, policy, learner, prompts, candidates.rows(chosen))
-        return _along_gradient(config, policy, learner, number, prompts, candidates, score, log_p)
-    finally:
-        policy.model.eval()
+    if config.policy_update == "best-of-n":
+        return await _towards_winners(config, learner, prompts, candidates.rows(chosen))
+    return await _along_gradient(config, learner, number, prompts, candidates, score, log_p)
 
 
-def _towards_winners(
-    config: TrainConfig, policy: Policy, learner: Learner, prompts: Sequence[str], winners: Rollout
-) -> float:
-    def loss(index: list[int]) -> Tensor:
-        return policy.loss([prompts[i] for i in index], winners.rows(index))
+async def _backward(loss: Tensor) -> None:
+    await Backward(loss)
 
-    return learner.learn(len(prompts), loss, steps=config.policy_steps)
+
+def loss_of(log_p: Tensor, responses: Rollout) -> Tensor:
+    """Return the mean over rows of -mean token log-likelihood, response tokens only, in nats a token."""
+    return -(log_p.sum(-1) / responses.mask.sum(-1)).mean()
+
+
+async def _towards_winners(config: TrainConfig, learner: Learner, prompts: Sequence[str], winners: Rollout) -> float:
+    async def loss(index: list[int]) -> Tensor:
+        own = winners.rows(index)
+        return loss_of(await TokenLogP([prompts[i] for i in index], own, share=False), own)
+
+    return await learner.learning(len(prompts), loss, _backward, steps=config.policy_steps)
 
 
 def advantages(score: Tensor) -> tuple[Tensor, float]:
@@ -101,8 +105,8 @@ def advantages(score: Tensor) -> tuple[Tensor, float]:
     return (apart / spread if spread > 0 else torch.zeros_like(score)), spread
 
 
-def _along_gradient(
-    config: TrainConfig, policy: Policy, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
+async def _along_gradient(
+    config: TrainConfig, learner: Learner, number: int, prompts: Sequence[str], candidates: Rollout,
     score: Tensor, log_p: Tensor | None,
 ) -> float | None:  # fmt: skip  # one argument a line says no more
     if not bool(score.isfinite().all()):
@@ -115,13 +119,13 @@ def _along_gradient(
     every = prompt_of_each(prompts, candidates)
     length = sum(candidates.lengths()) / len(every)  # one constant: a long answer's tokens count like a short one's
     if config.policy_steps > 1 and log_p is None:
-        with torch.no_grad():
-            log_p = policy.token_log_p(every, candidates)
+        log_p = await TokenLogP(every, candidates, gradient=False)
     before = None if log_p is None or config.policy_steps == 1 else log_p.detach()
     passes = [log_p] if log_p is not None and log_p.requires_grad else []  # serves the first step
 
-    def loss(index: list[int]) -> Tensor:
-        now = passes.pop() if passes else policy.token_log_p([every[i] for i in index], candidates.rows(index))
+    async def loss(index: list[int]) -> Tensor:
+        asked = TokenLogP([every[i] for i in index], candidates.rows(index))
+        now = passes.pop() if passes else await asked
         own = weight[index]
         if before is None:
             return -(own * now).sum(-1).mean() / length
@@ -130,4 +134,4 @@ def _along_gradient(
         gain = torch.minimum(ratio * own, near * own) * candidates.mask[index]
         return -gain.sum(-1).mean() / length
 
-    return learner.learn(len(every), loss, steps=config.policy_steps)
+    return await learner.learning(len(every), loss, _backward, steps=config.policy_steps)

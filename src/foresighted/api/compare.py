@@ -20,7 +20,7 @@ from foresighted.store.records import HELDOUT, ROUNDS
 from foresighted.store.rows import read_mappings, write_json
 
 if TYPE_CHECKING:
-    from foresighted.alignment.compare import Run
+    from foresighted.alignment.side_by_side import Run
 
 SUMMARY = "summary.json"
 

@@ -230,7 +230,7 @@ def find_device(config: EvaluateConfig) -> torch.device:
     """
     import torch
 
-    from foresighted.alignment.run import find_device as of_run
+    from foresighted.alignment.players import find_device as of_run
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import itertools
 import logging
@@ -10,6 +11,7 @@ import math
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import lru_cache
@@ -68,6 +70,12 @@ class Asker:
         self._sampled, self._seed = sampled, seed
         self._timeout, self._retries = timeout, retries
 
+    def with_seed(self, seed: int) -> Asker:
+        """Return who asks the same labeller and draws from another seed."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
+
     def utility(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """Return the true utility of each response, None where the labeller knows none.
 
@@ -94,38 +102,27 @@ class Asker:
             LabellerError: the labeller failed each time.
         """
         columns = list(prompts), list(first), list(second)
+        return self._bits(self._said(*columns), *columns)
+
+    def _said(self, prompts: list[str], first: list[str], second: list[str]) -> list[float]:
         if not prompts:
             return []
-        asked = lambda: _listed(limited(self._labels, columns, self._timeout), len(prompts))  # noqa: E731
-        return self._bits(self._checked(self._attempt(asked, self._retries), prompts), *columns)
+        asked = lambda: _listed(limited(self._labels, (prompts, first, second), self._timeout), len(prompts))  # noqa: E731
+        return self._checked(self._attempt(asked, self._retries), prompts)
 
     def read(self, pairs: Sequence[Pair]) -> list[float]:
-        """Have pairs of a round measured and labelled at once; raises what `utility` and `preferences` do.
-
-        Raises:
-            ConfigError: a queue, which answers later.
-        """
-        if self.queue is not None:
-            raise ConfigError(f"{self._setting}: a queue answers rounds later; this run reads labels at once")
-        self.measure(pairs)
-        return self._label(pairs)
+        """Have pairs of a round measured and labelled at once; raises what `read_together` does."""
+        return read_together([(self, pairs)])[0]
 
     def measure(self, pairs: Sequence[Pair]) -> None:
         """Read the true utility of each candidate that pairs of a round hold, once; raises what `utility` does."""
-        texts = {(b, n): (p.prompt, p.first if first else p.second) for p, b, n, first in sides(pairs)}
-        prompts, responses = ([text_of(row[side]) for row in texts.values()] for side in (0, 1))
-        known = dict(zip(texts, self.utility(prompts, responses), strict=True))
-        for pair, group, n, first in sides(pairs):
-            if first:
-                pair.first_utility = known[group, n]
-            else:
-                pair.second_utility = known[group, n]
+        measure_together([(self, pairs)])
 
     def ask(self, pairs: Sequence[Pair], number: int) -> None:
         """Have pairs of round `number` labelled, now or in the queue; raises what `preferences` does."""
         queue = self.queue
         if queue is None:
-            self._label(pairs)
+            label_together([(self, pairs)])
             return
         questions = [Question(p.id, number, *texts) for p, *texts in zip(pairs, *_columns(pairs), strict=True)]
         self._attempt(lambda: queue.submit(questions), self._retries)
@@ -140,19 +137,6 @@ class Asker:
         names = [name for name in pending if name in said]
         prompts, *_ = _columns([pending[name] for name in names])
         return dict(zip(names, self._checked([said[name] for name in names], prompts), strict=True))
-
-    def _label(self, pairs: Sequence[Pair]) -> list[float]:
-        """Fill in labels; a labeller of `Utilities` is not asked where both utilities are known."""
-        columns = _columns(pairs)
-        known = [(pair.first_utility, pair.second_utility) for pair in pairs]
-        differences = [u - v for u, v in known if u is not None and v is not None]
-        if isinstance(self._labels, Utilities) and len(differences) == len(pairs):
-            labels = self._bits([sigmoid(difference) for difference in differences], *columns)
-        else:
-            labels = self.preferences(*columns)
-        for pair, label in zip(pairs, labels, strict=True):
-            pair.label = label
-        return labels
 
     def _attempt(self, work: Callable[[], Any], retries: int) -> Any:
         """Return what `work` returns, at once or after more attempts; if all fail, a `LabellerError` says where."""
@@ -205,6 +189,89 @@ class Asker:
 
         rows = zip(labels, prompts, first, second, strict=True)
         return [float(noise.uniform(self._seed, "label", *texts) < p) for p, *texts in rows]
+
+
+Asked = Sequence[tuple[Asker, Sequence[Pair]]]
+"""Pairs, and by whom they are asked: of one labeller, with draws of their own."""
+
+
+def read_together(asked: Asked) -> list[list[float]]:
+    """Have pairs of a round of one or several experiments measured and labelled at once, each in one call.
+
+    Raises:
+        ConfigError: a queue, which answers later.
+        DataError: see `Asker.utility` and `Asker.preferences`.
+        LabellerError: see there.
+    """
+    for asker, _ in asked:
+        if asker.queue is not None:
+            raise ConfigError(f"{asker._setting}: a queue answers rounds later; this run reads labels at once")
+    measure_together(asked)
+    return label_together(asked)
+
+
+def measure_together(asked: Asked) -> None:
+    """Read the true utility of each candidate that pairs hold, once; raises what `Asker.utility` does."""
+    held = [{(b, n): (p.prompt, p.first if first else p.second) for p, b, n, first in sides(own)} for _, own in asked]
+    rows = [[(text_of(prompt), text_of(text)) for prompt, text in own.values()] for own in held]
+    columns = [(asker, [p for p, _ in own], [t for _, t in own]) for (asker, _), own in zip(asked, rows, strict=True)]
+    said = utility_together(columns)
+    for (_, pairs), texts, values in zip(asked, held, said, strict=True):
+        known = dict(zip(texts, values, strict=True))
+        for pair, group, n, first in sides(pairs):
+            if first:
+                pair.first_utility = known[group, n]
+            else:
+                pair.second_utility = known[group, n]
+
+
+def utility_together(
+    asked: Sequence[tuple[Asker, Sequence[str], Sequence[str]]],
+) -> list[list[float | None]]:
+    """Return the true utility of each response of one or several experiments; raises what `Asker.utility` does."""
+    rows, places = merged([list(zip(prompts, texts, strict=True)) for _, prompts, texts in asked])
+    said = asked[0][0].utility(*_transposed(rows, 2))
+    return [[said[place] for place in own] for own in places]
+
+
+def label_together(asked: Asked) -> list[list[float]]:
+    """Fill in labels; a labeller of `Utilities` is not asked where both utilities are known."""
+    columns = [_columns(pairs) for _, pairs in asked]
+    known = [(pair.first_utility, pair.second_utility) for _, pairs in asked for pair in pairs]
+    differences = [u - v for u, v in known if u is not None and v is not None]
+    asker = asked[0][0]
+    if isinstance(asker._labels, Utilities) and len(differences) == len(known):
+        ready = iter([sigmoid(difference) for difference in differences])
+        said = [[next(ready) for _ in pairs] for _, pairs in asked]
+    else:
+        rows, places = merged([list(zip(*own, strict=True)) for own in columns])
+        values = asker._said(*_transposed(rows, 3))
+        said = [[values[place] for place in own] for own in places]
+    found = [own._bits(labels, *texts) for (own, _), labels, texts in zip(asked, said, columns, strict=True)]
+    for (_, pairs), labels in zip(asked, found, strict=True):
+        for pair, label in zip(pairs, labels, strict=True):
+            pair.label = label
+    return found
+
+
+def merged(rows: Sequence[Sequence[Any]]) -> tuple[list[Any], list[list[int]]]:
+    """Return the rows of several experiments, those that they have alike once, and where each finds its own.
+
+    What one experiment asks twice is asked twice: two answers of a judge may differ.
+    """
+    places: dict[Any, int] = {}
+    found: list[list[int]] = []
+    for own in rows:
+        times: Counter[Any] = Counter()
+        found.append([])
+        for row in own:
+            found[-1].append(places.setdefault((row, times[row]), len(places)))
+            times[row] += 1
+    return [row for row, _ in places], found
+
+
+def _transposed(rows: Sequence[Sequence[str]], width: int) -> tuple[list[str], ...]:
+    return tuple([row[column] for row in rows] for column in range(width))
 
 
 def load_labels(config: TrainConfig, policy: Policy, device: torch.device, given: Labeller | None = None) -> Asker:

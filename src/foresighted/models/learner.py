@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -16,6 +16,7 @@ from foresighted.errors import ModelError, NumericalError
 from foresighted.settings import TrainConfig
 from foresighted.store.tensors import read_tensors, save_tensors
 
+T = TypeVar("T")
 OptimizerState = tuple[dict[str, Tensor], dict[str, float]]
 """Tensors and plain numbers of an optimiser, keyed `parameter.entry`."""
 
@@ -67,12 +68,29 @@ class Learner:
         Raises:
             NumericalError: a loss or gradient that is not finite; no step is taken on it.
         """
+
+        async def said(index: list[int]) -> Tensor:
+            return loss(index)
+
+        return completed(self.learning(rows, said, _backward, steps=steps, mine=mine, reduce=reduce))
+
+    async def learning(
+        self,
+        rows: int,
+        loss: Callable[[list[int]], Awaitable[Tensor]],
+        backward: Callable[[Tensor], Awaitable[None]],
+        *,
+        steps: int = 1,
+        mine: range | None = None,
+        reduce: Callable[[list[Tensor]], None] | None = None,
+    ) -> float:
+        """Take steps as `learn` does, with a loss that is awaited, and its gradient by `backward`."""
         first = 0.0
         for step in range(steps):
             total = 0.0
             for index in _split(range(rows) if mine is None else mine, self.accumulation):
-                part = loss(index) * (len(index) / rows)
-                part.backward()  # type: ignore[no-untyped-call]
+                part = await loss(index) * (len(index) / rows)
+                await backward(part)
                 total += float(part.detach())
             if reduce is not None:
                 total = self._reduced(total, reduce)
@@ -128,6 +146,20 @@ class Learner:
                 name, _, entry = key.rpartition(".")
                 entries.setdefault(order[name], {})[entry] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+async def _backward(part: Tensor) -> None:
+    part.backward()  # type: ignore[no-untyped-call]
+
+
+def completed(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine comes to that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise RuntimeError("a coroutine that was to wait for nothing waits")
 
 
 def _split(rows: range, parts: int) -> list[list[int]]:

@@ -62,6 +62,8 @@ class NucleusSampler(LogitsProcessor):  # type: ignore[misc]  # transformers shi
         self.temperature = temperature
         self.top_p = top_p
         self.step = 0
+        self.finite = torch.ones_like(rows, dtype=torch.bool)
+        """Rows of whose scores all so far were numbers, shape R."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores whose argmax is the sampled token: log p + noise inside the nucleus, -inf outside."""
@@ -74,6 +76,7 @@ class NucleusSampler(LogitsProcessor):  # type: ignore[misc]  # transformers shi
             if k == vocabulary or bool((before[:, -1] >= self.top_p).all()):
                 break
             k = min(4 * k, vocabulary)
+        self.finite &= top[:, 0].isfinite()  # the largest is NaN where any is
         kept = torch.where(before < self.top_p, top + gumbel(self.rows, self.step, tokens), -torch.inf)
         self.step += 1
         return torch.full_like(log_p, -torch.inf).scatter_(-1, tokens, kept)

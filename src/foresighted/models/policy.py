@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
-from foresighted.errors import ModelError, one_line
+from foresighted.errors import NumericalError, one_line
 from foresighted.models.noise import NucleusSampler
 from foresighted.models.rollout import Prefix, Rollout, ids_of
-from foresighted.models.template import check_text, rendered
+from foresighted.models.stacked import Adapter, Stack, find_stack
+from foresighted.models.template import PromptReader
 from foresighted.models.trunk import Memory, Remembered, draws_dropout, find_trunk
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
-TEMPLATE_DATE = "26 Jul 2024"
-"""Some chat templates write today's date; a run that goes on tomorrow must read the same prompts."""
+NOT_FINITE = "the policy gives no numbers for its next token; lower policy_learning_rate, or check its weights"
 
 
 @dataclass(frozen=True)
@@ -61,35 +63,14 @@ class Policy:
         self.tokenizer = tokenizer
         self.decoding = decoding
         self._reference = reference
-        self._system_prompt = system_prompt
-        self._chat = chat and bool(tokenizer.chat_template)
+        self.reader = PromptReader(
+            tokenizer, model.get_input_embeddings().num_embeddings, system_prompt=system_prompt, chat=chat,
+            setting=setting, template=template,
+        )  # fmt: skip
         self._trunk = find_trunk(model) if reference is None else None
         self._memory = Memory()
         self._tried = False
-        self._setting = setting
-        self._template = {"add_generation_prompt": True, "date_string": TEMPLATE_DATE, **(template or {})}
-        told = "" if system_prompt is None else ", without the system prompt"
-        if chat and not self._chat:
-            _log.warning("the policy's tokenizer has no chat template: prompts are read as plain text%s", told)
-        elif self._chat:
-            self._try_template()
-
-    def _try_template(self) -> None:
-        """Refuse a chat template that leaves the prompt out or refuses a system message; say so where it drops one."""
-        try:
-            first, second = self._rendered("Why?"), self._rendered("When?")
-        except ModelError as error:
-            if self._system_prompt is None:
-                raise
-            raise ModelError(
-                f"system_prompt: {error}; leave --system-prompt out, or put its words into the prompts"
-            ) from None
-        if first == second:
-            raise ModelError(f"{self._setting}: the chat template of its tokenizer leaves the prompt out; mend it")
-        if self._system_prompt is not None and self._system_prompt.strip() not in first:
-            _log.warning(
-                "system_prompt: the chat template of the %s leaves it out: the policy does not read it", self._setting
-            )
+        self._experiments = 1
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +87,22 @@ class Policy:
         """Whether a pass in training mode is another than one in evaluation mode: dropout, gradient checkpointing."""
         return draws_dropout(self.model) or bool(getattr(self.model, "is_gradient_checkpointing", False))
 
+    @cached_property
+    def stack(self) -> Stack | None:
+        """What lets several experiments share the model; None where each needs one of its own."""
+        own = self._reference is None and not self.trains_apart
+        return find_stack(self.model) if own else None
+
+    @contextmanager
+    def side_by_side(self, stack: Stack, adapters: Sequence[Adapter]) -> Iterator[None]:
+        """Let the rows of what is asked belong to E experiments, as many to each, in the order of their adapters."""
+        self._experiments = len(adapters)
+        try:
+            with stack.active(adapters):
+                yield
+        finally:
+            self._experiments = 1
+
     @contextmanager
     def frozen(self) -> Iterator[Any]:
         """Give the frozen initial model for the time of a `with` block."""
@@ -113,38 +110,8 @@ class Policy:
         with self.model.disable_adapter() if off else nullcontext():
             yield self.model if self._reference is None else self._reference
 
-    def _rendered(self, prompt: Text) -> str:
-        """Return a prompt as the chat template writes it, up to where its answer begins."""
-        messages = prompt
-        if isinstance(prompt, str):
-            system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
-            messages = [*system, {"role": "user", "content": prompt}]
-        return rendered(self._setting, self.tokenizer, messages, **self._template)  # type: ignore[arg-type]
-
-    def _ids(self, prompt: Text) -> list[int]:
-        """Return the tokens of a prompt up to where its answer begins; an empty one becomes one pad.
-
-        A chat template writes its own begin token. An end token that the tokenizer puts after a plain text is taken
-        off: nothing is to be said after it.
-        """
-        tokenizer = self.tokenizer
-        chat = self._chat or not isinstance(prompt, str)
-        text = self._rendered(prompt) if chat else str(prompt)
-        check_text(self._setting, (text,))
-        ids: list[int] = tokenizer(text, add_special_tokens=not chat)["input_ids"]
-        if not chat and ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-            plain = len(tokenizer(text, add_special_tokens=False)["input_ids"]) + (ids[0] == tokenizer.bos_token_id)
-            while len(ids) > plain and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-                ids.pop()
-        if ids and max(ids) >= (rows := self.model.get_input_embeddings().num_embeddings):
-            raise ModelError(
-                f"tokenizer: token {max(ids)} of a prompt, the embedding of the {self._setting} has {rows}; give the"
-                " model's own tokenizer"
-            )
-        return ids or [tokenizer.pad_token_id]
-
     def _encode(self, prompts: Sequence[Text]) -> Prefix:
-        return Prefix(*self._padded([self._ids(p) for p in prompts], left=True))
+        return Prefix(*self._padded([self.reader.ids(p) for p in prompts], left=True))
 
     def encode_responses(self, texts: Sequence[str]) -> Rollout:
         """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad."""
@@ -178,6 +145,26 @@ class Policy:
         ).past_key_values
         return cache if isinstance(cache, DynamicCache) else None
 
+    def _read_all(self, model: Any, prefix: Prefix, seen: list[Tensor]) -> DynamicCache | None:
+        """Read every prompt but its last token once; those that experiments share, below the first layer that learns,
+        once for all of them. States go into `seen` as `Trunk.recorded` puts them there."""
+        places: dict[tuple[int, ...], int] = {}
+        rows = [places.setdefault(tuple(ids), len(places)) for ids in prefix.ids()]
+        trunk = self._trunk
+        if trunk is None or self._experiments == 1 or len(places) == len(rows) or prefix.tokens.shape[1] < 2:
+            return self._read_once(model, prefix)
+        order = torch.tensor(rows, device=self.device)
+        first = torch.tensor([rows.index(place) for place in places.values()], device=self.device)
+        with trunk.alone():
+            below = self._read_once(model, Prefix(prefix.tokens[first], prefix.mask[first]))
+        with trunk.given(seen.pop()[order]):
+            cache = self._read_once(model, prefix)
+        if below is None or cache is None:
+            return None
+        below.reorder_cache(order)
+        cache.layers[: trunk.first] = below.layers[: trunk.first]
+        return cache
+
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[Text], n: int, keys: Sequence[int], *, frozen: bool = False, read_once: bool = True
@@ -192,7 +179,10 @@ class Policy:
             read_once: read each prompt once, not n times; changes the last bits of what the model says.
 
         Returns:
-            `Rollout` of B*n rows.
+            `Rollout` of B*n rows. Of experiments side by side, rows of one that gives no numbers have no tokens.
+
+        Raises:
+            NumericalError: the model gives no numbers.
         """
         decoding = self.decoding
         prefix = self._encode(prompts)
@@ -201,7 +191,7 @@ class Policy:
             rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
             samplers.append(NucleusSampler(rows, temperature=decoding.temperature, top_p=decoding.top_p))
         with self.frozen() if frozen else nullcontext(self.model) as model, self._recorded() as seen:
-            cache = self._read_once(model, prefix) if read_once else None
+            cache = self._read_all(model, prefix, seen) if read_once else None
             if cache is not None:
                 cache.batch_repeat_interleave(n)
             output = model.generate(
@@ -215,6 +205,10 @@ class Policy:
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         rollout = self._cut(output[:, prefix.tokens.shape[1] :])
+        for sampler in samplers:
+            rollout.mask[~sampler.finite] = 0
+        if self._experiments == 1 and not all(rollout.lengths()):
+            raise NumericalError(NOT_FINITE)
         self._memory.clear()
         if seen and cache is not None:
             self._memory.keep(prefix.ids(), seen, rollout.tokens, rollout.lengths())
@@ -251,7 +245,7 @@ class Policy:
             Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
         """
         found: dict[int, Tensor] = {}
-        ids = {prompt: self._ids(prompt) for prompt in dict.fromkeys(prompts)} if self._trunk is not None else {}
+        ids = {prompt: self.reader.ids(prompt) for prompt in dict.fromkeys(prompts)} if self._trunk is not None else {}
         heard, others = self._heard(prompts, responses, ids, found if frozen else None)
         for own, rows in ((True, heard), (False, others)):
             for start in range(0, len(rows), chunk):
@@ -292,15 +286,24 @@ class Policy:
         What was sampled last starts from the states that sampling left below the first layer that learns. Else `share`
         reads equal prompts once; one pass is cheaper where no two rows share a prompt.
         """
-        unique = list(dict.fromkeys(prompts))
-        prefix = self._encode(unique)
-        rows = [unique.index(p) for p in prompts]
+        asked = self._asked(prompts)
+        places = {row: place for place, row in enumerate(dict.fromkeys(asked))}
+        prefix = self._encode([prompt for _, prompt in places])
+        rows = [places[row] for row in asked]
         known = self._remembered(model, prefix, rows, responses)
         if known is not None and not self._tried:
             self._tried = True
             if not self._agrees(model, prefix, rows, responses, known):
                 self._trunk = known = None
-        return self._pass(model, prefix, rows, responses, known, share=share and len(unique) < len(prompts))
+        return self._pass(model, prefix, rows, responses, known, share=share and len(places) < len(prompts))
+
+    def _asked(self, prompts: Sequence[str]) -> list[tuple[int, str]]:
+        """Return the prompt of each row with a number that tells apart those that have to be read apart: each
+        experiment has an adapter of its own, and reads as many prompts as the others."""
+        each = len(prompts) // self._experiments
+        asked = [(row // each, prompt) for row, prompt in enumerate(prompts)]
+        counts = Counter(experiment for experiment, _ in dict.fromkeys(asked))
+        return asked if len(set(counts.values())) == 1 else list(enumerate(prompts))
 
     def _agrees(self, model: Any, prefix: Prefix, rows: Sequence[int], responses: Rollout, known: Remembered) -> bool:
         """Return whether a pass that starts from the trunk says what a full one does: some architectures hand more from
@@ -364,23 +367,14 @@ class Policy:
         width = responses.tokens.shape[1]
         return self._memory.find(prefix.ids(), rows, ids_of(responses.tokens, responses.mask), width)
 
-    def loss(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
-        """Return the mean over rows of -mean token log-likelihood, response tokens only: nats a token, differentiable.
-
-        Args:
-            prompts: the prompt of each row.
-            responses: as many rows.
-        """
-        log_p = self._token_log_p(self.model, prompts, responses, share=False).sum(-1)
-        return -(log_p / responses.mask.sum(-1)).mean()
-
-    def token_log_p(self, prompts: Sequence[str], responses: Rollout) -> Tensor:
+    def token_log_p(self, prompts: Sequence[str], responses: Rollout, *, share: bool = True) -> Tensor:
         """Return log p(token | prompt, tokens before) of each response token, in nats, shape R T, 0 beyond its end.
 
         Differentiable in what is trained.
 
         Args:
-            prompts: the prompt of each row; equal ones are read once.
+            prompts: the prompt of each row.
             responses: as many rows.
+            share: read equal prompts once; else one pass over whole sequences.
         """
-        return self._token_log_p(self.model, prompts, responses)
+        return self._token_log_p(self.model, prompts, responses, share=share)

@@ -96,6 +96,10 @@ class Reader:
             self._tell(before)
         return {name: tensor for name, tensor in batch.items() if self._inputs is None or name in self._inputs}
 
+    def count_cut(self, prompts: Sequence[Text], responses: Sequence[Text]) -> None:
+        """Count the rows that lose the beginning of their prompt, where another reader has read them for the model."""
+        self(prompts, responses)
+
     def _tell(self, before: int) -> None:
         """Say how many rows were cut: at the first, and whenever ten times as many were."""
         marks = [10**power for power in range(12) if before < 10**power <= self.cut]

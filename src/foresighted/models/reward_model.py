@@ -6,6 +6,7 @@ what enters the last linear layer, the reward is what leaves it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ class RewardModel:
     ) -> None:
         self.body = body
         self.head = head
+        self._read_at = head
         self.reader = reader
         self.tokenizer = reader.tokenizer
         self.network = RewardNetwork(body, head if pooled else None, feature_scale)
@@ -106,9 +108,20 @@ class RewardModel:
         """Where the head is, and what enters the network goes."""
         return self.head.weight.device
 
+    def with_own_head(self) -> RewardModel:
+        """Return a reward model with a head of its own, as this one's is now, and the same body, which nobody trains.
+
+        Only its features and what its head makes of them are its own: the network computes with this one's head.
+        """
+        other = copy.copy(self)
+        other.head, other.reader = copy.deepcopy(self.head), copy.copy(self.reader)
+        return other
+
     def trainable(self) -> dict[str, Tensor]:
         """Return the parameters that training changes, by name."""
-        head = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        head: dict[str, Tensor] = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        if self.head_only:
+            return head
         own = {id(p) for p in head.values()}
         body = {f"body.{name}": p for name, p in self.body.named_parameters() if p.requires_grad and id(p) not in own}
         return head | body
@@ -126,7 +139,7 @@ class RewardModel:
         batch = self.encode(prompts, responses)
         if self.network.head is not None:
             return self.network.pooled(**batch)
-        hook = self.head.register_forward_hook(lambda _module, args, _output: args[0])
+        hook = self._read_at.register_forward_hook(lambda _module, args, _output: args[0])
         try:
             features = self.network.logits(**batch)
         finally:

@@ -72,6 +72,22 @@ class Trunk:
             for block in below:
                 vars(block).pop("forward", None)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let the blocks above hand on what enters them: a pass computes the trunk, and its layers of the cache."""
+        above = list(self._blocks[self.first :])
+
+        def forward(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+            return (hidden_states,) if self._in_tuple else hidden_states
+
+        try:
+            for block in above:
+                block.forward = forward
+            yield
+        finally:
+            for block in above:
+                vars(block).pop("forward", None)
+
     def _handing_on(self, states: Tensor, place: int) -> Any:
         # A cache counts its tokens by its lowest layer, so each layer that is passed over keeps one number a token.
         blank = states.new_zeros(len(states), 1, states.shape[1], 1)

@@ -92,8 +92,18 @@ class CompareConfig(Settings):
         ("rlhf", "practical"), "comparison", "forms of steering, each with settings of its own: rlhf,relaxed:gamma=1"
     )
     seeds: tuple[int, ...] = setting((0,), "comparison", "seeds of each arm: 0,1,2 or 0:3", low=0)
+    side_by_side: int | None = setting(
+        None,
+        "comparison",
+        "runs played at a time in one process and one batch (default: as many as memory holds; 1: each in a process of"
+        " its own)",
+        low=1,
+    )
     jobs: int | None = setting(
-        None, "comparison", "runs at a time (default: one a CPU core; one on an accelerator)", low=1
+        None,
+        "comparison",
+        "processes at a time, of runs that are played apart (default: one a CPU core; one on an accelerator)",
+        low=1,
     )
 
     def _rules(self) -> Iterable[tuple[bool, str]]:

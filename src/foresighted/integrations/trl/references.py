@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from foresighted.alignment.round import log_ratio
 from foresighted.errors import NumericalError
 from foresighted.integrations.trl.config import FPOConfig, settled
 from foresighted.integrations.trl.groups import prompt_id
@@ -148,7 +147,9 @@ class FrozenPolicy:
         with _evaluating(policy.model, self._writer.model):
             for start in range(0, len(asked), self._chunk):
                 rows = range(start, min(start + self._chunk, len(asked)))
-                found += log_ratio(policy, [asked[i] for i in rows], said.rows(rows)).tolist()
+                texts, own = [asked[i] for i in rows], said.rows(rows)
+                now = policy.log_likelihood(texts, own)
+                found += (now - policy.log_likelihood(texts, own, frozen=True)).tolist()
         for prompt, ratio in zip(prompts, found, strict=True):
             if not abs(ratio) < float("inf"):
                 raise NumericalError(

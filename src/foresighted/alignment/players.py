@@ -1,0 +1,128 @@
+"""The players of one run, or of several that share what is frozen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from foresighted.alignment.follower import Follower
+from foresighted.alignment.foresight import Foresight
+from foresighted.alignment.given import Given
+from foresighted.alignment.round import Loop
+from foresighted.alignment.start import Start
+from foresighted.alignment.together import Together
+from foresighted.errors import RunError
+from foresighted.labels.asking import Asker, load_labels
+from foresighted.labels.buffer import Counts
+from foresighted.models.learner import Learner, policy_learner, reward_model_learner
+from foresighted.models.loading import load_policy, load_reward_model
+from foresighted.models.policy import Policy
+from foresighted.models.reward_model import RewardModel
+from foresighted.models.stacked import Stack
+from foresighted.settings import TrainConfig
+from foresighted.types import Prompt
+
+
+def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start: Path) -> Loop:
+    """Load the players of a run, who have learnt nothing yet; no file is written."""
+    device = _prepared(config)
+    policy = load_policy(config, device, **_copied(given.policy))
+    reward_model = load_reward_model(config, device, **_copied(given.reward_model))
+    labels = load_labels(config, policy, device, given.labels)
+    learner = policy_learner(policy.trainable(), config)
+    return _loop(config, policy, learner, reward_model, labels, Start(start, config, policy, labels, prompts))
+
+
+class Shared:
+    """What runs of one comparison have in common, loaded once; no file is written.
+
+    It is the frozen policy, the labeller and, where a head alone is trained and read, the reward model's body.
+
+    Args:
+        config: of any of the runs.
+        given: objects in place of names.
+        prompts: for training.
+    """
+
+    def __init__(self, config: TrainConfig, given: Given, prompts: Sequence[Prompt]) -> None:
+        self.device = _prepared(config)
+        self.policy = load_policy(config, self.device, **_copied(given.policy))
+        self._given, self._prompts = given, prompts
+        self._labels = load_labels(config, self.policy, self.device, given.labels)
+        self._reward_model = self._loaded(config)
+
+    def _loaded(self, config: TrainConfig) -> RewardModel:
+        return load_reward_model(config, self.device, **_copied(self._given.reward_model))
+
+    def loops(
+        self, configs: Sequence[TrainConfig], starts: Sequence[Path], stack: Stack
+    ) -> tuple[list[Loop], Together]:
+        """Return the players of some runs, who have learnt nothing yet, and who does what they ask.
+
+        Args:
+            configs: which differ in what an arm may set, and in the seed.
+            starts: folder of references and first reward model of each.
+            stack: of the policy.
+        """
+        heads = all(config.reward_model_train == config.scope == "head" for config in configs)
+        kept: dict[Path, Start] = {}
+        loops = []
+        for config, start in zip(configs, starts, strict=True):
+            reward_model = self._reward_model.with_own_head() if heads else self._loaded(config)
+            labels = self._labels.with_seed(config.seed)
+            own = kept.setdefault(start, Start(start, config, self.policy, labels, self._prompts))
+            learner = policy_learner(stack.fresh(config.seed), config)
+            loops.append(_loop(config, self.policy, learner, reward_model, labels, own))
+        return loops, Together(loops, stack, self._reward_model.features if heads else None)
+
+
+def _loop(
+    config: TrainConfig, policy: Policy, policy_learner: Learner, reward_model: RewardModel, labels: Asker, start: Start
+) -> Loop:
+    learner = reward_model_learner(reward_model.trainable(), config)
+    follower = Follower(reward_model, learner, config=config)
+    foresight = Foresight(config, reward_model, learner.optimizer, references=config.references)
+    return Loop(config, policy, policy_learner, follower, foresight, labels, start)
+
+
+def _prepared(config: TrainConfig) -> torch.device:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return find_device(config)
+
+
+def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
+    return {} if given is None else dict(zip(("model", "tokenizer"), copy.deepcopy(given), strict=True))
+
+
+def fit(loop: Loop) -> None:
+    """Fit the reward model to the initial pairs, and count their labels."""
+    first = loop.start.fit(loop.follower.reward_model)
+    labels = [pair.label for pair in first if pair.label is not None]
+    loop.follower.buffer.counts = Counts(
+        labels_total=len(labels), labels_trained=len(labels), labels_sum=math.fsum(labels)
+    )
+    loop.follower.buffer.keep(first)
+
+
+def find_device(config: TrainConfig) -> torch.device:
+    """Return the device of a run.
+
+    Raises:
+        RunError: more than one process; `foresighted train` is for one.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        raise RunError(f"started as {state.num_processes} processes; foresighted train runs in one: start it plainly")
+    try:
+        found = torch.zeros(1, device=state.device if config.device == "auto" else config.device)
+        found.item()  # a device that computes: meta has none
+        return found.device
+    except (RuntimeError, AssertionError):  # unknown; not in this build of torch or this machine
+        raise RunError(f"device: torch has no {config.device!r} here; use auto, cpu, cuda, cuda:1 or mps") from None
