@@ -50,8 +50,10 @@ def rehearse(
         ForesightedError: bad input; nothing that was in `out` before is changed.
         Stopped: after an interrupt, with nothing to report yet.
     """
-    from foresighted.alignment.compare import Run, compare
-    from foresighted.alignment.run import find_device
+    from foresighted.alignment.compare import compare
+    from foresighted.alignment.players import find_device
+    from foresighted.alignment.side_by_side import Run
+    from foresighted.alignment.within import compare_within
 
     train, loops = config.train, out / LOOPS
     check_prompts(train, given)
@@ -72,7 +74,10 @@ def rehearse(
         if given.prompts is not None:
             write(out / PROMPTS, given.prompts)
         try:
-            compare(config.comparison, loops, resume=True, on_progress=on_rounds, given=given)
+            if config.minutes is None:
+                compare(config.comparison, loops, resume=True, on_progress=on_rounds, given=given)
+            else:
+                compare_within(config.comparison, loops, config.minutes, on_progress=on_rounds, given=given)
         except (Stopped, RunError) as error:
             if isinstance(error, RunError) and not played:  # of the input
                 raise

@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, LogitsProcessorList
 
 from foresighted.errors import NumericalError, one_line
+from foresighted.models.cache import make_room
 from foresighted.models.noise import NucleusSampler
 from foresighted.models.rollout import Prefix, Rollout, ids_of
 from foresighted.models.stacked import Adapter, Stack, find_stack
@@ -194,6 +195,7 @@ class Policy:
             cache = self._read_all(model, prefix, seen) if read_once else None
             if cache is not None:
                 cache.batch_repeat_interleave(n)
+                make_room(cache, decoding.max_new_tokens)
             output = model.generate(
                 input_ids=prefix.tokens.repeat_interleave(n, 0),
                 attention_mask=prefix.mask.repeat_interleave(n, 0),
@@ -350,8 +352,8 @@ class Policy:
                 logits_to_keep=responses.tokens.shape[1],
             ).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        log_p = logits.gather(-1, responses.tokens[..., None])[..., 0] - logits.logsumexp(-1)
-        masked: Tensor = log_p * responses.mask
+        nats = nn.functional.cross_entropy(logits.flatten(0, 1), responses.tokens.flatten(), reduction="none")
+        masked: Tensor = -nats.view_as(responses.tokens) * responses.mask
         return masked
 
     def _below(self, states: Tensor | None) -> AbstractContextManager[None]:
