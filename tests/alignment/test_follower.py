@@ -66,14 +66,14 @@ def test_auto_stops_where_held_back_pairs_are_read_best(tiny):
     held, rest = partition(pairs)
     assert 0 < len(held) < 20
     assert len(held) + len(rest) == 60
-    before = follower._loss(held)
+    before = follower._fit_to(held).now()
     follower.buffer.add(pairs, read=60)
     assert follower.update() is not None
-    best = follower._loss(held)
+    best = follower._fit_to(held).now()
     assert best <= before
     for _ in range(3):  # each further step from here is no better, or auto would have taken it
-        follower._learn(rest, 1)
-    assert follower._loss(held) >= best - 1e-3
+        follower._learn(follower._fit_to(rest), 1)
+    assert follower._fit_to(held).now() >= best - 1e-3
 
 
 def test_auto_with_few_pairs_takes_one_step_and_says_so(tiny, caplog):

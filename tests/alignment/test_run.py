@@ -318,10 +318,14 @@ def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_pa
     assert _bytes(tmp_path / "run") == _bytes(tmp_path / "unbroken")
 
 
+def _nothing(policy, _prompts, responses, **_):
+    return next(iter(policy.trainable().values())).sum() * torch.nan * responses.mask
+
+
 def test_a_loss_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
     from foresighted.models.policy import Policy
 
-    monkeypatch.setattr(Policy, "loss", lambda self, *_: next(iter(self.trainable().values())).sum() * torch.nan)
+    monkeypatch.setattr(Policy, "token_log_p", _nothing)
     with pytest.raises(NumericalError, match=r"round 1: policy: loss nan"):
         train(tiny, tmp_path / "run")
 

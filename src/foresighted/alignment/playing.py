@@ -140,16 +140,23 @@ def play_rounds(
                 _log.warning("%s ends: %s", runs[place].name, row)
             else:
                 rows.append((runs[place], row))
-        stop = stopping()
-        if stop or number % config.checkpoint_every == 0 or number == config.rounds:
-            for run, _ in rows:
-                run.save()
-            for run, _ in rows:  # once all have theirs: they go on from one round
-                checkpoint.prune(run.out, config.keep_checkpoints)
+        saved = number % config.checkpoint_every == 0 or number == config.rounds
+        if saved:
+            _save([run for run, _ in rows])
         for run, row in rows:
             on_round(run, row)
-        if stop:
+        if stopping():
+            if not saved:
+                _save([run for run, _ in rows])
             raise Stopped(number)
     for run in runs:
         if run.failed is None:
             run.export()
+
+
+def _save(runs: Sequence[Playing]) -> None:
+    """Write a checkpoint of each run, then drop old ones: as long as not all have theirs, all can go on from one."""
+    for run in runs:
+        run.save()
+    for run in runs:
+        checkpoint.prune(run.out, run.loop.config.keep_checkpoints)
