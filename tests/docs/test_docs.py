@@ -153,7 +153,9 @@ def test_the_walks_name_what_exists():
     assert len(named) > 30
     for file, name in named:
         tree = ast.parse((SOURCE / file).read_text())
-        has = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+        has = {
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        }
         has |= {ast.unparse(n.target) for n in tree.body if isinstance(n, ast.AnnAssign)}
         has |= {ast.unparse(t) for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
         assert not name or name in has, f"{file} has no {name}"
