@@ -20,6 +20,8 @@ from foresighted.alignment.compared import headline
 from foresighted.alignment.comparison import summarise
 from foresighted.errors import DataError
 from foresighted.reporting import write_picture, write_report
+from foresighted.reporting.charts import Chart, Point, Series
+from foresighted.reporting.picture import svg
 from foresighted.reporting.samples import Answer, Question, Samples, read_samples, shown_prompts, shown_rounds, words_of
 from foresighted.statistics.wording import number
 from foresighted.store import records
@@ -375,6 +377,14 @@ def test_picture(comparison: Path, tmp_path: Path) -> None:
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
     assert [one.name for one in tmp_path.iterdir()] == ["chart.png"]
+
+
+@pytest.mark.parametrize(("points", "edge"), [(5, "0"), (300, "1.5")], ids=["with markers", "lines alone"])
+def test_the_legend_of_a_picture_can_be_seen_and_is_not_frayed(points: int, edge: str) -> None:
+    line = tuple(Point(float(x), float(x), None, None) for x in range(points))
+    drawn = svg([Chart("name", "Title", "x", "y", (Series("rlhf", 0, line), Series("practical", 1, line)))])
+    symbols = re.findall(r'role-legend-symbol"[^>]*><path [^>]*stroke-width="([\d.]+)"', drawn)
+    assert symbols == [edge, edge]
 
 
 @pytest.mark.slow

@@ -77,4 +77,7 @@ def _with_legend(value: Any, names: dict[int, str]) -> Any:
         domain = [names[index] for index in value["scale"]["domain"]]
         legend = {"orient": "bottom", "title": None, "symbolOpacity": 1, "symbolSize": 110, "labelLimit": 400}
         return value | {"field": "arm", "legend": legend, "scale": value["scale"] | {"domain": domain}}
-    return {key: _with_legend(item, names) for key, item in value.items()}
+    named = {key: _with_legend(item, names) for key, item in value.items()}
+    if isinstance(named.get("shape"), dict):  # the legend shows markers; an arm's dash would fray their edges
+        named["shape"]["legend"] |= {"symbolStrokeWidth": 0}
+    return named
