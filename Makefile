@@ -6,7 +6,7 @@ RUN ?= runs/demo
 WORKERS ?= 2
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test test-fast test-capabilities fuzz lint types docs ci bench bench-influence bench-trl bench-games clean
+.PHONY: help demo test test-fast test-capabilities fuzz lint types docs ci bench bench-loops bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
 	@echo "make ci      test, lint, types and docs"
 	@echo "make bench   speed of our round against the published order of work"
+	@echo "make bench-loops   24 loops side by side against the same in two processes (15 minutes)"
 	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
 	@echo "make bench-trl   what share of a GRPO step of TRL the steering costs"
 	@echo "make bench-games   seconds of the controlled games, process start to exit"
@@ -79,6 +80,9 @@ bench-games: $(VENV)/.made
 
 bench: $(VENV)/.made
 	@$(BIN)/python benchmarks/round_speed.py $(call STEP,benchmarks/round_speed.py)
+
+bench-loops: $(VENV)/.made
+	@$(BIN)/python benchmarks/side_by_side_speed.py $(call STEP,benchmarks/side_by_side_speed.py)
 
 bench-influence: $(VENV)/.made
 	@$(BIN)/python benchmarks/influence_speed.py $(call STEP,benchmarks/influence_speed.py)

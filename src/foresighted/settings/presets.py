@@ -11,7 +11,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {  # a judge that knows something, has a blind spot and learns slowly; the rest is as usual
         "arms": ("rlhf:kl_coefficient=0", "rlhf", "practical"),
         "seeds": (0,),
-        "jobs": 3,  # all arms together: two cores never wait for the last of them
         "rounds": 40,
         "system_prompt": "",
         "policy_learning_rate": 2e-3,
