@@ -41,7 +41,7 @@ def test_a_dry_run_says_what_would_be_played(foresighted, tmp_path, prompt_file)
     assert config["arms"][0] == PLAIN
     assert config["arms"][-1] == "labels:kl_coefficient=0"
     assert (config["reward_model"], config["max_new_tokens"], config["minutes"]) == ("embedded:relevance", 16, 20.0)
-    assert "# 36 loops (9 arms, seeds 0, 1, 2, 3), 576 answers of at most 16 tokens and 192 labels a round" in out
+    assert "# 18 loops (9 arms, seeds 0, 1), 288 answers of at most 16 tokens and 96 labels a round" in out
     assert not (tmp_path / "x").exists()
 
 

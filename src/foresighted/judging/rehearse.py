@@ -59,7 +59,7 @@ def rehearse(
     check_prompts(train, given)
     utility = knows_utility(train.labels, given.labels)
     device = find_device(train)
-    claim = Claim("rehearsal", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "minutes", "arms", "seeds"))
+    claim = Claim("rehearsal", to_yaml(config), (*MAY_CHANGE_ON_RESUME, "minutes", "side_by_side", "arms", "seeds"))
     ended: Ended | None = None
     played = False
 

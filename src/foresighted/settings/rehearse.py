@@ -61,7 +61,8 @@ class RehearseConfig(Settings):
         "arms in place of the usual ones, as compare takes them, the baseline first (default: plain RLHF, KL .1, .3 and"
         " 1, the default, foresight alone, a shuffled penalty, a fitted reward model, choosing by the true label)",
     )
-    seeds: tuple[int, ...] = setting((0, 1, 2, 3), "rehearsal", "seeds of each arm: 0,1,2 or 0:4", low=0)
+    seeds: tuple[int, ...] = setting((0, 1), "rehearsal", "seeds of each arm: 0,1,2 or 0:4", low=0)
+    side_by_side: int | None = setting(None, "rehearsal", "loops at a time, as in compare", low=1)
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
         yield (
@@ -77,7 +78,7 @@ class RehearseConfig(Settings):
     @property
     def comparison(self) -> CompareConfig:
         """The same as arms and seeds of a comparison."""
-        return CompareConfig(train=self.train, arms=self.arms, seeds=self.seeds)
+        return CompareConfig(train=self.train, arms=self.arms, seeds=self.seeds, side_by_side=self.side_by_side)
 
     def with_arms(self, *, utility: bool) -> Self:
         """Return the same with its arms named.
