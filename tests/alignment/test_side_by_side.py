@@ -14,6 +14,7 @@ from foresighted.alignment import players, side_by_side
 from foresighted.alignment.compare import compare
 from foresighted.alignment.given import Given
 from foresighted.alignment.run import train
+from foresighted.alignment.within import compare_within
 from foresighted.errors import ConfigError, RunError
 from foresighted.models.loading import load_policy
 from foresighted.settings import CompareConfig
@@ -137,6 +138,16 @@ def test_more_runs_than_memory_holds_are_refused_and_fewer_are_played_by_turns(
     assert f"memory holds {fits} of 200 runs" in caplog.text
     kept.append(10**15)
     assert plays.at_a_time(tmp_path, None, 200) == fits  # as before
+
+
+def test_rounds_are_those_that_the_minutes_hold(config, tmp_path, monkeypatch):
+    longer = replace(config, train=replace(config.train, rounds=12, heldout_every=6))
+    with pytest.raises(ConfigError, match=r"minutes: got 1e-05, enough for 2 rounds of 2 loops .* give \d+ minutes"):
+        compare_within(longer, tmp_path / "out", 1e-5)
+    assert compare_within(longer, tmp_path / "out", 60) == 12  # as many as there may be, from where it stood
+    assert compare_within(longer, tmp_path / "out", 1e-5) == 12  # counted once and for all
+    rows = read(arm_directory(tmp_path / "out", "rlhf", 0) / records.ROUNDS, records.RoundRow)
+    assert [row.round for row in rows] == list(range(1, 13))
 
 
 def side_by_side_prompts(config):

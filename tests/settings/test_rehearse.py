@@ -54,7 +54,7 @@ def test_labels_are_counted_before_anything_is_played(told):
     told(config.announced(utility=True), "18 loops (9 arms, seeds 0, 1)", "288 answers of at most 16 tokens",
          "96 labels a round", "20 minutes", "60 at most")  # fmt: skip
     fixed = RehearseConfig(train=SLOW, minutes=None).with_arms(utility=False)
-    told(fixed.announced(utility=False), "32 loops", "or more labels for win rates", "60 rounds")
+    told(fixed.announced(utility=False), "16 loops", "or more labels for win rates", "60 rounds")
 
 
 def test_a_new_head_is_fitted_first():

@@ -86,7 +86,7 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
 
     # Where the form, the choice or the reward model needs labels of all candidates, they are read before the choice.
     pairs = _pairs(groups, references, scores)
-    if every := _reads_all_labels(config):
+    if every := config.reads_all_labels:
         await Labels(pairs)
 
     # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
@@ -151,11 +151,6 @@ def distance_cost(config: Distance, kl: Tensor, worth: Tensor) -> Tensor:
     """
     unit = within_prompts(worth) if config.kl_unit == "share" else 1.0
     return config.kl_coefficient * unit * kl
-
-
-def _reads_all_labels(config: TrainConfig) -> bool:
-    """Return whether a run reads a label of every candidate (N a prompt) or of winners alone (one a prompt)."""
-    return config.reads_labels or config.selection == "labels" or config.reward_model_pairs == "all"
 
 
 def _names(config: TrainConfig, references: Sequence[ReferenceRow]) -> list[tuple[int, str, int]]:

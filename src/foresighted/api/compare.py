@@ -61,8 +61,7 @@ def compare(
     """Run several arms and seeds, everything else held fixed; what `foresighted compare` runs.
 
     Args:
-        prompts: as in `train`. With prompts or labels that are objects the runs are played in this process, one after
-            another; with names only, in processes of their own.
+        prompts: as in `train`. The runs are played side by side in this process.
         labels: as in `train`.
         out: the comparison's directory; None for a new folder under `runs/`.
         resume: go on with the comparison in `out`; a run that is finished is left as it is.

@@ -79,4 +79,4 @@ class NucleusSampler(LogitsProcessor):  # type: ignore[misc]  # transformers shi
         self.finite &= top[:, 0].isfinite()  # the largest is NaN where any is
         kept = torch.where(before < self.top_p, top + gumbel(self.rows, self.step, tokens), -torch.inf)
         self.step += 1
-        return torch.full_like(log_p, -torch.inf).scatter_(-1, tokens, kept)
+        return log_p.fill_(-torch.inf).scatter_(-1, tokens, kept)

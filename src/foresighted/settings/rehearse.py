@@ -101,7 +101,7 @@ class RehearseConfig(Settings):
     def labels_a_round(self) -> int:
         """Preferences that all loops together read in a round, equal pairs counted as often as they occur."""
         each = (self.comparison.arm(arm, self.seeds[0]) for arm in self.arms)
-        return len(self.seeds) * sum(labels_a_round(one) for one in each)
+        return len(self.seeds) * sum(one.labels_a_round for one in each)
 
     def announced(self, *, utility: bool) -> str:
         """Return what will be played and read, in words, before anything is."""
@@ -118,12 +118,6 @@ class RehearseConfig(Settings):
             f"{loops} loops ({len(self.arms)} arms, seeds {', '.join(map(str, self.seeds))}), {answers} answers of at"
             f" most {train.max_new_tokens} tokens and {self.labels_a_round} labels a round{wins}: {rounds}"
         )
-
-
-def labels_a_round(config: TrainConfig) -> int:
-    """Return the preferences that a run reads in a round: of every candidate, or one a prompt."""
-    every = config.reads_labels or config.selection == "labels" or config.reward_model_pairs == "all"
-    return config.prompts_per_round * (config.candidates if every else 1)
 
 
 def _usual_arms(train: TrainConfig, *, utility: bool) -> Iterable[str]:

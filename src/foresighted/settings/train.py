@@ -196,6 +196,16 @@ class TrainConfig(SteeringConfig):
         return tuple(name for name in names if getattr(self, name) != settings(TrainConfig)[name].default)
 
     @property
+    def reads_all_labels(self) -> bool:
+        """Whether a run reads a label of every candidate (N a prompt), or of one a prompt."""
+        return self.reads_labels or self.selection == "labels" or self.reward_model_pairs == "all"
+
+    @property
+    def labels_a_round(self) -> int:
+        """Preferences that a run reads in a round."""
+        return self.prompts_per_round * (self.candidates if self.reads_all_labels else 1)
+
+    @property
     def pairs_a_round(self) -> int:
         """Pairs that the reward model gets to learn from in a round."""
         return self.prompts_per_round * (self.candidates if self.reward_model_pairs == "all" else 1)
