@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
-from foresighted.alignment.players import find_device
+from foresighted.alignment.players import find_device, with_dtype
 from foresighted.alignment.run import check_kept, finished, run_claim, train
 from foresighted.alignment.side_by_side import Apart, Run, SideBySide, play_side_by_side
 from foresighted.errors import RunError, Stopped
@@ -61,6 +62,8 @@ def compare(
         ForesightedError: bad input, or a run that ended with an error (its own line is passed on).
         Stopped: after an interrupt, with every running round finished and saved.
     """
+    loops = 1 if config.side_by_side == 1 else len(config.arms) * len(config.seeds)
+    config = replace(config, train=with_dtype(config.train, out, loops))
     prompts = load_prompts(
         config.train.prompts if given.prompts is None else given.prompts, limit=config.train.prompt_limit
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from foresighted.labels.buffer import Counts
 from foresighted.models.learner import Learner, policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
 from foresighted.models.policy import Policy
+from foresighted.models.precision import faster
 from foresighted.models.reward_model import RewardModel
 from foresighted.models.stacked import Stack
-from foresighted.settings import TrainConfig
+from foresighted.settings import TrainConfig, read_yaml
+from foresighted.store.directory import CONFIG
 from foresighted.types import Prompt
+
+_log = logging.getLogger(__name__)
 
 
 def players(config: TrainConfig, given: Given, prompts: Sequence[Prompt], start: Path) -> Loop:
@@ -109,6 +115,22 @@ def fit(loop: Loop) -> None:
         labels_total=len(labels), labels_trained=len(labels), labels_sum=math.fsum(labels)
     )
     loop.follower.buffer.keep(first)
+
+
+def with_dtype(config: TrainConfig, out: Path, loops: int) -> TrainConfig:
+    """Return the same settings with the precision that `auto` comes to.
+
+    It is what the directory says, else the faster one for the rows of so many loops, said in one line.
+    """
+    if config.dtype != "auto":
+        return config
+    saved = read_yaml(out / CONFIG).get("dtype") if (out / CONFIG).exists() else None
+    if saved in ("float32", "bfloat16", "float16"):
+        return replace(config, dtype=saved)
+    rows = loops * config.prompts_per_round * config.candidates
+    found = faster(_prepared(config), rows)
+    _log.warning("dtype: %s is the faster one here for %d rows", found, rows)
+    return replace(config, dtype=found)  # type: ignore[arg-type]
 
 
 def find_device(config: TrainConfig) -> torch.device:

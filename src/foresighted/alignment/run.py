@@ -20,7 +20,7 @@ from accelerate.tracking import get_available_trackers
 from foresighted.alignment import checkpoint
 from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
 from foresighted.alignment.kept import Kept
-from foresighted.alignment.players import find_device, players
+from foresighted.alignment.players import find_device, players, with_dtype
 from foresighted.alignment.playing import MANIFEST, POLICY, Playing, play_rounds
 from foresighted.alignment.together import Alone
 from foresighted.errors import RunError
@@ -59,7 +59,7 @@ def train(
         ForesightedError: bad input; nothing in `out` that was there before is changed.
         Stopped: after an interrupt, with the round finished and saved.
     """
-    config = config.resolved()
+    config = with_dtype(config.resolved(), out, 1)
     given.check(config)
     prompts = load_prompts(config.prompts if given.prompts is None else given.prompts, limit=config.prompt_limit)
     claim = run_claim(config)
