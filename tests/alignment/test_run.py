@@ -318,6 +318,12 @@ def test_a_reward_that_is_not_finite_stops_with_round_and_candidate(tiny, tmp_pa
     assert _bytes(tmp_path / "run") == _bytes(tmp_path / "unbroken")
 
 
+def test_a_policy_that_has_run_away_is_named(tiny, tmp_path):
+    told = r"^round 2: the policy gives no numbers for its next token; lower policy_learning_rate.*is whole$"
+    with pytest.raises(NumericalError, match=told):
+        train(replace(tiny, policy_learning_rate=1e30, rounds=3), tmp_path / "run")
+
+
 def _nothing(policy, _prompts, responses, **_):
     return next(iter(policy.trainable().values())).sum() * torch.nan * responses.mask
 

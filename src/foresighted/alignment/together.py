@@ -29,7 +29,7 @@ from foresighted.alignment.round import Loop
 from foresighted.errors import ForesightedError, NumericalError
 from foresighted.labels.asking import merged, read_together, utility_together
 from foresighted.models.policy import NOT_FINITE, Policy
-from foresighted.models.rollout import Rollout
+from foresighted.models.rollout import Rollout, ids_of
 from foresighted.models.stacked import Stack
 
 ROWS = 128
@@ -88,10 +88,16 @@ class Alone:
         self._loop = loop
 
     def __call__(self, turn: Turn) -> dict[int, Any]:
-        """Return the answer of each request."""
+        """Return the answer of each request, or why there is none."""
         return {place: self._answer(request) for place, request in turn.items()}
 
     def _answer(self, request: Request[Any]) -> Any:
+        try:
+            return self._done(request)
+        except NumericalError as error:  # of this experiment alone
+            return error
+
+    def _done(self, request: Request[Any]) -> Any:
         loop, policy = self._loop, self._loop.policy
         match request:
             case Sample():
@@ -190,7 +196,13 @@ class Together:
         if frozen:
             prompts = [prompt for request in frozen.values() for prompt in request.prompts]
             responses = _joined([request.responses for request in frozen.values()])
-            said = self._policy.log_likelihood(prompts, responses, frozen=True, chunk=ROWS)
+            rows = list(zip(prompts, map(tuple, ids_of(responses.tokens, responses.mask)), strict=True))
+            places = {row: place for place, row in reversed(list(enumerate(rows)))}  # where arms still agree, most do
+            once = sorted(places.values())
+            asked = [prompts[place] for place in once]
+            read = self._policy.log_likelihood(asked, responses.rows(once), frozen=True, chunk=ROWS)
+            found = dict(zip(once, read, strict=True))
+            said = torch.stack([found[places[row]] for row in rows])
             parts = torch.split(said, [len(request.prompts) for request in frozen.values()])
             answers |= dict(zip(frozen, parts, strict=True))
         return answers
