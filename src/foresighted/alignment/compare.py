@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from foresighted.alignment.given import NAMES_ONLY, PROMPTS, Given
+from foresighted.alignment.parent import PARENT
 from foresighted.alignment.players import find_device, with_dtype
 from foresighted.alignment.run import check_kept, finished, run_claim, train
 from foresighted.alignment.side_by_side import Apart, Run, SideBySide, play_side_by_side
@@ -193,8 +194,9 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 def _launch(run: Run, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "foresighted", "train", "--out", str(run.directory), "--resume", "--quiet"]
     command += ["--start", str(start_directory(out, run.seed))]
+    own = os.environ | {PARENT: str(os.getpid())}
     with (run.directory / LOG).open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own)
 
 
 def _failure(run: Run, process: subprocess.Popen[bytes]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from foresighted.alignment.parent import end_with_parent
 from foresighted.api.arguments import configured
 from foresighted.api.train import train
 from foresighted.cli.options import add_run_flags, add_settings, given, places
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         load_prompts(config.prompts, limit=config.prompt_limit)
         print(to_yaml(config), end="")
         return
+    end_with_parent()
     train(**values, **places(args), start=args.start, progress=not args.quiet)
     if not args.quiet:
         print(f"records and policy: {args.out}")
