@@ -103,10 +103,11 @@ def test_paper_preset_runs_with_tiny_models_of_its_architectures(
 
 @pytest.fixture(scope="module")
 def comparison(tiny, tmp_path_factory):
-    """A comparison run by the real command in a process of its own: two arms, at the same time."""
+    """A comparison run by the real command: two arms at the same time, each in a process of its own."""
     folder = tmp_path_factory.mktemp("comparison")
     (folder / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=2)))
     words = ["compare", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "c"), "--jobs", "2"]
+    words += ["--side-by-side", "1"]
     command = [sys.executable, "-m", "foresighted", *words, "--arms", "rlhf,relaxed:gamma=5", "--seeds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -134,11 +135,12 @@ def test_compare_resumes_and_adds_an_arm_without_touching_the_others(comparison,
     out, _ = comparison
     before = {p: p.stat().st_mtime_ns for p in out.glob("arms/*/*/candidates.jsonl")}
     assert foresighted("compare", "--out", out)[0] == 2
-    code, text, err = foresighted("compare", "--out", out, "--resume", "--arms", "rlhf,relaxed:gamma=5,practical")
+    more = ["--arms", "rlhf,relaxed:gamma=5,practical,shuffled", "--side-by-side", "4"]
+    code, text, err = foresighted("compare", "--out", out, "--resume", *more)
     assert code == 0, err
     assert "practical" in text
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert (arm_directory(out, "practical", 0) / "policy").is_dir()
+    assert all((arm_directory(out, arm, 0) / "policy").is_dir() for arm in ("practical", "shuffled"))
 
 
 @pytest.mark.processes
@@ -153,7 +155,7 @@ def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tm
 @pytest.mark.processes
 def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path, tiny_llama):
     flags = ["--config", config_file, "--reward-model", tiny_llama, "--arms", "rlhf", "--seeds", "0"]
-    code, _, err = foresighted("compare", "--out", tmp_path / "c", *flags)
+    code, _, err = foresighted("compare", "--out", tmp_path / "c", *flags, "--side-by-side", "1")
     assert code == 2
     assert "arm rlhf, seed 0: reward_model:" in err
     assert "is a LlamaForCausalLM" in err
@@ -163,11 +165,14 @@ def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path,
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_comparison_leaves_no_process_and_resumes(config_file, start_foresighted, tmp_path, sent, code):
+@pytest.mark.parametrize(("sent", "code", "at_a_time"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
+def test_an_interrupted_comparison_leaves_no_process_and_resumes(
+    config_file, start_foresighted, tmp_path, sent, code, at_a_time
+):
     """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""
     out = tmp_path / "c"
     flags = ["--rounds", 5000, "--heldout-every", 5000, "--arms", "rlhf,practical", "--seeds", 0, "--jobs", 2]
+    flags += ["--side-by-side", at_a_time]
     process = start_foresighted("compare", "--config", config_file, "--out", out, *flags, "--quiet")
     records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
     deadline = time.monotonic() + 300
