@@ -1,4 +1,4 @@
-"""Resume a run in a process of its own and die by SIGKILL in the middle of a write: run with CONFIG, OUT, KILL_AT."""
+"""Resume a run, or a comparison, and die by SIGKILL in the middle of a write: run with CONFIG, OUT, KILL_AT."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import signal
 from pathlib import Path
 
+from foresighted.alignment.compare import compare
 from foresighted.alignment.run import train
+from foresighted.settings import CompareConfig
 from foresighted.store import files, tensors
 
 
 def run_and_die(config, out: Path, kill_at: int | None) -> None:
-    """Resume a run; with `kill_at`, kill this process halfway through its write number `kill_at`."""
+    """Resume a run, or runs side by side; kill this process halfway through its write number `kill_at`, if any."""
     count = 0
 
     def dying(original, halfway=None):
@@ -39,7 +41,7 @@ def run_and_die(config, out: Path, kill_at: int | None) -> None:
         tensors.save_file = dying(tensors.save_file, half_a_file)
         os.replace = dying(os.replace)
         Path.rename = dying(Path.rename)
-    train(config, out, resume=True)
+    (compare if isinstance(config, CompareConfig) else train)(config, out, resume=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +87,19 @@ def test_a_set_goes_on_to_the_same_bits_from_one_round(config, played, tmp_path)
     shutil.rmtree(behind / "policy")
     shutil.rmtree(ahead / "policy")
     compare(config, out, resume=True)
+    assert _bytes(out) == _bytes(played)
+
+
+@pytest.mark.processes
+def test_a_set_that_is_killed_again_and_again_ends_in_the_same_bits(config, played, tmp_path, script, start_script):
+    out, rng, ended = tmp_path / "out", random.Random(0), []
+    while not ended or ended[-1] != 0:
+        kill_at = rng.randint(2, 24) if len(ended) < 6 else None
+        process = start_script(script("dying.py"), names={"CONFIG": config, "OUT": out, "KILL_AT": kill_at})
+        process.join()
+        ended.append(process.exitcode)
+        assert ended[-1] in (0, -signal.SIGKILL), process.stderr
+    assert len(ended) > 3, "it got to its end before it could be killed"
     assert _bytes(out) == _bytes(played)
 
 

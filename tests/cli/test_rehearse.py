@@ -8,7 +8,7 @@ import shutil
 import pytest
 import yaml
 
-from foresighted.alignment import compare
+from foresighted.alignment import compare, within
 from foresighted.errors import Stopped
 
 PLAIN = "rlhf:kl_coefficient=0"
@@ -31,6 +31,7 @@ def played(monkeypatch, synthetic, tmp_path):
             raise Stopped(stop)
 
     monkeypatch.setattr(compare, "compare", play)
+    monkeypatch.setattr(within, "compare_within", lambda config, out, _minutes, **more: play(config, out, **more))
     return asked
 
 

@@ -43,7 +43,9 @@ def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, tmp_path):
     for word, path in (("PROMPTS", tiny.prompts), ("POLICY", tiny.policy), ("REWARD_MODEL", tiny.reward_model)):
         text = text.replace(f": {word}\n", f": {path}\n")
     config.write_text(text)
-    asked = replace(tiny, rounds=4, checkpoint_every=2, heldout_every=2, gamma=0.3, gamma_unit="raw")
+    asked = replace(
+        tiny, rounds=4, checkpoint_every=2, heldout_every=2, gamma=0.3, gamma_unit="raw", influence_chunk=64
+    )
     train(asked, out, resume=True)
     here = json.loads((EARLIER / "half" / "environment.json").read_text())
     now = json.loads((out / "environment.json").read_text())
