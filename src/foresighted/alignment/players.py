@@ -85,7 +85,7 @@ class Shared:
             own = kept.setdefault(start, Start(start, config, self.policy, labels, self._prompts))
             learner = policy_learner(stack.fresh(config.seed), config)
             loops.append(_loop(config, self.policy, learner, reward_model, labels, own))
-        return loops, Together(loops, stack, self._reward_model.features if heads else None)
+        return loops, Together(loops, stack, self._reward_model if heads else None)
 
 
 def _loop(

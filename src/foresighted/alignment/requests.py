@@ -31,11 +31,6 @@ class Request(Generic[T]):
     def __await__(self) -> Generator[Request[T], T, T]:
         return (yield self)
 
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """What requests must have in common to be one batch."""
-        return ()
-
 
 @dataclass(frozen=True, eq=False)
 class Sample(Request[Rollout]):
@@ -48,7 +43,7 @@ class Sample(Request[Rollout]):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Prompts, and responses to each."""
+        """What requests must have in common to be one batch: prompts, and responses to each."""
         return len(self.prompts), self.n
 
 
@@ -74,7 +69,7 @@ class TokenLogP(Request[Tensor]):
 
     @property
     def shape(self) -> tuple[int, bool, bool]:
-        """Rows, and how they are read."""
+        """What requests must have in common to be one batch: rows, and how they are read."""
         return len(self.prompts), self.share, self.gradient
 
 
@@ -86,11 +81,6 @@ class LogLikelihood(Request[Tensor]):
     prompts: Sequence[str]
     responses: Rollout
     frozen: bool
-
-    @property
-    def shape(self) -> tuple[int, bool]:
-        """Rows, and by which policy."""
-        return len(self.prompts), self.frozen
 
 
 @dataclass(frozen=True, eq=False)

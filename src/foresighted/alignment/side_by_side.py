@@ -11,11 +11,10 @@ from pathlib import Path
 
 from foresighted.alignment import checkpoint
 from foresighted.alignment.given import PROMPTS, Given
-from foresighted.alignment.kept import Kept
 from foresighted.alignment.players import Shared
 from foresighted.alignment.playing import Playing, play_rounds
 from foresighted.alignment.requests import TokenLogP
-from foresighted.alignment.run import finished, first_by_hash, interrupts, memory, run_claim
+from foresighted.alignment.run import check_kept, finished, first_by_hash, interrupts, memory, run_claim
 from foresighted.alignment.together import ROWS, SAMPLED, token_log_p
 from foresighted.errors import ConfigError, RunError
 from foresighted.models import noise
@@ -146,10 +145,11 @@ class SideBySide:
         self, runs: Sequence[Run], configs: Sequence[TrainConfig], starts: Sequence[Path]
     ) -> list[checkpoint.Found | None]:
         """Return what each run goes on from: all from one round, where a process died while it saved them."""
-        for config, start in zip(configs, starts, strict=True):
-            Kept(start, config, self._prompts.train).check()
+        newest = [
+            check_kept(config, run.directory, self._prompts, start)
+            for run, config, start in zip(runs, configs, starts, strict=True)
+        ]
         asked = [(run.directory, config, self._digest) for run, config in zip(runs, configs, strict=True)]
-        newest = [checkpoint.find(*one) for one in asked]
         rounds = [0 if found is None else found.state.round for found in newest]
         least = min(rounds)
         states = []

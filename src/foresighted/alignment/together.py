@@ -29,6 +29,7 @@ from foresighted.alignment.round import Loop
 from foresighted.errors import ForesightedError, NumericalError
 from foresighted.labels.asking import merged, read_together, utility_together
 from foresighted.models.policy import NOT_FINITE, Policy
+from foresighted.models.reward_model import RewardModel
 from foresighted.models.rollout import Rollout, ids_of
 from foresighted.models.stacked import Stack
 
@@ -135,16 +136,14 @@ class Together:
     Args:
         loops: the experiments, by place; their policy is one object, and the labeller that they ask, too.
         stack: of that policy.
-        features: reads the inputs of everybody's head; None where reward models are trained further down.
+        reward_model: reads the inputs of everybody's head; None where reward models are trained further down.
     """
 
-    def __init__(
-        self, loops: Sequence[Loop], stack: Stack, features: Callable[[list[Any], list[Any]], Tensor] | None
-    ) -> None:
+    def __init__(self, loops: Sequence[Loop], stack: Stack, reward_model: RewardModel | None) -> None:
         self._loops = loops
         self._policy = loops[0].policy
         self._stack = stack
-        self._features = features
+        self._reward_model = reward_model
 
     def __call__(self, turn: Turn) -> Mapping[int, Any]:
         """Return the answer of each request."""
@@ -156,8 +155,8 @@ class Together:
                 return self._in_batches(turn)
             case LogLikelihood():
                 return self._likelihoods(turn)
-            case Features() if self._features is not None:
-                answers: Sequence[Any] = self._read(loops, asked, self._features)
+            case Features() if self._reward_model is not None:
+                answers: Sequence[Any] = self._read(loops, asked, self._reward_model)
             case Utilities():
                 answers = utility_together([(x.labels, r.prompts, r.texts) for x, r in zip(loops, asked, strict=True)])
             case Labels():
@@ -207,13 +206,13 @@ class Together:
             answers |= dict(zip(frozen, parts, strict=True))
         return answers
 
-    def _read(
-        self, loops: Sequence[Loop], asked: Sequence[Features], features: Callable[[list[Any], list[Any]], Tensor]
-    ) -> list[Tensor]:
+    def _read(self, loops: Sequence[Loop], asked: Sequence[Features], model: RewardModel) -> list[Tensor]:
         rows, places = merged([list(zip(request.prompts, request.texts, strict=True)) for request in asked])
-        said = features([prompt for prompt, _ in rows], [text for _, text in rows])
-        for loop, request in zip(loops, asked, strict=True):
-            loop.follower.reward_model.reader.count_cut(request.prompts, request.texts)
+        before = model.reader.cut
+        said = model.features([prompt for prompt, _ in rows], [text for _, text in rows])
+        if model.reader.cut > before:  # whose they were is only then worth another look
+            for loop, request in zip(loops, asked, strict=True):
+                loop.follower.reward_model.reader.count_cut(request.prompts, request.texts)
         return [said[own] for own in places]
 
 
