@@ -6,7 +6,10 @@ A part is a comparison of its own. Arms and seeds may be added to one that has b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from foresighted.models.embedded import policy_source
 
 MAIN: dict[str, Any] = {"rounds": 100, "heldout_every": 20, "heldout_prompts": 48}
 """What every part sets beside the preset `demo`."""
@@ -29,8 +32,13 @@ class Part:
     """Beside those of the preset and of `MAIN`."""
 
     def arguments(self) -> dict[str, Any]:
-        """Return what `foresighted.compare` is called with, but for the directory."""
-        return {"preset": "demo", **MAIN, **self.settings, "arms": list(self.arms), "seeds": list(self.seeds)}
+        """Return what `foresighted.compare` is called with, but for the directory.
+
+        In a setting, `{here}` is the folder of the study and `{policy}` that of the embedded policy.
+        """
+        places = {"here": str(Path(__file__).parent), "policy": policy_source()}
+        own = {name: it.format(**places) if isinstance(it, str) else it for name, it in self.settings.items()}
+        return {"preset": "demo", **MAIN, **own, "arms": list(self.arms), "seeds": list(self.seeds)}
 
 
 PARTS: dict[str, Part] = {
@@ -75,6 +83,18 @@ PARTS: dict[str, Part] = {
     ),
     "likelihood": Part(
         "the paper's oracle: the frozen policy's mean log-likelihood", CELL, FINAL[:4], {"labels": "likelihood"},
+    ),
+    "checklist": Part(
+        "an oracle of words alone, neither the reward model's encoder nor the policy's likelihood",
+        CELL, FINAL[:4], {"labels": "{here}/oracle.py:checklist"},
+    ),
+    "hidden": Part(
+        "as `taught`, but the reward model reads the policy's own hidden states (the mean of its last ones)",
+        CELL, FINAL[:4],
+        {
+            "reward_model": "encoder:{policy}", "initial_pairs": 1500, "initial_steps": 200,
+            "reward_model_steps": "auto", "reward_model_learning_rate": 5e-3,
+        },
     ),
     "long": Part(
         "responses of 32 tokens", CELL, FINAL[:4], {"max_new_tokens": 32},

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foresighted import __version__
 from foresighted.store.rows import write_json
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
-_LIBRARIES = ("foresighted", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
 def write_environment(out: Path, device: torch.device | None = None, libraries: Sequence[str] = ()) -> None:
@@ -27,6 +28,7 @@ def write_environment(out: Path, device: torch.device | None = None, libraries: 
     `device` is that of the models, where there are any; `libraries` are named besides those that every run uses.
     """
     found: dict[str, Any] = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    found["foresighted"] = __version__  # the installed metadata of a checkout may be older
     for name in (*_LIBRARIES, *libraries):
         try:
             found[name] = version(name)

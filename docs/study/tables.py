@@ -1,0 +1,238 @@
+"""Make the tables and figures of the study from `docs/study/results`: `python docs/study/tables.py`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from parts import DEFAULT, KL, MAIN, PARTS, PLAIN
+from scipy.stats import ttest_1samp
+
+from foresighted.statistics.collapse import Fall, family_size, judge_arm
+from foresighted.statistics.intervals import Interval, paired_interval, student_interval, wilson_share
+from foresighted.statistics.layout import choose_layout
+from foresighted.statistics.numbers import Floats, Ints
+from foresighted.statistics.ratings import holm
+from foresighted.statistics.wording import interval_text, number, of_text, p_text
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+NAMES = {
+    PLAIN: "plain", KL: "KL .3 alone", DEFAULT: "default", "rlhf:kl_coefficient=0.1": "KL .1 alone",
+    "rlhf:kl_coefficient=1": "KL 1 alone", "shuffled": "shuffled + KL .3", "labels": "ceiling + KL .3",
+    "practical:kl_coefficient=0": "foresight alone", "practical:kl_coefficient=0.1": "practical + KL .1",
+}  # fmt: skip
+"""Arms in words."""
+COLOURS = {PLAIN: "#b0413e", KL: "#2b6a99", DEFAULT: "#1b7f4d", "labels": "#777777"}
+MARGIN = 0.25
+"""What the default may be worse by than the tuned KL term, in units of utility."""
+CLAIMS = (
+    ("B", DEFAULT, "tuned", "default − tuned KL"),
+    ("C", DEFAULT, KL, "default − KL .3 alone"),
+    ("C", "practical:kl_coefficient=0.1", "rlhf:kl_coefficient=0.1", "practical + KL .1 − KL .1 alone"),
+    ("C", DEFAULT, "shuffled", "default − shuffled + KL .3"),
+)
+"""The protocol's comparisons: claim, arm, other arm, name."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Held-out answers of one arm, as columns."""
+
+    round: Ints
+    prompt: Ints
+    run: Ints
+
+
+def read(name: str) -> pd.DataFrame | None:
+    """Return a table of results, or None where there is none yet."""
+    path = RESULTS / f"{name}.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def grid(table: pd.DataFrame, arm: str, round_: int, column: str = "utility") -> pd.DataFrame:
+    """Return a column of an arm's answers after some rounds, seeds by prompts."""
+    rows = table[(table.arm == arm) & (table["round"] == round_)]
+    return rows.pivot(index="seed", columns="prompt_id", values=column)
+
+
+def over_seeds(values: Floats) -> Interval:
+    """Return the mean of one value a seed with Student's interval."""
+    return student_interval(np.asarray(values, np.float64))
+
+
+def falls(table: pd.DataFrame, arm: str, family: int) -> list[Fall]:
+    """Return whether each seed of an arm collapsed, by the one definition."""
+    rows = table[table.arm == arm]
+    seeds, prompts = (sorted(rows[name].unique()) for name in ("seed", "prompt_id"))
+    answers = Answers(
+        rows["round"].to_numpy(np.int64), rows.prompt_id.map(prompts.index).to_numpy(np.int64),
+        rows.seed.map(seeds.index).to_numpy(np.int64),
+    )  # fmt: skip
+    known = np.ones(len(rows), bool)
+    utility, reward = (rows[name].to_numpy(np.float64) for name in ("utility", "reward"))
+    found = judge_arm(
+        answers, utility, reward, known, choose_layout(answers, known), seeds=list(map(str, seeds)), family=family
+    )
+    return [] if found is None else list(found.seeds or (found.mean,))
+
+
+def arms_of(name: str, table: pd.DataFrame) -> list[str]:
+    """Return the arms of a part that were played, in the protocol's order."""
+    return [arm for arm in PARTS[name].arms if (table.arm == arm).any()]
+
+
+def table_of(name: str, table: pd.DataFrame, rounds: pd.DataFrame) -> str:
+    """Return the outcome of a part as a Markdown table."""
+    last, arms = int(table["round"].max()), arms_of(name, table)
+    family = family_size([table[table.arm == arm].seed.nunique() for arm in arms])
+    shown = [round_ for round_ in sorted(table["round"].unique()) if round_]
+    head = ["arm", "seeds", *(f"round {shown[0]}", *map(str, shown[1:-1])), f"{last} [95 % over seeds]", "worst"]
+    lines = [" | ".join(["", *head, "collapsed", "labels a seed", "proxy r", "KL (nats)", ""]).strip()]
+    lines.append("|---|" + "--:|" * (len(head) + 3))
+    for arm in arms:
+        by_round = {round_: grid(table, arm, round_).mean(axis=1).to_numpy() for round_ in shown}
+        verdicts = [fall.collapsed for fall in falls(table, arm, family)]
+        worst = min(values.mean() for values in by_round.values())
+        end = rounds[(rounds.arm == arm) & (rounds["round"] == last)]
+        cells = [
+            NAMES.get(arm, f"`{arm}`"), str(len(by_round[last])),
+            *(number(float(by_round[round_].mean())) for round_ in shown[:-1]),
+            interval_text(over_seeds(by_round[last])), number(float(worst)),
+            of_text(wilson_share(sum(verdicts), len(verdicts))), number(float(end.labels_total.mean())).split(".")[0],
+            number(float(grid(table, arm, last, "reward").to_numpy().mean())),
+            number(float(grid(table, arm, last, "kl").to_numpy().mean())),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    before = number(float(table[table["round"] == 0].utility.mean()))
+    return f"Before training: {before}.\n\n" + "\n".join(lines)
+
+
+def parts_table(name: str, table: pd.DataFrame) -> str:
+    """Return the parts of the utility at the last round as a Markdown table."""
+    last = int(table["round"].max())
+    lines = [
+        "| arm | true utility | 8 × relevance of what is added | fluency | −4 × repetition |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for arm in arms_of(name, table):
+        values = [
+            float(grid(table, arm, last, c).to_numpy().mean())
+            for c in ("utility", "relevance", "fluency", "repetition")
+        ]
+        scaled = [values[0], 8 * values[1], values[2], -4 * values[3]]
+        lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(map(number, scaled)) + " |")
+    return "\n".join(lines)
+
+
+def tuned(last: int) -> str | None:
+    """Return the KL arm that did best on the tuning seeds."""
+    table = read("tuning")
+    if table is None:
+        return None
+    means = {arm: grid(table, arm, last).to_numpy().mean() for arm in arms_of("tuning", table)}
+    return max(means, key=lambda arm: means[arm]) if len(means) == len(PARTS["tuning"].arms) else None
+
+
+def flips(differences: Floats) -> float:
+    """Return the exact two-sided p-value of a mean of paired differences under all flips of their signs."""
+    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
+    means = np.abs((signs * differences).mean(1))
+    return float((means >= abs(differences.mean()) - 1e-12).mean())
+
+
+def claims_table(table: pd.DataFrame) -> str:
+    """Return the protocol's four comparisons as a Markdown table; one that cannot be made yet says so."""
+    last = MAIN["rounds"]
+    rows: list[tuple[str, str, Interval, Interval, float, float] | None] = []
+    for claim, arm, other, name in CLAIMS:
+        against = tuned(last) if other == "tuned" else other
+        if against is None or not all((table.arm == one).any() for one in (arm, against)):
+            rows.append(None)
+            continue
+        mine, theirs = (grid(table, one, last) for one in (arm, against))
+        seeds = mine.index.intersection(theirs.index)
+        mine, theirs = mine.loc[seeds].to_numpy(), theirs.loc[seeds].to_numpy()
+        apart = (mine - theirs).mean(1).astype(np.float64)
+        shift = MARGIN if claim == "B" else 0.0
+        p = float(ttest_1samp(apart + shift, 0.0).pvalue)
+        told = f"{name} ({NAMES[against]})" if other == "tuned" else name
+        rows.append((claim, told, over_seeds(apart), paired_interval(mine, theirs, seed=0), p, flips(apart + shift)))
+    corrected = holm([None if row is None else row[4] for row in rows])
+    lines = [
+        "| claim | at round 100 | difference [over seeds] | [over seeds and prompts] | p | Holm | sign flips |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row, p, (claim, _, _, name) in zip(rows, corrected, CLAIMS, strict=True):
+        if row is None:
+            lines.append(f"| {claim} | {name} | not played yet | | | | |")
+            continue
+        wide = f"[{number(row[3].low)}, {number(row[3].high)}]"
+        told = f"{row[1]}, against −{MARGIN}" if claim == "B" else row[1]
+        cells = (claim, told, interval_text(row[2]), wide, *map(p_text, (row[4], p, row[5])))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def figure(found: dict[str, pd.DataFrame]) -> Figure:
+    """Return true utility by round of the arms of every cell, means over seeds with Student's interval."""
+    across = min(3, len(found))
+    down = math.ceil(len(found) / across)
+    drawing = Figure(figsize=(4.2 * across, 2.9 * down), layout="constrained")
+    panels = drawing.subplots(down, across, squeeze=False).flatten()
+    for axes, (name, table) in zip(panels, found.items(), strict=False):
+        for arm in (arm for arm in arms_of(name, table) if arm in COLOURS):
+            means = {int(r): grid(table, arm, r).mean(axis=1).to_numpy() for r in sorted(table["round"].unique())}
+            spans = [over_seeds(values) for values in means.values()]
+            axes.plot(
+                list(means),
+                [span.mean for span in spans],
+                color=COLOURS[arm],
+                marker="o",
+                markersize=3,
+                label=NAMES[arm],
+            )
+            axes.fill_between(
+                list(means),
+                [s.low for s in spans],
+                [s.high for s in spans],
+                color=COLOURS[arm],
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.axhline(0, color="#cccccc", linewidth=0.6, zorder=0)
+        axes.set_title(f"{name} ({table.seed.nunique()} seeds)", loc="left", fontsize=9)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel("held-out true utility")
+    drawing.supxlabel("round", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return drawing
+
+
+def main() -> None:
+    """Write tables.md and the figure."""
+    found = {name: table for name in PARTS if (table := read(name)) is not None}
+    pieces = []
+    if "main" in found:
+        pieces += ["### Claims B and C", claims_table(found["main"])]
+    for name, table in found.items():
+        rounds = read(f"{name}-rounds")
+        pieces += [f"### {name}: {PARTS[name].told}", table_of(name, table, rounds)] if rounds is not None else []
+        if name == "main":
+            pieces += ["Parts of the utility at the last round:", parts_table(name, table)]
+    (HERE / "tables.md").write_text("\n\n".join(pieces) + "\n", encoding="utf-8")
+    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context(style):
+        figure(found).savefig(HERE.parent / "assets" / "study.png", dpi=160, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The study: its parts are settings that `compare` takes, its oracle and its tables say what they ought to."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from foresighted.api.arguments import configured
+from foresighted.settings import CompareConfig
+
+STUDY = Path(__file__).parents[2] / "docs" / "study"
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, ModuleType]:
+    """The modules of `docs/study`, by name."""
+    found = {}
+    sys.path.insert(0, str(STUDY))
+    try:
+        for name in ("parts", "oracle", "tables"):
+            spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
+            assert spec
+            assert spec.loader
+            found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found[name])
+        yield found
+    finally:
+        sys.path.remove(str(STUDY))
+        for name in found:
+            sys.modules.pop(name, None)
+
+
+def test_every_part_is_a_comparison_and_tuning_seeds_are_no_others(study):
+    parts = study["parts"].PARTS
+    for part in parts.values():
+        arguments = part.arguments()
+        config = configured(
+            CompareConfig, arguments, out=None, resume=False, preset=arguments.pop("preset"), config=None
+        )
+        assert [config.arm(arm, 0).prompts_per_round for arm in part.arms] == [4] * len(part.arms)
+    rest = {seed for name, part in parts.items() if name != "tuning" for seed in part.seeds}
+    assert not rest & set(parts["tuning"].seeds)
+
+
+def test_the_checklist_prefers_an_answer_to_an_echo_a_loop_and_a_list(study):
+    prompt = "Why does ice float on top of liquid water?"
+    answers = {
+        "sound": "Ice is less dense than the liquid, so its weight is balanced before it sinks under the surface.",
+        "echo": prompt,
+        "loop": "It is less dense. It is less dense. It is less dense. It is less dense.",
+        "list": "ice density buoyancy frozen crystal hydrogen molecules lattice sink float",
+        "nothing": "",
+    }
+    said = dict(zip(answers, study["oracle"].checklist.utility([prompt] * 5, list(answers.values())), strict=True))
+    assert said["sound"] > said["list"] > said["echo"] > said["loop"] > said["nothing"]
+    assert study["oracle"].checklist([prompt], [answers["sound"]], [answers["loop"]])[0] > 0.95
+
+
+def _answers(ends: dict[str, float]) -> pd.DataFrame:
+    """Held-out answers of arms whose mean utility goes from 0 to `ends` in 8 seeds that differ a little."""
+    random = np.random.default_rng(0)
+    of_prompt, of_seed = random.normal(size=12), {arm: random.normal(scale=0.01, size=8) for arm in ends}
+    rows = [
+        (arm, seed, round_, f"p{p}", end * round_ / 100 + of_prompt[p] + of_seed[arm][seed], 1.0)
+        for arm, end in ends.items()
+        for seed in range(8)
+        for round_ in (0, 50, 100)
+        for p in range(12)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "round", "prompt_id", "utility", "reward"]).assign(kl=0.0)
+
+
+def test_claims_are_tested_over_seeds_and_corrected(study, monkeypatch):
+    tables = study["tables"]
+    arms = dict.fromkeys(study["parts"].PARTS["main"].arms, 0.0) | {
+        "practical": 0.5,
+        "shuffled": 0.1,
+        "rlhf:kl_coefficient=1": 0.05,
+    }
+    table = _answers(arms)
+    monkeypatch.setattr(tables, "read", lambda name: None if name == "tuning" else table)
+    said = tables.claims_table(table).splitlines()
+    assert "not played yet" in said[2]  # no tuning, no tuned coefficient
+    assert all(it in said[3] for it in ("0.50", "< .001", ".0078"))  # 2 of 2^8 assignments
+    assert all(it in said[5] for it in ("0.40", "< .001"))
+    assert not any(".0078" in line for line in said[4:5])
+    monkeypatch.setattr(tables, "read", lambda _: table)
+    assert "KL 1 alone" in tables.claims_table(table).splitlines()[2]
+
+
+def test_collapse_in_the_tables_is_the_one_definition(study):
+    tables = study["tables"]
+    found = tables.falls(_answers({"rlhf": -3.0}), "rlhf", family=9)
+    assert [fall.collapsed and fall.best == 0 for fall in found] == [True] * 8
+    assert not any(fall.collapsed for fall in tables.falls(_answers({"rlhf": 1.0}), "rlhf", family=9))
+    assert tables.flips(np.array([1.0, 1.0, 1.0])) == pytest.approx(2 / 8)
