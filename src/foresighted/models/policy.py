@@ -18,6 +18,7 @@ from transformers import DynamicCache, LogitsProcessorList
 from foresighted.errors import NumericalError, one_line
 from foresighted.models.cache import make_room
 from foresighted.models.noise import NucleusSampler
+from foresighted.models.packed import Packed
 from foresighted.models.rollout import Prefix, Rollout, ids_of
 from foresighted.models.stacked import Adapter, Stack, find_stack
 from foresighted.models.template import PromptReader
@@ -70,6 +71,7 @@ class Policy:
         )  # fmt: skip
         self._trunk = find_trunk(model) if reference is None else None
         self._memory = Memory()
+        self._packed = Packed(model if reference is None else reference)
         self._tried = False
         self._experiments = 1
 
@@ -110,6 +112,12 @@ class Policy:
         off = self._reference is None and hasattr(self.model, "disable_adapter")
         with self.model.disable_adapter() if off else nullcontext():
             yield self.model if self._reference is None else self._reference
+
+    @contextmanager
+    def _of(self, frozen: bool) -> Iterator[Any]:
+        """Give the policy, or the frozen one, to be read without gradients."""
+        with self.frozen() if frozen else nullcontext(self.model) as model, self._packed.used():
+            yield model
 
     def _encode(self, prompts: Sequence[Text]) -> Prefix:
         return Prefix(*self._padded([self.reader.ids(p) for p in prompts], left=True))
@@ -191,7 +199,7 @@ class Policy:
         if decoding.temperature:
             rows = torch.tensor(list(keys), dtype=torch.int64, device=self.device)
             samplers.append(NucleusSampler(rows, temperature=decoding.temperature, top_p=decoding.top_p))
-        with self.frozen() if frozen else nullcontext(self.model) as model, self._recorded() as seen:
+        with self._of(frozen) as model, self._recorded() as seen:
             cache = self._read_all(model, prefix, seen) if read_once else None
             if cache is not None:
                 cache.batch_repeat_interleave(n)
@@ -253,7 +261,7 @@ class Policy:
             for start in range(0, len(rows), chunk):
                 index = rows[start : start + chunk]
                 asked, said = [prompts[i] for i in index], responses.rows(index)
-                with self.frozen() if frozen else nullcontext(self.model) as model:
+                with self._of(frozen) as model:
                     log_p = self._token_log_p(model, asked, said)
                 if own and frozen:
                     for prompt, response, each in zip(asked, ids_of(said.tokens, said.mask), log_p, strict=True):
