@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Packed:
             self._forward = [_arranged(layer) for layer in self._layers]
         try:
             for layer, forward in zip(self._layers, self._forward, strict=True):
-                layer.forward = forward
+                vars(layer)["forward"] = forward
             yield
         finally:
             for layer in self._layers:
@@ -56,10 +56,11 @@ class Packed:
 def _known() -> bool:
     """Whether this torch has the operations that its compiler uses for frozen weights."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    here: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return here and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def _fits(layer: nn.Module) -> bool:
+def _fits(layer: nn.Module) -> TypeGuard[nn.Linear]:
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         return False
     weight = layer.weight
