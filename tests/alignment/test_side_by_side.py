@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foresighted.alignment import players, side_by_side
+from foresighted.alignment import players, reset, side_by_side
 from foresighted.alignment.compare import compare
 from foresighted.alignment.given import Given
 from foresighted.alignment.run import train
@@ -25,7 +25,8 @@ from foresighted.store.directory import arm_directory, start_directory
 from foresighted.store.rows import read
 
 pytestmark = pytest.mark.slow
-ARMS = ("rlhf:kl_coefficient=0", "rlhf", "practical", "labels", "rlhf:policy_update=best-of-n")
+ARMS = ("rlhf:kl_coefficient=0", "rlhf", "practical", "labels", "rlhf:policy_update=best-of-n",
+        "rlhf:policy_update=dpo:dpo_beta=0.5", "rlhf:policy_reset_every=2", "rlhf:rollback_window=1")  # fmt: skip
 NAMES = [records.CANDIDATES, records.ROUNDS, records.HELDOUT, "policy/adapter_model.safetensors"]
 
 
@@ -60,12 +61,14 @@ def _double(load, *args, **kwargs):
 def test_a_run_is_what_it_is_alone(config, tmp_path, monkeypatch):
     for name in ("load_policy", "load_reward_model"):
         monkeypatch.setattr(players, name, partial(_double, getattr(players, name)))
+    monkeypatch.setattr(reset, "EVIDENCE", 0.0)
+    monkeypatch.setattr(reset, "MARGIN", 0.0)  # a policy goes back whenever its labels are below its best
     config = replace(config, arms=ARMS, seeds=(0, 1), train=replace(config.train, rounds=5, lora_layers="last:1"))
     compare(config, tmp_path / "together")
     for arm in ARMS:
         for seed in (0, 1) if arm == "practical" else (0,):
             beside = arm_directory(tmp_path / "together", arm, seed)
-            out = tmp_path / f"alone-{seed}-{len(arm)}-{arm[:4]}"
+            out = tmp_path / f"alone-{seed}-{ARMS.index(arm)}"
             train(config.arm(arm, seed), out)
             for name, kind in ((records.CANDIDATES, records.CandidateRow), (records.HELDOUT, records.HeldoutRow)):
                 rows, alone = read(beside / name, kind), read(out / name, kind)
@@ -75,6 +78,8 @@ def test_a_run_is_what_it_is_alone(config, tmp_path, monkeypatch):
                         expected = vars(other)[field]
                         known = pytest.approx(expected, abs=1e-9) if isinstance(expected, float) else expected
                         assert value == known, (arm, seed, name, field)
+        back = [row.returned_to for row in read(beside / records.ROUNDS, records.RoundRow)]
+        assert any(back) == ("reset" in arm or "rollback" in arm)
     kept = [(start_directory(tmp_path / "together", seed) / "references.jsonl").read_bytes() for seed in (0, 1)]
     assert kept[0] != kept[1]
 

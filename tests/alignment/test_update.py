@@ -1,4 +1,4 @@
-"""The policy's update: best of N, and the policy gradient of all candidates."""
+"""The policy's update: best of N, the policy gradient of all candidates, and DPO on labelled pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from foresighted.alignment.round import controlled
 from foresighted.alignment.rows import within_prompts
 from foresighted.alignment.run import train
 from foresighted.alignment.together import Alone, play
-from foresighted.alignment.update import advantages, read_once, update_policy
-from foresighted.errors import ForesightedError, NumericalError
+from foresighted.alignment.update import advantages, direct_loss, read_once, update_directly, update_policy
+from foresighted.errors import ConfigError, ForesightedError, NumericalError
+from foresighted.labels.pair import Pair, Place
 from foresighted.models import noise
-from foresighted.models.learner import policy_learner
+from foresighted.models.learner import Learner, policy_learner
 from foresighted.models.loading import load_policy
 from foresighted.settings import CompareConfig
 from foresighted.steering import raw_gamma
@@ -44,8 +45,9 @@ def config(tiny):
     return replace(tiny, policy_update="policy-gradient", lora_layers="last:1", max_new_tokens=8, optimizer="adamw")
 
 
-def _policy(config):
+def _policy(config, *, double=False):
     policy = load_policy(config, torch.device("cpu"))
+    policy.model.to(torch.float64 if double else torch.float32)
     keys = [noise.key("test", p, i) for p in PROMPTS for i in range(3)]
     return policy, policy.sample(PROMPTS, 3, keys)
 
@@ -126,6 +128,128 @@ def test_several_steps_are_clipped(config):
             float((policy.log_likelihood(every, candidates) - fresh.log_likelihood(every, candidates)).abs().sum())
         )
     assert ratios[0] < ratios[1]
+
+
+REFERENCES = [records.ReferenceRow(1, "p0", PROMPTS[0], "It is.", 4, None),
+              records.ReferenceRow(1, "p1", PROMPTS[1], "water and water", 8, None)]  # fmt: skip
+"""The first ended by itself; the second was cut off at 8 tokens."""
+
+
+def _direct(config, places, labels):
+    """Take a step of plain gradient descent by DPO from an adapter that has moved; return what it was taken on, the
+    loss and the step."""
+    policy, candidates = _policy(config, double=True)
+    parameters = policy.trainable()
+    with torch.no_grad():
+        for i, p in enumerate(parameters.values()):
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype)
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    pairs = [Pair("", PROMPTS[g], "", "", p, place=Place(g, n, None)) for (g, n), p in zip(places, labels, strict=True)]
+    learner = Learner("policy", parameters, torch.optim.SGD(parameters.values(), lr=1.0),
+                      accumulation=config.accumulation_steps)  # fmt: skip
+    loss = _done(update_directly(config, policy, learner, 1, pairs, candidates, REFERENCES), policy)
+    step = {name: (before[name] - p).detach() for name, p in parameters.items()}
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(before[name])
+    return policy, candidates, loss, step
+
+
+@pytest.mark.parametrize("lora_layers", ["last:1", "all"])
+@pytest.mark.parametrize(
+    ("places", "labels", "accumulation"),
+    [
+        ([(0, 2), (1, 0)], [0.75, 0.125], 1),
+        ([(g, n) for g in (0, 1) for n in range(3)], [0.0, 1.0, 0.5, 0.25, 0.875, 0.375], 2),
+    ],
+)
+def test_dpo_is_that_of_whole_sequences(config, lora_layers, places, labels, accumulation):
+    config = replace(config, lora_layers=lora_layers, dpo_beta=0.3, accumulation_steps=accumulation)
+    policy, candidates, loss, step = _direct(config, places, labels)
+    end = policy.tokenizer.eos_token_id
+
+    def ratio(prompt, ids):
+        def log_p():
+            asked = policy.reader.ids(prompt)
+            logits = policy.model(input_ids=torch.tensor([asked + ids])).logits[0, len(asked) - 1 : -1]
+            return logits.log_softmax(-1)[range(len(ids)), ids].sum()
+
+        with policy.model.disable_adapter(), torch.no_grad():
+            frozen = log_p()
+        return log_p() - frozen
+
+    texts = [policy.tokenizer(r.text, add_special_tokens=False)["input_ids"] for r in REFERENCES]
+    texts[0].append(end)
+    total = 0.0
+    for (group, n), label in zip(places, labels, strict=True):
+        row = 3 * group + n
+        ids = candidates.tokens[row, : candidates.lengths()[row]].tolist()
+        m = 0.3 * (ratio(PROMPTS[group], ids) - ratio(PROMPTS[group], texts[group]))
+        total = total - (label * m.sigmoid().log() + (1 - label) * (-m).sigmoid().log()) / len(labels)
+    total.backward()
+    assert loss == pytest.approx(total.item(), rel=1e-8)
+    for name, p in policy.trainable().items():
+        torch.testing.assert_close(step[name], p.grad, rtol=1e-4, atol=1e-7)  # Llama norms in float32
+    assert any(float(p.grad.abs().max()) > 1e-4 for p in policy.trainable().values())
+
+
+def test_dpo_is_done_where_the_policy_prefers_as_the_labels_do():
+    label, beta = torch.tensor([0.2, 0.5, 0.9]), 0.3
+    margin = (label.double().logit() / beta).requires_grad_()
+    direct_loss(margin, label, beta).backward()
+    assert float(margin.grad.abs().max()) < 1e-7
+    won = direct_loss(torch.tensor([2.0]), torch.tensor([1.0]), beta)  # the published loss
+    assert won.item() == pytest.approx(-torch.tensor(beta * 2.0).sigmoid().log().item())
+
+
+@pytest.mark.slow
+def test_no_reward_model_has_a_part_in_dpo(config, tmp_path):
+    config = replace(config, policy_update="dpo", steering="rlhf", reward_model_pairs="random", rounds=3)
+    train(config, tmp_path / "one")
+    train(replace(config, reward_model_learning_rate=1.0), tmp_path / "other")
+    words, rewards = [], []
+    for name in ("one", "other"):
+        rows = read(tmp_path / name / records.CANDIDATES, records.CandidateRow)
+        words.append([row.text for row in rows])
+        rewards.append([row.reward for row in rows])
+    assert words[0] == words[1]
+    assert rewards[0] != rewards[1]
+    rounds = read(tmp_path / "one" / records.ROUNDS, records.RoundRow)
+    assert rounds[0].policy_loss == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-5)
+    assert rounds[1].policy_loss != rounds[0].policy_loss
+    assert [row.labels for row in rounds] == [2, 2, 2]
+
+
+def test_what_would_do_nothing_with_dpo_is_refused(tiny, told):
+    direct = replace(tiny, policy_update="dpo")
+    assert replace(direct, steering="practical", gamma=0.0).resolved().policy_update == "dpo"
+    wrong = replace(direct, steering="practical", kl_coefficient=0.3, selection="labels", control="shuffled")
+    with pytest.raises(ConfigError) as caught:
+        wrong.resolved()
+    told(caught, "steering: got practical", "use rlhf", "kl_coefficient: got 0.3", "dpo_beta in its place; use 0",
+         "selection: got labels", "control: got shuffled")  # fmt: skip
+
+
+def test_an_arm_with_dpo_has_beta_in_place_of_the_kl_term(tiny, told):
+    train_of = replace(tiny, kl_coefficient=0.3)
+    arms = ("rlhf", "rlhf:policy_update=dpo:dpo_beta=0.5", "rlhf:policy_reset_every=5", "practical:rollback_window=3")
+    config = CompareConfig(train=train_of, arms=arms)
+    made = [config.arm(arm, 0) for arm in arms]
+    assert [one.kl_coefficient for one in made] == [0.3, 0.0, 0.3, 0.3]
+    assert (made[1].dpo_beta, made[2].policy_reset_every, made[3].rollback_window) == (0.5, 5, 3)
+    every = CompareConfig(train=replace(train_of, policy_update="dpo"), arms=("rlhf:dpo_beta=0.1", "rlhf:dpo_beta=1"))
+    assert [every.arm(arm, 0).kl_coefficient for arm in every.arms] == [0.0, 0.0]
+    for arm, *words in (
+        ("rlhf:policy_update=dpo:kl_coefficient=0.3", "kl_coefficient: got 0.3"),
+        ("practical:policy_update=dpo", "steering: got practical"),
+        ("labels:policy_update=dpo", "selection: got labels"),
+        ("rlhf:rollback_window=2:policy_reset_every=3", "rollback_window, policy_reset_every: got 2 and 3"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            CompareConfig(train=train_of, arms=("rlhf", arm))
+        told(caught, arm, *words)
+    with pytest.raises(ConfigError, match="rollback_window: got 1 with prompts_per_round 1"):
+        replace(tiny, rollback_window=1, prompts_per_round=1)
 
 
 def test_scores_that_are_all_equal_move_nothing(config, caplog):

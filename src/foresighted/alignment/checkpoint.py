@@ -85,6 +85,7 @@ def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
         remembered, features = loop.follower.buffer.state()
         if features:
             save_tensors(folder / _FEATURES, features)
+        loop.resets.save(folder)
         state = State(
             number, counts.labels_total, counts.labels_trained, counts.labels_sum, pins.records, numbers,
             hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts, remembered["kept"],
@@ -196,6 +197,7 @@ def restore(out: Path, loop: Loop, found: Found | None) -> int:
     for name, learner in _learners(loop):
         told = f"{folder}: its {name} has other parameters than this configuration's; use another --out"
         learner.restore(folder, name, f"{name}_optimizer", state.optimizers.get(f"{name}_optimizer", {}), told)
+    loop.resets.restore(folder)
     counts = Counts(labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum)
     device = str(loop.follower.reward_model.device)
     features = load_file(folder / _FEATURES, device=device) if _FEATURES in state.sha256 else {}

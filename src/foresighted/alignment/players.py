@@ -16,6 +16,7 @@ from accelerate import PartialState
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.given import Given
+from foresighted.alignment.reset import Resets
 from foresighted.alignment.round import Loop
 from foresighted.alignment.start import Start
 from foresighted.alignment.together import Together
@@ -94,7 +95,7 @@ def _loop(
     learner = reward_model_learner(reward_model.trainable(), config)
     follower = Follower(reward_model, learner, config=config)
     foresight = Foresight(config, reward_model, learner.optimizer, references=config.references)
-    return Loop(config, policy, policy_learner, follower, foresight, labels, start)
+    return Loop(config, policy, policy_learner, follower, foresight, labels, start, Resets(config, policy_learner))
 
 
 def _prepared(config: TrainConfig) -> torch.device:

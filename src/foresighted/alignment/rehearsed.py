@@ -56,8 +56,10 @@ class Standing:
 
     @property
     def plain(self) -> bool:
-        """Whether it is plain RLHF: no penalty, no KL term."""
-        return self.role != "ceiling" and self.config.steering == "rlhf" and not self.config.kl_coefficient
+        """Whether it is plain RLHF: no penalty, no KL term, no way back."""
+        own = self.config
+        other = own.policy_update == "dpo" or own.kl_coefficient or own.policy_reset_every or own.rollback_window
+        return self.role != "ceiling" and own.steering == "rlhf" and not other
 
     @property
     def labels(self) -> int:

@@ -13,9 +13,10 @@ from torch import Tensor
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.requests import Features, Fit, Labels, LogLikelihood, Sample
+from foresighted.alignment.reset import Resets
 from foresighted.alignment.rows import Round, recorded, within_prompts
 from foresighted.alignment.start import Start
-from foresighted.alignment.update import prompt_of_each, read_once, update_policy
+from foresighted.alignment.update import prompt_of_each, read_once, update_directly, update_policy
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, label_means
@@ -43,6 +44,7 @@ class Loop:
     foresight: Foresight
     labels: Asker
     start: Start
+    resets: Resets
 
 
 class Distance(Protocol):
@@ -65,7 +67,8 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
         DataError: labels that cannot be used, or no candidate with any text.
         LabellerError: a labeller that fails.
     """
-    config, policy, follower = loop.config, loop.policy, loop.follower
+    config, follower = loop.config, loop.follower
+    back = loop.resets.at_start(number)
 
     # The policy writes N candidates; y' was written by the frozen initial policy. The reward model reads all of them.
     written = loop.start.references(number)
@@ -73,16 +76,11 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
     prompts = [r.prompt for r in references]
     candidates = await Sample(prompts, config.candidates, _keys(config, references))
     groups = _groups(candidates, written)
-    cut = follower.reward_model.reader.cut
-    scores = await _scores(loop.foresight, groups)
-    cut = follower.reward_model.reader.cut - cut
+    scores, cut = await _scores(loop, groups)
     _check_finite(scores.reward, references)
 
     # How far they are from the reference; the pass serves the policy's update, too.
-    kl = log_p = None
-    if config.kl_coefficient:
-        log_p = await read_once(config, policy, prompts, candidates)
-        kl = (await log_ratio(prompt_of_each(prompts, candidates), candidates, log_p)).view_as(scores.reward)
+    log_p, kl = await _distance(loop, prompts, candidates, scores.reward)
 
     # Where the form, the choice or the reward model needs labels of all candidates, they are read before the choice.
     pairs = _pairs(groups, references, scores)
@@ -103,17 +101,20 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
     if not every:
         await Labels(asked)
 
-    # The reward model learns from the new labels, then the policy from its winners or from all candidates.
+    # The reward model learns from the new labels, then the policy from its winners, all candidates or these labels,
+    # unless they say that it has fallen: then it goes back to where it was best.
     follower.buffer.add(asked, read=len(pairs) if every else len(asked))
     reward_model_loss = await Fit()
-    learner = loop.policy_learner
-    policy_loss = await update_policy(config, learner, number, prompts, candidates, score, chosen, log_p)
+    fallen = loop.resets.by_labels(number, pairs)
+    policy_loss = None
+    if fallen is None:
+        policy_loss = await _moved(loop, candidates, references, asked, score, chosen, log_p)
 
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
         tokens=candidates.lengths(), scores=scores, penalty=penalty, kl=kl, score=score, chosen=chosen, pairs=pairs,
         counts=follower.buffer.counts, utility_reference=mean(r.utility for r in references),
-        reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut,
+        reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut, returned_to=fallen or back,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)
 
@@ -133,12 +134,38 @@ async def log_ratio(prompts: Sequence[str], responses: Rollout, log_p: Tensor | 
     return now - await LogLikelihood(prompts, responses, frozen=True)
 
 
-async def _scores(foresight: Foresight, groups: Groups) -> Scores:
-    """Return what the reward model says of all responses of a round."""
-    prompts, texts = groups.rows()
+async def _distance(
+    loop: Loop, prompts: Sequence[str], candidates: Rollout, reward: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what `read_once` says, and log pi - log pi_ref of each candidate, shape B N; None where not needed."""
+    if not loop.config.kl_coefficient:
+        return None, None
+    log_p = await read_once(loop.config, loop.policy, prompts, candidates)
+    return log_p, (await log_ratio(prompt_of_each(prompts, candidates), candidates, log_p)).view_as(reward)
+
+
+async def _moved(
+    loop: Loop, candidates: Rollout, references: Sequence[ReferenceRow], asked: Sequence[Pair], score: Tensor,
+    chosen: Sequence[int], log_p: Tensor | None,
+) -> float | None:  # fmt: skip  # one argument a line says no more
+    """Take the policy's steps of a round; return the loss before them, None where there was nothing to learn."""
+    config, learner, number = loop.config, loop.policy_learner, references[0].round
+    if config.policy_update == "dpo":
+        return await update_directly(config, loop.policy, learner, number, asked, candidates, references)
+    prompts = [reference.prompt for reference in references]
+    return await update_policy(config, learner, number, prompts, candidates, score, chosen, log_p)
+
+
+async def _scores(loop: Loop, groups: Groups) -> tuple[Scores, int]:
+    """Return what the reward model says of all responses of a round, and how many it read without their beginning."""
+    (prompts, texts), count, foresight = groups.rows(), len(groups.prompts), loop.foresight
+    reader = loop.follower.reward_model.reader
+    before = reader.cut
     if foresight.from_features:
-        return foresight.score_features(await Features(prompts, texts), groups=len(groups.prompts))
-    return foresight.score(prompts, texts, groups=len(groups.prompts))
+        scores = foresight.score_features(await Features(prompts, texts), groups=count)
+    else:
+        scores = foresight.score(prompts, texts, groups=count)
+    return scores, reader.cut - before
 
 
 def distance_cost(config: Distance, kl: Tensor, worth: Tensor) -> Tensor:

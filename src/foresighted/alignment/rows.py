@@ -43,6 +43,8 @@ class Round:
     reward_model_loss: float | None = None
     reward_model_drift: float | None = None
     policy_loss: float | None = None
+    returned_to: int | None = None
+    """Round that was written with the weights to which the policy went back."""
 
     @cached_property
     def judged(self) -> list[tuple[float, float]]:
@@ -123,4 +125,5 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         win_share=mean(label for _, label in judged),
         kl=None if played.kl is None else float(played.kl.double().mean()),
         prompts_cut=played.prompts_cut,
+        returned_to=played.returned_to,
     )

@@ -1,4 +1,4 @@
-"""How a round moves the policy: towards each prompt's winner, or along the policy gradient of all candidates."""
+"""How a round moves the policy: towards each prompt's winner, along the policy gradient of all candidates, by DPO."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foresighted.alignment.requests import Backward, TokenLogP
+from foresighted.alignment.requests import Backward, LogLikelihood, TokenLogP
 from foresighted.errors import NumericalError
+from foresighted.labels.pair import Pair
 from foresighted.models import noise
 from foresighted.models.learner import Learner
 from foresighted.models.policy import Policy
 from foresighted.models.rollout import Rollout
 from foresighted.settings import TrainConfig
+from foresighted.store.records import ReferenceRow
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +62,76 @@ async def update_policy(
     Raises:
         NumericalError: a score, a loss or a gradient that is not finite; no step is taken on it.
     """
-    torch.manual_seed(noise.key(config.seed, "dropout", number) % 2**63)
+    _seed_dropout(config, number)
     if config.policy_update == "best-of-n":
         return await _towards_winners(config, learner, prompts, candidates.rows(chosen))
     return await _along_gradient(config, learner, number, prompts, candidates, score, log_p)
+
+
+async def update_directly(
+    config: TrainConfig, policy: Policy, learner: Learner, number: int, pairs: Sequence[Pair], candidates: Rollout,
+    references: Sequence[ReferenceRow],
+) -> float:  # fmt: skip  # one argument a line says no more
+    """Take the policy's steps of round `number` on its labelled pairs, by online DPO; return the loss before them.
+
+    No reward model has a part in it. A reference response, of which the text was kept, is read with the end-of-sequence
+    token that it ended with, as the candidates are.
+
+    Args:
+        config: beta, and how many steps.
+        policy: the policy.
+        learner: of its trainable parameters, which are changed.
+        number: of the round.
+        pairs: candidates against the first reference of their prompts, labelled.
+        candidates: B N responses.
+        references: that first reference of each prompt, B.
+
+    Raises:
+        NumericalError: a loss or a gradient that is not finite; no step is taken on it.
+
+    References:
+        DPO, arXiv 2305.18290; on the policy's own responses, arXiv 2402.04792.
+    """
+    _seed_dropout(config, number)
+    known = [(pair.place, pair.label) for pair in pairs if pair.place is not None and pair.label is not None]
+    group, size = [place.group for place, _ in known], len(candidates.texts) // len(references)
+    label = torch.tensor([label for _, label in known], device=candidates.tokens.device)
+    own = candidates.rows([place.group * size + place.first for place, _ in known])
+    prompts, most = [reference.prompt for reference in references], policy.decoding.max_new_tokens
+    other = policy.encode_responses([r.text for r in references], ended=[r.tokens < most for r in references])
+    own_frozen = await LogLikelihood([prompts[g] for g in group], own, frozen=True)
+    other_frozen = await LogLikelihood(prompts, other, frozen=True)
+
+    async def loss(index: list[int]) -> Tensor:
+        groups = [group[i] for i in index]
+        once = list(dict.fromkeys(groups))  # a reference is read once for all candidates of its prompt
+        now = await TokenLogP([prompts[g] for g in groups], own.rows(index))
+        against = await TokenLogP([prompts[g] for g in once], other.rows(once))
+        ratio = against.sum(-1) - other_frozen[once]
+        margin = now.sum(-1) - own_frozen[index] - ratio[[once.index(g) for g in groups]]
+        return direct_loss(margin, label[index], config.dpo_beta)
+
+    return await learner.learning(len(known), loss, _backward, steps=config.policy_steps)
+
+
+def direct_loss(margin: Tensor, label: Tensor, beta: float) -> Tensor:
+    """Return the mean over pairs of the cross-entropy of sigma(beta margin) against their labels.
+
+        loss = -mean of  p log sigma(beta m) + (1 - p) log sigma(-beta m),    m = log pi/pi_ref (y) - log pi/pi_ref (y')
+
+    DPO with the label as it is, soft or a bit: where it is 1, this is the published loss. It is least where beta m is
+    the label's log-odds; of labels sigma(U(y) - U(y')), that is the policy pi ~ pi_ref exp(U / beta).
+
+    Args:
+        margin: m of each pair, in nats, shape R.
+        label: preference p for y over y', in [0, 1], shape R.
+        beta: log-odds of a label a nat.
+    """
+    return torch.nn.functional.binary_cross_entropy_with_logits(beta * margin, label.to(margin.dtype))
+
+
+def _seed_dropout(config: TrainConfig, number: int) -> None:
+    torch.manual_seed(noise.key(config.seed, "dropout", number) % 2**63)
 
 
 async def _backward(loss: Tensor) -> None:

@@ -122,9 +122,13 @@ class Policy:
     def _encode(self, prompts: Sequence[Text]) -> Prefix:
         return Prefix(*self._padded([self.reader.ids(p) for p in prompts], left=True))
 
-    def encode_responses(self, texts: Sequence[str]) -> Rollout:
-        """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad."""
+    def encode_responses(self, texts: Sequence[str], *, ended: Sequence[bool] = ()) -> Rollout:
+        """Return texts as a rollout, for responses that this policy did not write. An empty text becomes one pad;
+        `ended` (none: no text) says which get the end-of-sequence token that a chat's answer ends with."""
         ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        if ended:
+            last = self._ends[:1] if self.tokenizer.eos_token_id not in self._ends else [self.tokenizer.eos_token_id]
+            ids = [row + last if end else row for row, end in zip(ids, ended, strict=True)]
         return Rollout(*self._padded([row or [self.tokenizer.pad_token_id] for row in ids]), list(texts))
 
     def _padded(self, ids: list[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -227,10 +231,14 @@ class Policy:
     def _recorded(self) -> AbstractContextManager[list[Tensor]]:
         return nullcontext([]) if self._trunk is None else self._trunk.recorded()
 
-    def _cut(self, tokens: Tensor) -> Rollout:
+    @property
+    def _ends(self) -> list[int]:
+        """The end-of-sequence tokens."""
         end = self.model.generation_config.eos_token_id
-        ends = torch.tensor(end if isinstance(end, list) else [-1 if end is None else end], device=tokens.device)
-        ended = torch.isin(tokens, ends).int()
+        return end if isinstance(end, list) else [] if end is None else [end]
+
+    def _cut(self, tokens: Tensor) -> Rollout:
+        ended = torch.isin(tokens, torch.tensor(self._ends or [-1], device=tokens.device)).int()
         mask = (ended.cumsum(-1) - ended == 0).long()  # up to and with the first end
         tokens = torch.where(mask.bool(), tokens, self.tokenizer.pad_token_id)
         texts = [

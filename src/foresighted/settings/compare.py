@@ -17,8 +17,8 @@ from foresighted.steering.table import FORMS
 OF_AN_ARM = (
     "gamma", "gamma_unit", "scope", "influence", "paid", "steering_labels", "curvature", "damping", "unrolled_steps",
     "kl_coefficient", "kl_unit", "selection", "control", "reward_model_pairs", "policy_update", "policy_learning_rate",
-    "policy_steps", "clip_range", "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
-    "max_grad_norm",
+    "policy_steps", "clip_range", "dpo_beta", "max_grad_norm", "policy_reset_every", "rollback_window",
+    "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""
 
@@ -112,7 +112,8 @@ class CompareConfig(Settings):
             try:
                 self.arm(arm, self.train.seed)
             except ConfigError as error:
-                yield False, str(error)
+                told = str(error)
+                yield False, told if told.startswith("arms: ") else f"arms: {arm!r}: {told}"
 
     def arm(self, arm: str, seed: int) -> TrainConfig:
         """Return the settings of one run.
@@ -121,5 +122,7 @@ class CompareConfig(Settings):
             ConfigError: the arm's form or one of its settings is unknown, or would change what arms share.
         """
         form, own = arm_from_text(arm, TrainConfig, OF_AN_ARM, f"one of {', '.join(OF_AN_ARM)}")
+        if own.get("policy_update", self.train.policy_update) == "dpo":
+            own.setdefault("kl_coefficient", 0.0)  # dpo_beta is in its place; an arm that sets both is refused
         own |= {"steering": form, "seed": seed, "threads": self.train.threads or 1}
         return replace(self.train, **own).resolved()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
+from foresighted.errors import ConfigError
 from foresighted.inputs import shown
 from foresighted.settings.fields import setting, settings
 from foresighted.settings.steering import SteeringConfig
@@ -80,11 +81,18 @@ class TrainConfig(SteeringConfig):
         " faster",
     )
     policy_learning_rate: float = setting(5e-4, "policy", "AdamW learning rate of the policy", above=0)
-    policy_update: Literal["best-of-n", "policy-gradient"] = setting(
+    policy_update: Literal["best-of-n", "policy-gradient", "dpo"] = setting(
         "policy-gradient",
         "policy",
-        "raise the likelihood of all candidates by their advantage over the prompt's others (RLOO), or of each prompt's"
-        " winner (the paper)",
+        "raise the likelihood of all candidates by their advantage over the prompt's others (RLOO), of each prompt's"
+        " winner (the paper), or of what the round's labels prefer, without a reward model (online DPO)",
+    )
+    dpo_beta: float = setting(
+        0.1,
+        "policy",
+        "of dpo, which has it in place of kl_coefficient: log-odds of a label that a nat of distance from the frozen"
+        " policy is worth",
+        above=0,
     )
     policy_steps: int = setting(1, "policy", "optimiser steps of the policy a round", low=1)
     clip_range: float = setting(
@@ -100,6 +108,19 @@ class TrainConfig(SteeringConfig):
     )
     optimizer: Literal["adamw", "paged_adamw_8bit"] = setting(
         "adamw", "policy", "paged_adamw_8bit comes from bitsandbytes"
+    )
+    policy_reset_every: int = setting(
+        0,
+        "policy",
+        "rounds after which the policy begins anew, while the reward model and all labels stay; 0: never",
+        low=0,
+    )
+    rollback_window: int = setting(
+        0,
+        "policy",
+        "rounds whose labels together say how good the policy is: where it has fallen below its best, it goes back"
+        " there; 0: never",
+        low=0,
     )
     system_prompt: str | None = setting(None, "policy", "system message; default: what the chat template puts there")
 
@@ -215,6 +236,28 @@ class TrainConfig(SteeringConfig):
         """Pairs that the reward model gets to learn from in a round."""
         return self.prompts_per_round * (self.candidates if self.reward_model_pairs == "all" else 1)
 
+    def resolved(self) -> Self:
+        """Return the same settings with those written out that depend on others, as records keep them.
+
+        Raises:
+            ConfigError: as `SteeringConfig.resolved`; or settings that would do nothing with `policy_update` dpo.
+        """
+        if self.policy_update == "dpo" and (idle := list(self._without_effect())):
+            raise ConfigError("; ".join(idle))
+        return super().resolved()
+
+    def _without_effect(self) -> Iterable[str]:
+        """Say what has no part in DPO, which no reward pays and no penalty steers."""
+        why = "but policy_update dpo learns from labels alone"
+        if self.form.gamma and self.weight:
+            yield f"steering: got {self.steering}, {why}, without a penalty; use rlhf"
+        if self.kl_coefficient:
+            yield f"kl_coefficient: got {self.kl_coefficient:g}, {why} and has dpo_beta in its place; use 0"
+        if self.selection != "reward":
+            yield f"selection: got {self.selection}, {why} and pays by no score; use reward"
+        if self.control != "none":
+            yield f"control: got {self.control}, {why}, without a penalty; use none"
+
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
             *super()._rules(),
@@ -244,5 +287,15 @@ class TrainConfig(SteeringConfig):
                 self.lora_layers == "all" or self.policy_train == "lora",
                 f"lora_layers: got {shown(self.lora_layers)}, but policy_train all has no adapter; use all, or"
                 " policy_train lora",
+            ),
+            (
+                not (self.rollback_window and self.policy_reset_every),
+                f"rollback_window, policy_reset_every: got {self.rollback_window} and {self.policy_reset_every}, but a"
+                " policy that begins anew gives up its best, too; give one of them",
+            ),
+            (
+                self.rollback_window * self.prompts_per_round != 1,
+                "rollback_window: got 1 with prompts_per_round 1, and one label says nothing of its spread; raise one"
+                " of them",
             ),
         )

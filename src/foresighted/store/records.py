@@ -8,7 +8,9 @@ Nothing in a line depends on the clock, so that two runs that did the same leave
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from foresighted.store.rows import SPARSE
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ class RoundRow:
     """Mean over candidates of log pi - log pi_ref, in nats; null where it was not needed."""
     prompts_cut: int = 0
     """Texts of the round (references, too) of which the reward model read the prompt without its beginning."""
+    returned_to: int | None = field(default=None, metadata=SPARSE)
+    """The round that the policy wrote with the weights to which it went back: 1, before this round, by
+    `policy_reset_every`; its best one, in place of this round's update, by `rollback_window`. Else absent."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from foresighted.store.formats import MARK, parsed
 NULL = "null"
 """Key in the metadata of a dataclass's field of floats: the number that `null` stands for there, an infinite one that
 JSON has no word for."""
+SPARSE = {"sparse": True}
+"""Metadata of a row's field that is written where it is not what it is by default."""
 _SHOWN = 60  # characters of a value in a message
 
 Row = TypeVar("Row")
@@ -37,12 +39,17 @@ def to_line(row: Any) -> str:
     Raises:
         NumericalError: a float that is not finite, which never comes into a file; names the column.
     """
-    mapping = row if isinstance(row, Mapping) else asdict(row)
+    mapping = row if isinstance(row, Mapping) else _written(row)
     for name, value in mapping.items():
         if isinstance(value, float) and not math.isfinite(value):
             where = f"round {mapping['round']}: " if "round" in mapping else ""
             raise NumericalError(f"{where}{name} is {value}; lower gamma or a learning rate, and choose another --out")
     return json.dumps(mapping, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _written(row: Any) -> dict[str, Any]:
+    left = {item.name for item in fields(row) if "sparse" in item.metadata and getattr(row, item.name) == item.default}
+    return {name: value for name, value in asdict(row).items() if name not in left}
 
 
 def append(path: Path, rows: Iterable[Any]) -> None:
