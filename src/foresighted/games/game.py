@@ -6,6 +6,7 @@ E reward models of an ensemble. Every function is written for one seed and one s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,7 +35,8 @@ class Follower(NamedTuple):
     memory: Tree
     """State of its optimiser; () where there is none."""
     actions: Array
-    """Labelled actions, (n, A)."""
+    """Labelled actions, (n, A), newest last: the last `labels_per_round` rows are the round's, or all where there are
+    fewer."""
     references: Array
     """What each was compared with, (n, A); read only where labels are preferences."""
     labels: Array
@@ -81,6 +83,8 @@ class Game:
     """(settings, leader, reward of an action) -> what is recorded."""
     gammas: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Default steering weight by form; 1 where a form is not named."""
+    leader_steps: tuple[str, ...] = ("policy_step",)
+    """Float settings that are the leader's step size: `control=trust` hands `leader_step` tau times them."""
     actions_scored: Callable[[Any], int] = lambda s: 1
     """settings -> actions that the leader scores in a round: the labels a form that reads them all costs."""
     reward_and_norm: Callable[[Any, Tree, Array], tuple[Array, Array]] | None = None
@@ -166,6 +170,14 @@ def mean_loss(s: GameSettings, reward: Callable[[Array], Array], follower: Follo
     else:
         terms = (r - follower.labels) ** 2
     return jnp.sum(follower.present * terms) / jnp.maximum(jnp.sum(follower.present), 1.0)
+
+
+def with_values(s: Any, values: Mapping[str, Any]) -> Any:
+    """Return settings with other values, traced numbers among them: they were checked before and are not here."""
+    made = copy.copy(s)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def load_game(text: str) -> Game:

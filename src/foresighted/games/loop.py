@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -14,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from foresighted.games.game import Array, Follower, Game, Observation, Tree, label_function
+from foresighted.games.game import Array, Follower, Game, Observation, Tree, label_function, with_values
 from foresighted.games.plan import Cell, arm_cells, program_key
 from foresighted.games.score import score_function
 from foresighted.games.settings import GameSettings, is_traced
+from foresighted.games.trust import first_trust, next_trust, trusted
 from foresighted.settings import settings
 from foresighted.steering import FORMS, Form
 
@@ -39,6 +39,8 @@ class Trajectories(NamedTuple):
     noise: NDArray[Any]
     action: NDArray[Any]
     """(C, S, T + 1, A)."""
+    tau: NDArray[Any]
+    """Factor of the leader's step, (C, S, T + 1); 1 where nothing controls it."""
 
 
 def simulate(game: Game, arms: Sequence[str], seeds: Sequence[int], config: GameSettings | None = None) -> Trajectories:
@@ -67,7 +69,7 @@ def simulate(game: Game, arms: Sequence[str], seeds: Sequence[int], config: Game
         group = [cell for cell in cells if program_key(cell) == key]
         played = play(game, group, tuple(seeds))
         parts |= {cell: [values[i] for values in played[2:]] for i, cell in enumerate(group)}
-    stacked = (np.stack([parts[cell][k] for cell in cells]) for k in range(len(Observation._fields)))
+    stacked = (np.stack([parts[cell][k] for cell in cells]) for k in range(len(Trajectories._fields) - 2))
     return Trajectories(tuple(cells), tuple(seeds), *stacked)
 
 
@@ -100,7 +102,8 @@ def play(
             found.append(jax.tree.map(lambda x: np.asarray(x)[:, :, :now], seen))  # noqa: B023
             if on_piece is not None:
                 on_piece(done + now)
-    values = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *found)
+    observed, tau = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *found)
+    values = (*observed, np.ones_like(observed.utility) if tau is None else tau)
     return Trajectories(tuple(cells), seeds, *values)
 
 
@@ -115,19 +118,17 @@ def _padded(rows: NDArray[Any], width: int) -> NDArray[Any]:
 
 
 def _traced(template: GameSettings) -> list[str]:
-    """Return the settings that arrive as numbers; the regularisation only where it is used."""
+    """Return the settings that arrive as numbers; those of the regularisation and of trust only where they are used."""
     kind = type(template)
-    unused = () if template.gradient_regularisation > 0 else ("gradient_regularisation",)
+    unused = set() if template.gradient_regularisation > 0 else {"gradient_regularisation"}
+    if template.control == "none":
+        unused |= {name for name in settings(GameSettings) if name.startswith("trust_")}
     return [name for name in settings(kind) if is_traced(kind, name) and name not in unused]
 
 
 def with_numbers(template: GameSettings, numbers: dict[str, Array]) -> Any:
-    """Return settings that hold traced numbers; they were checked before, so nothing is checked here."""
-    s = copy.copy(template)
-    object.__setattr__(s, "gradient_regularisation", None)
-    for name, value in numbers.items():
-        object.__setattr__(s, name, value)
-    return s
+    """Return settings that hold traced numbers, and no regularisation where it is not used."""
+    return with_values(template, {"gradient_regularisation": None} | numbers)
 
 
 @lru_cache(maxsize=32)
@@ -143,24 +144,25 @@ def _programs(game: Game, template: GameSettings, forms: tuple[Form, ...]) -> tu
 
         return game.observe(s, leader, reward)
 
-    def begin(numbers: dict[str, Array], form: Array, draws: Tree) -> tuple[Any, Observation]:
+    def begin(numbers: dict[str, Array], form: Array, draws: Tree) -> tuple[Any, Any]:
         s = with_numbers(template, numbers)
         leaders, follower = jax.vmap(lambda one: game.start(s, one))(draws)
         leader = jax.tree.map(lambda x: x[0], leaders)
-        return (leader, follower), observed(s, leader, follower)
+        trust = first_trust(s) if s.control == "trust" else None
+        return (leader, follower, trust), (observed(s, leader, follower), trust and trust.tau)
 
-    def piece(numbers: dict[str, Array], form: Array, state: Any, draws: Tree, done: Array) -> tuple[Any, Observation]:
+    def piece(numbers: dict[str, Array], form: Array, state: Any, draws: Tree, done: Array) -> tuple[Any, Any]:
         s = with_numbers(template, numbers)
         label = label_function(game, s)
 
-        def play_round(state: Any, step: tuple[Array, Tree]) -> tuple[Any, Observation]:
+        def play_round(state: Any, step: tuple[Array, Tree]) -> tuple[Any, Any]:
             t, draw = step
-            leader, follower = state
+            leader, follower, trust = state
             score = score_function(game, s, forms, form, follower, label)
-            leader = game.leader_step(s, leader, score, draw, t)
-            seen = observed(s, leader, follower)
-            follower = jax.vmap(lambda one: game.follower_step(s, one, leader, label, draw, t))(follower)
-            return (leader, follower), seen
+            leader = game.leader_step(trusted(game, s, trust) if trust else s, leader, score, draw, t)
+            seen = observed(s, leader, follower), trust and trust.tau
+            learnt = jax.vmap(lambda one: game.follower_step(s, one, leader, label, draw, t))(follower)
+            return (leader, learnt, trust and next_trust(game, s, trust, follower, learnt)), seen
 
         width = -(-template.iterations // PIECES)
         return jax.lax.scan(play_round, state, (done + jnp.arange(width, dtype=done.dtype), draws))

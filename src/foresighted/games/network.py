@@ -151,6 +151,7 @@ NETWORK = replace(
     leader_step=_leader_step,
     follower_step=_follower_step,
     gammas={"practical": 0.005, "relaxed": 0.005, "proximal": 0.05},
+    leader_steps=("policy_step", "final_policy_step"),
     actions_scored=lambda s: (
         s.inner_steps * s.policy_samples * (1 + s.dimension if s.gradient == "finite-difference" else 1)
     ),

@@ -73,9 +73,20 @@ def arm_cells(game: Game, arms: Sequence[str], base: GameSettings, sweeps: Seque
             if FORMS[form].needs == "nothing":
                 values["gamma"] = 0.0
             made = replace(base, **values)
+            _check_control(game, made)
             swept = tuple((sweep.name, getattr(made, sweep.name)) for sweep in sweeps)
             cells[Cell(arm, form, made, swept)] = None
     return list(cells)
+
+
+def _check_control(game: Game, s: GameSettings) -> None:
+    kind = type(s)
+    unknown = [name for name in game.leader_steps if name not in settings(kind) or not is_traced(kind, name)]
+    if s.control == "trust" and (unknown or not game.leader_steps):
+        raise ConfigError(
+            f"control: trust scales the leader's step, and the {game.name} game has no setting"
+            f" {' or '.join(unknown) or 'for it'} of type float; name its step sizes in Game(leader_steps=...)"
+        )
 
 
 def _own_settings(game: Game) -> tuple[str, ...]:

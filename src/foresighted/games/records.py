@@ -110,6 +110,8 @@ def _trajectories(env: str, played: Trajectories, runs: Sequence[Place], at: Any
     measured = ("utility", "proxy_reward", "signal", "noise")
     columns = {name: _picked(getattr(played, name), runs, at) for name in measured}
     iteration = np.tile(at.astype(np.int32), len(runs))
+    if played.cells[0].settings.control == "trust":  # cells of one program are all controlled, or none is
+        columns["tau"] = _picked(played.tau, runs, at)
     return pa.table({**_keys(env, played, runs, len(at)), "iteration": iteration, **columns})
 
 
@@ -196,9 +198,13 @@ def put_together(out: Path) -> None:
         files = [out / PARTS / part / f"{table}.parquet" for part in parts]
         if not files:
             continue
+        schema = pa.unify_schemas([pq.read_schema(file) for file in files])
         with (
             replacing(out / f"{table}.parquet") as temporary,
-            pq.ParquetWriter(temporary, pq.read_schema(files[0]), **WRITING) as writer,
+            pq.ParquetWriter(temporary, schema, **WRITING) as writer,
         ):
             for file in files:
-                writer.write_table(pq.read_table(file))
+                content = pq.read_table(file)
+                for name in schema.names[content.num_columns :]:  # tau, in parts of arms without control
+                    content = content.append_column(name, pa.nulls(content.num_rows, schema.field(name).type))
+                writer.write_table(content)

@@ -94,6 +94,24 @@ def _rewards(game: Game, s: Any, weights: Tree, actions: Array, needs_norm: bool
     return Rewards(mean, bound, jnp.sum(norm, axis=1) / s.ensemble**2)
 
 
+def values(game: Game, s: Any, weights: Tree, data: Follower) -> Array:
+    """Return what the reward models say of labelled actions: rewards, or margins over what each was compared with.
+
+    Args:
+        game: the game.
+        s: its settings.
+        weights: with a leading axis E, over which the mean is taken.
+        data: of one member, n rows.
+
+    Returns:
+        (n,), in units of reward.
+    """
+    value = _rewards(game, s, weights, data.actions, False).mean
+    if s.pairwise:
+        value = value - _rewards(game, s, weights, data.references, False).mean
+    return value
+
+
 def _labels(s: Any, data: Follower, label: Label, actions: Array, references: Array, noise: Array | None) -> Array:
     if s.steering_labels == "baseline":
         mean = jnp.sum(data.present * data.labels) / jnp.maximum(jnp.sum(data.present), 1.0)
@@ -149,7 +167,4 @@ def _directions(game: Game, s: Any, weights: Tree, actions: Array, references: A
 def _terms(game: Game, s: Any, weights: Tree, data: Follower) -> tuple[Array, Array]:
     """Return directions (n, P) and rewards or margins (n,) of the reward model's data."""
     direction = _directions(game, s, weights, data.actions, data.references)[1]
-    value = _rewards(game, s, weights, data.actions, False).mean
-    if s.pairwise:
-        value = value - _rewards(game, s, weights, data.references, False).mean
-    return direction, value
+    return direction, values(game, s, weights, data)

@@ -92,6 +92,24 @@ class GameSettings(Settings):
     )
     labels_per_round: int = setting(1, "baselines", "labels that the reward model gets in a round", low=1, high=10_000)
 
+    control: Literal["none", "trust"] = setting(
+        "none",
+        "control",
+        "trust: the leader's step times tau, driven by how much of what the reward model predicted of the round's new"
+        " labels came true; costs no label",
+    )
+    trust_decay: float = setting(0.9, "control", "trust: memory of predicted and realised gain", low=0, below=1)
+    trust_grow_above: float = setting(0.75, "control", "trust: tau grows where more of the prediction came true", low=0)
+    trust_shrink_below: float = setting(0.25, "control", "trust: tau shrinks where less of it did")
+    trust_grow: float = setting(1.02, "control", "trust: factor by which tau grows in a round", low=1)
+    trust_shrink: float = setting(0.95, "control", "trust: factor by which tau shrinks in a round", above=0, high=1)
+    trust_evidence: float = setting(
+        0.0, "control", "trust: standard errors by which a bound must be passed before tau moves", low=0
+    )
+    trust_least: float = setting(0.001, "control", "trust: least tau", above=0)
+    trust_most: float = setting(1.0, "control", "trust: greatest tau", above=0)
+    trust_start: float = setting(1.0, "control", "trust: tau of the first round", above=0)
+
     labels: Literal["utility", "noisy", "preference", "sampled"] = setting(
         "utility",
         "labels",
@@ -110,6 +128,10 @@ class GameSettings(Settings):
         told = "label_slope: forward differences read labels at the shifted actions; set it to true"
         yield not differs or self.label_slope, told
         yield self.confidence == 0 or self.ensemble >= 2, "confidence: needs an ensemble of at least 2"
+        low, start, high = self.trust_least, self.trust_start, self.trust_most
+        yield low <= start <= high, f"trust_start: got {start}, must lie within trust_least {low} and trust_most {high}"
+        low, high = self.trust_shrink_below, self.trust_grow_above
+        yield low <= high, f"trust_shrink_below: got {low}, must not exceed trust_grow_above {high}"
 
     @property
     def pairwise(self) -> bool:
@@ -131,6 +153,8 @@ class LinearSettings(GameSettings):
     utility_sharpness: float = setting(0.3, "game", "how fast utility falls with distance: 1 / width^2", above=0)
     action_cost: float = setting(0.1, "baselines", "cost |y|^2 that the leader pays: the KL of these games", low=0)
     policy_step: float = setting(0.02, "policy", "step of the leader", above=0)
+    trust_decay: float = setting(0.7, "control", "trust: memory of predicted and realised gain", low=0, below=1)
+    trust_shrink: float = setting(0.8, "control", "trust: factor by which tau shrinks in a round", above=0, high=1)
     initial_noise: float = setting(
         0.1, "reward model", "spread of the first weights around the signal direction", low=0
     )
