@@ -102,6 +102,17 @@ def test_response_is_cut_after_its_end_token(policy):
     assert rollout.lengths() == [3, 4]
 
 
+def test_a_text_that_ended_is_read_with_the_token_that_ended_it(policy, tokenizer, monkeypatch):
+    plain = policy.encode_responses(["It is.", "", "It is."])
+    ids = plain.tokens[0, plain.mask[0].bool()].tolist()
+    for ends in (tokenizer.eos_token_id, [5, tokenizer.eos_token_id], [5]):
+        monkeypatch.setattr(policy.model.generation_config, "eos_token_id", ends)
+        found = policy.encode_responses(["It is.", "", "It is."], ended=[True, True, False])
+        end = 5 if ends == [5] else tokenizer.eos_token_id
+        rows = [row[keep.bool()].tolist() for row, keep in zip(found.tokens, found.mask, strict=True)]
+        assert rows == [[*ids, end], [end], ids]
+
+
 def test_no_second_begin_token_and_system_prompt(policy):
     def read(policy, prompt="Rain?"):
         return policy.tokenizer.decode(policy._encode([prompt]).tokens[0])

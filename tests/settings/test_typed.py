@@ -15,7 +15,8 @@ from foresighted.settings.rehearse import usual
 from foresighted.settings.steering import SteeringConfig
 from foresighted.settings.typed import command, lines
 
-ARMS = RehearseConfig(train=TrainConfig(**usual({}))).with_arms(utility=False).arms
+ARMS = (*RehearseConfig(train=TrainConfig(**usual({}))).with_arms(utility=False).arms,
+        "rlhf:policy_update=dpo:rollback_window=5")  # fmt: skip
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -47,6 +48,8 @@ def test_what_follows_from_an_arm_parses_back_to_it(arm, more):
     shared = (*settings(SteeringConfig), "kl_coefficient", "kl_unit", "references", "reward_model_learning_rate",
               "sampled_labels")  # fmt: skip
     assert {name: getattr(steers.resolved(), name) for name in shared} == {name: getattr(made, name) for name in shared}
+    left = "# without policy_update dpo, which foresighted train alone has\n# without rollback_window 5, which"
+    assert (left in lines(made)) == ("dpo" in arm)
     assert (steers.reward_model_pairs == "all") == (made.reward_model_pairs == "all")
 
 

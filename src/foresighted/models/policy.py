@@ -19,7 +19,7 @@ from foresighted.errors import NumericalError, one_line
 from foresighted.models.cache import make_room
 from foresighted.models.noise import NucleusSampler
 from foresighted.models.packed import Packed
-from foresighted.models.rollout import Prefix, Rollout, ids_of
+from foresighted.models.rollout import Prefix, Rollout, ends_of, ids_of
 from foresighted.models.stacked import Adapter, Stack, find_stack
 from foresighted.models.template import PromptReader
 from foresighted.models.trunk import Memory, Remembered, draws_dropout, find_trunk
@@ -127,7 +127,7 @@ class Policy:
         `ended` (none: no text) says which get the end-of-sequence token that a chat's answer ends with."""
         ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         if ended:
-            last = self._ends[:1] if self.tokenizer.eos_token_id not in self._ends else [self.tokenizer.eos_token_id]
+            last = sorted(ends_of(self.model), key=lambda end: end != self.tokenizer.eos_token_id)[:1]
             ids = [row + last if end else row for row, end in zip(ids, ended, strict=True)]
         return Rollout(*self._padded([row or [self.tokenizer.pad_token_id] for row in ids]), list(texts))
 
@@ -231,14 +231,8 @@ class Policy:
     def _recorded(self) -> AbstractContextManager[list[Tensor]]:
         return nullcontext([]) if self._trunk is None else self._trunk.recorded()
 
-    @property
-    def _ends(self) -> list[int]:
-        """The end-of-sequence tokens."""
-        end = self.model.generation_config.eos_token_id
-        return end if isinstance(end, list) else [] if end is None else [end]
-
     def _cut(self, tokens: Tensor) -> Rollout:
-        ended = torch.isin(tokens, torch.tensor(self._ends or [-1], device=tokens.device)).int()
+        ended = torch.isin(tokens, torch.tensor(ends_of(self.model) or [-1], device=tokens.device)).int()
         mask = (ended.cumsum(-1) - ended == 0).long()  # up to and with the first end
         tokens = torch.where(mask.bool(), tokens, self.tokenizer.pad_token_id)
         texts = [

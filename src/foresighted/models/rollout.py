@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,6 +35,12 @@ class Prefix(NamedTuple):
     def ids(self) -> list[list[int]]:
         """Return the token ids of each prompt."""
         return ids_of(self.tokens, self.mask)
+
+
+def ends_of(model: Any) -> list[int]:
+    """Return the tokens that end a response of a causal language model; none where it has no such token."""
+    end = model.generation_config.eos_token_id
+    return end if isinstance(end, list) else [] if end is None else [end]
 
 
 def ids_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
