@@ -94,7 +94,7 @@ def played_by_hand(s, seed):
     "change",
     [
         {"labels": "noisy", "trust_evidence": 0.3, "label_noise": 0.5, "policy_step": 0.1, "reward_model_step": 0.05},
-        {"labels": "preference", "policy_step": 0.6, "reward_model_step": 0.5},
+        {"labels": "preference", "trust_evidence": 0.0, "policy_step": 0.6, "reward_model_step": 0.5},
     ],
 )
 def test_a_game_equals_its_twin(change):

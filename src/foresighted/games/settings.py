@@ -104,7 +104,7 @@ class GameSettings(Settings):
     trust_grow: float = setting(1.02, "control", "trust: factor by which tau grows in a round", low=1)
     trust_shrink: float = setting(0.95, "control", "trust: factor by which tau shrinks in a round", above=0, high=1)
     trust_evidence: float = setting(
-        0.0, "control", "trust: standard errors by which a bound must be passed before tau moves", low=0
+        2.0, "control", "trust: standard errors by which a bound must be passed before tau moves", low=0
     )
     trust_least: float = setting(0.001, "control", "trust: least tau", above=0)
     trust_most: float = setting(1.0, "control", "trust: greatest tau", above=0)
@@ -193,6 +193,7 @@ class NetworkSettings(GameSettings):
     policy_samples: int = setting(1, "policy", "M, actions sampled for a policy step", low=1, high=10_000)
     policy_step: float = setting(0.05, "policy", "step of the leader in the first round", above=0)
     final_policy_step: float = setting(0.001, "policy", "step of the leader in the last round", above=0)
+    trust_start: float = setting(0.1, "control", "trust: tau of the first round", above=0)
     sigma: float = setting(0.1, "policy", "spread of the policy in the first round", above=0)
     final_sigma: float = setting(0.001, "policy", "spread of the policy in the last round", above=0)
     decay_power: float = setting(4.0, "policy", "both go down as 1 - (round / rounds)^power", above=0)
