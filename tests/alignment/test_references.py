@@ -48,7 +48,7 @@ def test_products_are_those_with_the_mean_gradient(tiny, tiny_deberta, scope):
     torch.testing.assert_close(scores.products.gram.double(), (own * (own - mean)).sum(-1), **close)
     torch.testing.assert_close(scores.products.spread.double(), (own - mean).square().sum(-1), **close)
     torch.testing.assert_close(scores.reference_reward[:, 0], reward[:, 3:].mean(1), **close)
-    torch.testing.assert_close(scores.first_reference[:, 0], reward[:, 3], **close)
+    torch.testing.assert_close(scores.each_reference, reward[:, 3:], **close)
 
 
 @pytest.mark.parametrize("influence", ["self", "batch"])

@@ -26,7 +26,8 @@ from foresighted.store.rows import read
 
 pytestmark = pytest.mark.slow
 ARMS = ("rlhf:kl_coefficient=0", "rlhf", "practical", "labels", "rlhf:policy_update=best-of-n",
-        "rlhf:policy_update=dpo:dpo_beta=0.5", "rlhf:policy_reset_every=2", "rlhf:rollback_window=1")  # fmt: skip
+        "rlhf:policy_update=dpo:dpo_beta=0.5", "rlhf:policy_reset_every=2", "rlhf:rollback_window=1",
+        "practical:ensemble=3:confidence=1:shaping=par", "proximal:steering_labels=group:correction=0.5")  # fmt: skip
 NAMES = [records.CANDIDATES, records.ROUNDS, records.HELDOUT, "policy/adapter_model.safetensors"]
 
 

@@ -97,6 +97,8 @@ def test_forms_that_read_labels_need_somebody_who_gives_them_at_once(tmp_path, t
         with pytest.raises(ConfigError, match=said):
             FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed"), labels)
         FPOReward(str(tiny_deberta), FPOConfig(steering="relaxed", steering_labels="baseline"), labels)
+    with pytest.raises(ConfigError, match="steering_labels: group is of foresighted train alone; use candidate"):
+        FPOConfig(steering="relaxed", steering_labels="group")
 
 
 def test_what_cannot_be_a_labeller_or_settings_is_refused(tmp_path, tiny_deberta):

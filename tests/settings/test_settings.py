@@ -56,6 +56,51 @@ def test_out_of_range_is_named(changes, words):
         TrainConfig(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"ensemble": 4, "reward_model_train": "all"},
+            "ensemble: got 4, .* use reward_model_train and scope head",
+        ),
+        ({"ensemble": 4, "scope": "last:1"}, "ensemble: got 4, .* not head and last:1"),
+        ({"ensemble": 2, "steering": "unrolled"}, "ensemble: got 2, and unrolled follows the optimiser of one head"),
+        ({"ensemble": 2, "steering": "exact", "curvature": "adamw"}, "and exact follows the optimiser"),
+        ({"confidence": 1.0}, "confidence: needs an ensemble of at least 2"),
+        ({"correction": 0.5, "shaping": "par"}, "correction: pays .* already; use shaping none, not par"),
+        (
+            {"correction": 0.5, "reward_model_pairs": "winner"},
+            "correction: .* reward_model_pairs random, not winner",
+        ),
+        ({"correction": 0.5, "steering": "relaxed"}, "correction: .* relaxed .* use steering_labels group or baseline"),
+        (
+            {"steering": "proximal", "steering_labels": "group", "reward_model_pairs": "influence"},
+            "steering_labels: group .* use reward_model_pairs random or uncertain, not influence",
+        ),
+        (
+            {"steering": "proximal", "steering_labels": "group", "selection": "labels"},
+            "steering_labels: group .* use candidate",
+        ),
+    ],
+)
+def test_pay_that_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        TrainConfig(**changes)
+    assert ";" not in str(caught.value).replace("; use", "")  # one fault, one line
+
+
+def test_arms_of_the_pay_read_one_label_a_prompt():
+    arms = (
+        "rlhf:shaping=par:shaping_scale=2", "rlhf:ensemble=4:confidence=1", "practical:correction=0.3:shaping=none",
+        "rlhf:reward_model_pairs=influence", "proximal:steering_labels=group", "labels",
+    )  # fmt: skip
+    compared = CompareConfig(TrainConfig(shaping="par"), arms=arms)  # what an arm pays by labels is not shaped
+    made = [compared.arm(arm, 0) for arm in arms]
+    assert [one.labels_a_round for one in made] == [4, 4, 4, 4, 4, 16]
+    assert [one.pays_reward for one in made] == [False] * 5 + [True]
+    assert [one.reads_labels_ahead for one in made] == [False, False, True, False, True, False]
+
+
 def test_settings_of_adapters_that_nothing_gets_are_known():
     given = {"lora_rank": 8, "lora_dropout": 0.1}
     assert TrainConfig(policy_train="all").unused == TrainConfig(**given).unused == ()

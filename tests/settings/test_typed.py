@@ -53,5 +53,15 @@ def test_what_follows_from_an_arm_parses_back_to_it(arm, more):
     assert (steers.reward_model_pairs == "all") == (made.reward_model_pairs == "all")
 
 
+def test_what_trl_does_not_have_is_named_in_a_comment():
+    config = TrainConfig(steering="proximal", steering_labels="group", shaping="par", ensemble=4, confidence=1.0)
+    text, scope = lines(config), {}
+    for told in ("steering_labels group", "shaping par", "ensemble 4", "confidence 1.0"):
+        assert f"# without {told}, which foresighted train alone has" in text
+    exec(text, scope)
+    assert scope["config"].steering_labels == "candidate"
+    assert "#" not in lines(TrainConfig())
+
+
 def test_objects_are_left_out_of_a_command():
     assert "labels" not in command(TrainConfig(labels="object:judge.prefer:0123"), "x")

@@ -62,6 +62,20 @@ def test_one_number_as_label_is_that_number_for_all(library, forms, name):
     np.testing.assert_allclose(np.asarray(found), np.asarray(same), rtol=1e-6)
 
 
+def test_a_label_is_carried_over_by_the_margins(library):
+    label, margin = LABEL[:, :1], VALUE
+    found = pairwise.carried(library.array(label), library.array(margin[:, :1]), library.array(margin))
+    asked = np.log(label / (1 - label)) + margin - margin[:, :1]
+    near = 100 * library.tolerance
+    np.testing.assert_allclose(np.asarray(found), 1 / (1 + np.exp(-asked)), rtol=near, atol=near)
+    np.testing.assert_allclose(np.asarray(found)[:, :1], label, rtol=near)
+    bits = np.asarray(pairwise.carried(library.array([[0.0], [1.0]]), library.array([[0.3], [-2.0]]),
+                                       library.array([[0.3, 2.0], [-2.0, 0.5]])))  # fmt: skip
+    np.testing.assert_allclose(bits, [[0, 0], [1, 1]], atol=1e-5)
+    with pytest.raises(DataError, match="label"):
+        pairwise.carried(library.array([[1.5]]), library.array([[0.0]]), library.array([[0.0]]))
+
+
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_gamma_may_be_an_array(library, forms, name):
     arrays = [library.array(a) for a in (S, G, VALUE, LABEL)]

@@ -197,6 +197,7 @@ def restore(out: Path, loop: Loop, found: Found | None) -> int:
     for name, learner in _learners(loop):
         told = f"{folder}: its {name} has other parameters than this configuration's; use another --out"
         learner.restore(folder, name, f"{name}_optimizer", state.optimizers.get(f"{name}_optimizer", {}), told)
+    loop.follower.settle()
     loop.resets.restore(folder)
     counts = Counts(labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum)
     device = str(loop.follower.reward_model.device)

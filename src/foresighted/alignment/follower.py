@@ -6,17 +6,18 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from foresighted.labels.buffer import Buffer
+from foresighted.labels.buffer import Buffer, Counts
 from foresighted.labels.pair import Pair, label_means
 from foresighted.models.learner import Learner
 from foresighted.models.reward_model import RewardModel
 from foresighted.settings import SteeringConfig
 from foresighted.settings.train import FEWEST
+from foresighted.steering.pairwise import carried
 
 _log = logging.getLogger(__name__)
 PATIENCE = 5
@@ -33,13 +34,15 @@ def partition(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
     return sides
 
 
-class _Fit(NamedTuple):
+@dataclass(frozen=True)
+class Lesson:
     """Pairs as a reward model learns from them."""
 
     model: RewardModel
     pairs: Sequence[Pair]
     label: Tensor
     known: Tensor | None
+    """Head inputs of both responses, shape pairs 2 D, where they are known and never change."""
 
     def loss(self, index: list[int]) -> Tensor:
         """Return the mean loss of some pairs."""
@@ -92,6 +95,20 @@ class Follower:
         self._share = share
         self._reduce = reduce
 
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Take the labelled pairs that the reward model was first fitted to: count and remember them."""
+        labels = [pair.label for pair in pairs if pair.label is not None]
+        self.buffer.counts = Counts(labels_total=len(labels), labels_trained=len(labels), labels_sum=math.fsum(labels))
+        self.buffer.keep(pairs)
+
+    def settle(self) -> None:
+        """Bring the reward model to what was learnt, once the learner's parameters were put back."""
+
+    def doubt(self, features: Tensor | None) -> Tensor | None:
+        """Return the standard deviation of an ensemble's rewards of head inputs, shape B R from B R D; of one reward
+        model None."""
+        return None
+
     def update(self) -> float | None:
         """Learn from the labelled pairs that are new and those remembered; return the loss before it, None where there
         is no new pair.
@@ -134,15 +151,14 @@ class Follower:
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.learner.parameters.items()}
 
-    def _fit_to(self, pairs: Sequence[Pair]) -> _Fit:
-        """Return some pairs as they are learnt from, with the features of all of them, shape pairs 2 D, where they are
-        known and never change."""
+    def _fit_to(self, pairs: Sequence[Pair]) -> Lesson:
+        """Return some pairs as they are learnt from."""
         model = self.reward_model
         found = [pair.features for pair in pairs if pair.features is not None]
         known = torch.stack(found) if model.head_only and len(found) == len(pairs) else None
-        return _Fit(model, pairs, torch.tensor([pair.label for pair in pairs], device=model.device), known)
+        return Lesson(model, pairs, torch.tensor([pair.label for pair in pairs], device=model.device), known)
 
-    def _learn(self, fit: _Fit, steps: int) -> float:
+    def _learn(self, fit: Lesson, steps: int) -> float:
         count, known = len(fit.pairs), fit.known is not None
 
         def loss(index: list[int]) -> Tensor:
@@ -158,13 +174,19 @@ class Follower:
         return self.learner.learn(count, loss, steps=steps, mine=mine, reduce=None if known else self._reduce)
 
     def steering_label(self, config: SteeringConfig, pairs: Sequence[Pair], reward: Tensor) -> Tensor | None:
-        """Return p* of every candidate, or the baseline for it where the form reads none, shape B N as `reward`.
+        """Return p* of every candidate, or what stands for it: the label of one candidate of the prompt, carried over
+        to the others, or the baseline; shape B N as `reward`.
 
         None where a label that the form reads is missing.
         """
-        if not config.reads_labels:
+        if not (config.reads_labels or config.carries_label):
             return torch.full_like(reward, self.buffer.baseline)
         known = label_means(pairs, *reward.shape)
+        if config.carries_label:  # one a prompt is known
+            found = [(n, label) for row in known for n, label in enumerate(row) if label is not None]
+            where, label = (torch.tensor(column, device=reward.device)[:, None] for column in zip(*found, strict=True))
+            others: Tensor = carried(label.to(reward.dtype), reward.gather(1, where), reward)
+            return others
         if any(label is None for row in known for label in row):
             return None
         return torch.tensor(known, device=reward.device, dtype=reward.dtype)

@@ -35,12 +35,17 @@ class Scores(NamedTuple):
     products: Products  # B N each: S and G in the run's scope and influence
     base: Base | None = None  # where it is not S itself
     features: Tensor | None = None  # B (N + M) D, or B N D, where they were computed
-    first_reference: Tensor | None = None  # B 1: the reward of the reference that labels compare with, where M > 1
+    references: Tensor | None = None  # B M: the reward of each reference response, where M > 1
 
     @property
     def margin(self) -> Tensor:
         """r(y) - r(y'), shape B N."""
         return self.reward - self.reference_reward
+
+    @property
+    def each_reference(self) -> Tensor:
+        """The reward of each reference response, shape B M; the first is what labels compare with."""
+        return self.reference_reward if self.references is None else self.references
 
 
 class Penalty(NamedTuple):
@@ -155,7 +160,7 @@ class Foresight:
             products = self._paid(influence.head_products(own, apart))
         if self._how == "steps":
             base = self._through_steps(lambda parameters: features @ parameters["weight"][0].float())
-        return Scores(reward, other, products, base, read, self._first(every))
+        return Scores(reward, other, products, base, read, self._each(every))
 
     def _merged(self, rows: Tensor) -> Tensor:
         """Return B (N + M) rows with the mean of a prompt's references in their place, B (N + 1)."""
@@ -164,9 +169,9 @@ class Foresight:
         own, references = rows[:, : -self._references], rows[:, -self._references :]
         return torch.cat([own, references.mean(1, keepdim=True)], 1)
 
-    def _first(self, reward: Tensor) -> Tensor | None:
-        """Return the reward of each prompt's first reference, where there are several."""
-        return None if self._references == 1 else reward[:, -self._references, None]
+    def _each(self, reward: Tensor) -> Tensor | None:
+        """Return the reward of each of a prompt's references, where there are several."""
+        return None if self._references == 1 else reward[:, -self._references :]
 
     def _merged_gram(self, gram: Tensor, groups: int) -> Tensor:
         for _ in range(2 if self._references > 1 else 0):  # rows, then columns
@@ -199,14 +204,15 @@ class Foresight:
                     functional_call(network, dict(parameters), kwargs=inputs).view(groups, -1)
                 )
             )
-        return Scores(reward, other, products, base, None, None if every is None else self._first(every))
+        return Scores(reward, other, products, base, None, None if every is None else self._each(every))
 
-    def penalty(self, scores: Scores, label: Tensor | None) -> Penalty:
+    def penalty(self, scores: Scores, label: Tensor | None, paid: Tensor | None = None) -> Penalty:
         """Return the steering penalty of every candidate.
 
         Args:
             scores: of the round.
             label: p* of every candidate, or a baseline for each, shape B N; None for the forms that read none.
+            paid: what the policy is paid, of whose spread a gamma may be a share, shape B N; None: the reward.
 
         Raises:
             DataError: no label, and a form that reads it.
@@ -220,11 +226,11 @@ class Foresight:
                 raise DataError(f"label: got none; steering {self.form.name} reads that of every candidate")
             label = torch.zeros_like(gram)
         base = gram if scores.base is None else scores.base(label)
-        gamma, share = self._gamma(scores.reward, base)
+        gamma, share = self._gamma(scores.reward if paid is None else paid, base)
         return Penalty(self.form.pairwise(base, spread, scores.margin, label, gamma=gamma), gamma, share)
 
-    def _gamma(self, reward: Tensor, base: Tensor) -> tuple[float, float | None]:
-        one = float(steering.raw_gamma(1.0, reward, base, residual=self.form.residual(pairwise=True)))
+    def _gamma(self, paid: Tensor, base: Tensor) -> tuple[float, float | None]:
+        one = float(steering.raw_gamma(1.0, paid, base, residual=self.form.residual(pairwise=True)))
         given = self.config.weight
         if self.config.unit == "share":
             return given * one, given

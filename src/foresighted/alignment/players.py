@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from foresighted.alignment.ensemble import Ensemble
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight
 from foresighted.alignment.given import Given
@@ -22,7 +22,6 @@ from foresighted.alignment.start import Start
 from foresighted.alignment.together import Together
 from foresighted.errors import RunError
 from foresighted.labels.asking import Asker, load_labels
-from foresighted.labels.buffer import Counts
 from foresighted.models.learner import Learner, policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
 from foresighted.models.policy import Policy
@@ -92,9 +91,11 @@ class Shared:
 def _loop(
     config: TrainConfig, policy: Policy, policy_learner: Learner, reward_model: RewardModel, labels: Asker, start: Start
 ) -> Loop:
-    learner = reward_model_learner(reward_model.trainable(), config)
-    follower = Follower(reward_model, learner, config=config)
-    foresight = Foresight(config, reward_model, learner.optimizer, references=config.references)
+    if config.ensemble > 1:
+        follower: Follower = Ensemble(reward_model, config)
+    else:
+        follower = Follower(reward_model, reward_model_learner(reward_model.trainable(), config), config=config)
+    foresight = Foresight(config, reward_model, follower.learner.optimizer, references=config.references)
     return Loop(config, policy, policy_learner, follower, foresight, labels, start, Resets(config, policy_learner))
 
 
@@ -109,13 +110,8 @@ def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
 
 
 def fit(loop: Loop) -> None:
-    """Fit the reward model to the initial pairs, and count their labels."""
-    first = loop.start.fit(loop.follower.reward_model)
-    labels = [pair.label for pair in first if pair.label is not None]
-    loop.follower.buffer.counts = Counts(
-        labels_total=len(labels), labels_trained=len(labels), labels_sum=math.fsum(labels)
-    )
-    loop.follower.buffer.keep(first)
+    """Bring the reward model to its state before the first round, and count the labels of the initial pairs."""
+    loop.follower.begin(loop.start.fit(loop.follower.reward_model))
 
 
 def with_dtype(config: TrainConfig, out: Path, loops: int) -> TrainConfig:

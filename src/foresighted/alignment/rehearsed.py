@@ -56,10 +56,10 @@ class Standing:
 
     @property
     def plain(self) -> bool:
-        """Whether it is plain RLHF: no penalty, no KL term, no way back."""
+        """Whether it is plain RLHF: no penalty, no KL term, no way back, paid the reward as it is."""
         own = self.config
         other = own.policy_update == "dpo" or own.kl_coefficient or own.policy_reset_every or own.rollback_window
-        return self.role != "ceiling" and own.steering == "rlhf" and not other
+        return self.role != "ceiling" and own.steering == "rlhf" and own.pays_reward and not other
 
     @property
     def labels(self) -> int:

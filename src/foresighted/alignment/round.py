@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from foresighted.alignment import worth
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
 from foresighted.alignment.requests import Features, Fit, Labels, LogLikelihood, Sample
 from foresighted.alignment.reset import Resets
-from foresighted.alignment.rows import Round, recorded, within_prompts
+from foresighted.alignment.rows import Round, recorded
 from foresighted.alignment.start import Start
 from foresighted.alignment.update import prompt_of_each, read_once, update_directly, update_policy
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
-from foresighted.labels.pair import Groups, Pair, every_place, label_means
+from foresighted.labels.pair import Groups, Pair, every_place
 from foresighted.models import noise
 from foresighted.models.learner import Learner
 from foresighted.models.policy import Policy
@@ -29,8 +29,6 @@ from foresighted.statistics.numbers import mean
 from foresighted.store.records import CandidateRow, ReferenceRow, RoundRow
 
 _log = logging.getLogger(__name__)
-_SURE = 1e-6
-"""How near to 0 and 1 a label counts that the policy is paid by, as log-odds."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,6 @@ class Loop:
     labels: Asker
     start: Start
     resets: Resets
-
-
-class Distance(Protocol):
-    """Settings of what distance from the frozen policy costs."""
-
-    @property
-    def kl_coefficient(self) -> float:
-        """In `kl_unit`, a nat."""
-
-    @property
-    def kl_unit(self) -> str:
-        """Raw, in reward, or a share of the spread of rewards within a prompt."""
 
 
 async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], RoundRow]:
@@ -82,23 +68,27 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
     # How far they are from the reference; the pass serves the policy's update, too.
     log_p, kl = await _distance(loop, prompts, candidates, scores.reward)
 
-    # Where the form, the choice or the reward model needs labels of all candidates, they are read before the choice.
+    # Labels that the penalty or the scores read come before the choice: of all candidates, or of those to be labelled.
     pairs = _pairs(groups, references, scores)
-    if every := config.reads_all_labels:
-        await Labels(pairs)
+    every, ahead = config.reads_all_labels, config.reads_labels_ahead
+    labelled = _to_label(config, scores, candidates, references) if ahead else []
+    if every or ahead:
+        await Labels(pairs if every else [pairs[i] for i in labelled])
 
-    # Candidates are worth reward - penalty (the ceiling: their true labels) - what distance from the reference costs.
-    penalty = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward))
-    penalty = controlled(config, penalty, references)
-    worth = scores.reward
-    score = -penalty.value if config.control == "penalty-alone" else worth - penalty.value
-    if config.selection == "labels":
-        score = worth = torch.tensor(label_means(pairs, *score.shape), device=score.device).logit(_SURE)
-    if kl is not None:
-        score = score - distance_cost(config, kl, worth)
+    # Candidates are worth what they are paid - penalty - what distance from the reference costs.
+    paid = worth.paid(config, scores, follower.doubt(scores.features))
+    charged = loop.foresight.penalty(scores, follower.steering_label(config, pairs, scores.reward), paid)
+    penalty = controlled(config, charged, references)
+    score = worth.score(config, paid, penalty.value, kl, pairs)
+    if config.corrects:
+        added = worth.correction(config, paid, candidates.texts, labelled, pairs)
+        score, paid = score + added, paid + added
     chosen = choose(score, candidates, references)
-    asked = [pairs[i] for i in _to_label(config, chosen, scores.margin, candidates, references)]
-    if not every:
+    if not ahead:
+        influence = charged.value if loop.foresight.steers else scores.products.gram
+        labelled = _to_label(config, scores, candidates, references, chosen, influence)
+    asked = [pairs[i] for i in labelled]
+    if not (every or ahead):
         await Labels(asked)
 
     # The reward model learns from the new labels, then the policy from its winners, all candidates or these labels,
@@ -112,8 +102,9 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
 
     played = Round(
         number=number, prompts=[(r.prompt_id, r.prompt) for r in references], texts=candidates.texts,
-        tokens=candidates.lengths(), scores=scores, penalty=penalty, kl=kl, score=score, chosen=chosen, pairs=pairs,
-        counts=follower.buffer.counts, utility_reference=mean(r.utility for r in references),
+        tokens=candidates.lengths(), scores=scores, paid=None if config.pays_reward else paid, penalty=penalty, kl=kl,
+        score=score, chosen=chosen, pairs=pairs, counts=follower.buffer.counts,
+        utility_reference=mean(r.utility for r in references),
         reward_model_loss=reward_model_loss, policy_loss=policy_loss, prompts_cut=cut, returned_to=fallen or back,
     )  # fmt: skip  # one field a line hides the algorithm
     return recorded(played)
@@ -168,18 +159,6 @@ async def _scores(loop: Loop, groups: Groups) -> tuple[Scores, int]:
     return scores, reader.cut - before
 
 
-def distance_cost(config: Distance, kl: Tensor, worth: Tensor) -> Tensor:
-    """Return what the distance from the frozen policy takes off each candidate's score; all shapes B N.
-
-    Args:
-        config: the coefficient, and what it is in units of.
-        kl: log pi - log pi_ref, in nats.
-        worth: what candidates are paid by: rewards, or log-odds of labels.
-    """
-    unit = within_prompts(worth) if config.kl_unit == "share" else 1.0
-    return config.kl_coefficient * unit * kl
-
-
 def _names(config: TrainConfig, references: Sequence[ReferenceRow]) -> list[tuple[int, str, int]]:
     return [(r.round, r.prompt_id, n) for r in references for n in range(config.candidates)]
 
@@ -212,15 +191,19 @@ def _check_finite(reward: Tensor, references: Sequence[ReferenceRow]) -> None:
 
 
 def _to_label(
-    config: TrainConfig, chosen: list[int], margin: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]
-) -> list[int]:
+    config: TrainConfig, scores: Scores, candidates: Rollout, references: Sequence[ReferenceRow],
+    winners: Sequence[int] = (), influence: Tensor | None = None,
+) -> list[int]:  # fmt: skip  # one argument a line says no more
     """Return the flat indices of the candidates whose pairs the reward model learns from, B of them or all."""
+    margin = scores.margin
     if config.reward_model_pairs == "winner":
-        return chosen
+        return list(winners)
     if config.reward_model_pairs == "all":
         return list(range(margin.numel()))
     if config.reward_model_pairs == "uncertain":
         return choose(-margin.abs(), candidates, references)
+    if config.reward_model_pairs == "influence" and influence is not None:
+        return choose(influence.abs(), candidates, references)
     drawn = [noise.uniform(config.seed, "to label", *name) for name in _names(config, references)]
     return choose(torch.tensor(drawn, device=margin.device).view_as(margin), candidates, references)
 

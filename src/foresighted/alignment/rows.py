@@ -38,6 +38,8 @@ class Round:
     labels_failed: int = 0
     prompts_cut: int = 0
     """Texts that the reward model did not read from the beginning of their prompt."""
+    paid: Tensor | None = None
+    """What candidates are paid, where that is not the reward."""
     kl: Tensor | None = None
     utility_reference: float | None = None
     reward_model_loss: float | None = None
@@ -50,8 +52,7 @@ class Round:
     def judged(self) -> list[tuple[float, float]]:
         """Margin r(first) - r(second), before the update, and label of each pair that somebody labelled."""
         scores = self.scores
-        against = scores.reference_reward if scores.first_reference is None else scores.first_reference
-        reward, reference = scores.reward.tolist(), against.tolist()
+        reward, reference = scores.reward.tolist(), scores.each_reference.tolist()
         found = []
         for pair in self.pairs:
             if pair.asked and pair.label is not None and pair.place is not None:
@@ -81,12 +82,13 @@ def _candidate_rows(played: Round) -> list[CandidateRow]:
     kl = [None] * len(played.texts) if played.kl is None else played.kl.flatten().tolist()
     tables = label_means(played.pairs, groups, size), utilities(played.pairs, groups, size)
     known = [[value for row in table for value in row] for table in tables]
-    rows = zip(played.texts, played.tokens, *columns, kl, *known, strict=True)
+    paid = [None] * len(played.texts) if played.paid is None else played.paid.flatten().tolist()
+    rows = zip(played.texts, played.tokens, *columns, kl, paid, *known, strict=True)
     found = []
-    for i, (text, tokens, reward, against, gram, penalty, score, ratio, label, utility) in enumerate(rows):
+    for i, (text, tokens, reward, against, gram, penalty, score, ratio, worth, label, utility) in enumerate(rows):
         where = played.number, *played.prompts[i // size], i % size
         read = text, tokens, reward, against, gram, utility, label
-        found.append(CandidateRow(*where, *read, -penalty, penalty, ratio, score, i in played.chosen))
+        found.append(CandidateRow(*where, *read, -penalty, penalty, ratio, score, i in played.chosen, worth))
     return found
 
 
@@ -98,7 +100,7 @@ def _share(one: float, other: float) -> float | None:
 
 def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
     winners = [row for row in rows if row.chosen]
-    judged = played.judged
+    judged, paid = played.judged, played.scores.reward if played.paid is None else played.paid
     return RoundRow(
         round=played.number,
         reward=mean(row.reward for row in rows) or 0.0,
@@ -120,7 +122,7 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         gamma_share=played.penalty.share,
         reward_model_drift=played.reward_model_drift,
         labels_failed=played.labels_failed,
-        penalty_share=_share(within_prompts(played.penalty.value), within_prompts(played.scores.reward)),
+        penalty_share=_share(within_prompts(played.penalty.value), within_prompts(paid)),
         win_predicted=mean(sigmoid(margin) for margin, _ in judged),
         win_share=mean(label for _, label in judged),
         kl=None if played.kl is None else float(played.kl.double().mean()),

@@ -101,13 +101,13 @@ class Start:
             read_tensors(path, parameters, f"{path}: of another reward model; use another --out")
             rows = kept.pairs(kept.pins())
         pairs = [_labelled(row) for row in rows]
-        return _with_features(pairs, reward_model) if self._config.fit.buffer else pairs
+        return with_features(pairs, reward_model) if self._config.fit.buffer else pairs
 
     def _fit(self, reward_model: RewardModel) -> None:
         pairs, learner = self._pairs(), reward_model_learner(reward_model.trainable(), self._config)
         follower = Follower(reward_model, learner, config=self._config, steps=1)
         if reward_model.head_only:
-            _with_features(pairs, reward_model)
+            with_features(pairs, reward_model)
         batches = [pairs[s : s + _FIT_BATCH] for s in range(0, len(pairs), _FIT_BATCH)]
         for step in range(self._config.initial_steps):
             follower.learn(pairs if reward_model.head_only else batches[step % len(batches)])
@@ -150,8 +150,8 @@ def _labelled(row: PairRow) -> Pair:
     return Pair(pair_id(0, *texts), *texts, row.label)
 
 
-def _with_features(pairs: list[Pair], reward_model: RewardModel) -> list[Pair]:
-    """Return pairs with the head's inputs, where these never change."""
+def with_features(pairs: list[Pair], reward_model: RewardModel) -> list[Pair]:
+    """Return pairs with the head's inputs, shape 2 D, where these never change."""
     if reward_model.head_only:
         prompts = [pair.prompt for pair in pairs]
         sides = [reward_model.features(prompts, [getattr(p, side) for p in pairs]) for side in ("first", "second")]

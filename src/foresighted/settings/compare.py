@@ -19,6 +19,7 @@ OF_AN_ARM = (
     "kl_coefficient", "kl_unit", "selection", "control", "reward_model_pairs", "policy_update", "policy_learning_rate",
     "policy_steps", "clip_range", "dpo_beta", "max_grad_norm", "policy_reset_every", "rollback_window",
     "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
+    "ensemble", "confidence", "shaping", "shaping_scale", "correction",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""
 

@@ -93,11 +93,12 @@ class SteeringConfig(Settings):
     paid: Literal["reward", "margin"] = setting(
         "reward", "steering", "what is asked about there: the reward (the paper), or its margin over the reference's"
     )
-    steering_labels: Literal["candidate", "baseline"] = setting(
+    steering_labels: Literal["candidate", "group", "baseline"] = setting(
         "candidate",
         "steering",
-        f"what {READ_LABELS} read: each candidate's label (N a prompt), or in place of it the"
-        " mean label that the reward model was trained on so far (none)",
+        f"what {READ_LABELS} read: each candidate's label (N a prompt), or in place of it the label of the prompt's one"
+        " labelled candidate, carried over by the margins (one; not in TRL), or the mean label that the reward model"
+        " was trained on so far (none)",
     )
     curvature: Literal["gauss-newton", "hessian", "adamw"] = setting(
         "gauss-newton",
@@ -168,6 +169,11 @@ class SteeringConfig(Settings):
         steps, buffer, l2 = self.fit
         learning = {"reward_model_steps": steps, "reward_model_buffer": buffer, "reward_model_l2": l2}
         return replace(self, gamma=self.weight, gamma_unit=self.unit, **learning)  # type: ignore[arg-type]
+
+    @property
+    def carries_label(self) -> bool:
+        """Whether the penalty of a candidate reads one label of its prompt, which may be another's."""
+        return self.form.reads_labels and self.weight > 0 and self.steering_labels == "group"
 
     @property
     def reads_labels(self) -> bool:

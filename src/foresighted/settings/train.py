@@ -28,7 +28,8 @@ class TrainConfig(SteeringConfig):
         "policy_update": "best-of-n", "clip_range": 0.2, "lora_layers": "all", "references": 1, "kl_coefficient": 0.0,
         "kl_unit": "raw", "gamma_unit": "raw", "control": "none", "reward_model_pairs": "winner",
         "reward_model_steps": 1, "reward_model_buffer": 0, "reward_model_l2": 0.0, "reward_model_max_length": None,
-        "initial_preferences": None,
+        "initial_preferences": None, "ensemble": 1, "confidence": 0.0, "shaping": "none", "shaping_scale": 1.0,
+        "correction": 0.0,
     }  # fmt: skip  # one table
 
     seed: int = setting(0, "run", "seed of prompt order, sampling noise, initial weights and sampled labels", low=0)
@@ -152,11 +153,20 @@ class TrainConfig(SteeringConfig):
     reward_model_learning_rate: float = setting(
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_pairs: Literal["winner", "random", "uncertain", "all"] = setting(
+    reward_model_pairs: Literal["winner", "random", "uncertain", "influence", "all"] = setting(
         "random",
         "reward model",
         "which candidates are labelled against a reference for it to learn from: each prompt's winner, one drawn at"
-        " random, the one whose margin is nearest 0, or all (N labels a prompt)",
+        " random, the one whose margin is nearest 0, the one with the largest influence in either direction, or all (N"
+        " labels a prompt)",
+    )
+    ensemble: int = setting(
+        1,
+        "reward model",
+        "heads on its body that differ in their first weights and in the pairs that they learn from; its reward is"
+        " their mean",
+        low=1,
+        high=64,
     )
     initial_pairs: int = setting(
         32, "reward model", "K labelled pairs of the reference policy to fit it on first", low=0
@@ -188,6 +198,23 @@ class TrainConfig(SteeringConfig):
         "steering",
         "unit of beta: raw, in reward, or a share of the spread within a prompt of what is paid: rewards, or log-odds"
         " of labels",
+    )
+    confidence: float = setting(
+        0.0, "steering", "lower confidence bound: the policy is paid mean - confidence * std of the ensemble", low=0
+    )
+    shaping: Literal["none", "par"] = setting(
+        "none",
+        "steering",
+        "par: the policy is paid scale * sigmoid((r - r_ref) / scale), mean over the references",
+    )
+    shaping_scale: float = setting(1.0, "steering", "scale of that shaping, in units of reward", above=0)
+    correction: float = setting(
+        0.0,
+        "steering",
+        "weight w, 1 for scores without bias: the policy is paid p = sigmoid(r - r_ref), and for the labelled candidate"
+        " w * (label - p) / (chance of being labelled) beside it; 0: the reward",
+        low=0,
+        high=1,
     )
     selection: Literal["reward", "labels"] = setting(
         "reward",
@@ -227,6 +254,22 @@ class TrainConfig(SteeringConfig):
         return self.reads_labels or self.selection == "labels" or self.reward_model_pairs == "all"
 
     @property
+    def corrects(self) -> bool:
+        """Whether what candidates are paid is corrected by labels."""
+        return self.correction > 0 and self.selection == "reward" and self.control != "penalty-alone"
+
+    @property
+    def pays_reward(self) -> bool:
+        """Whether candidates are paid the reward as it is, if they are paid by the reward model at all."""
+        replaced = self.selection == "labels" or self.control == "penalty-alone"
+        return replaced or not (self.corrects or self.confidence or self.shaping != "none")
+
+    @property
+    def reads_labels_ahead(self) -> bool:
+        """Whether the label of each prompt's one labelled candidate is read before the choice."""
+        return self.corrects or self.carries_label
+
+    @property
     def labels_a_round(self) -> int:
         """Preferences that a run reads in a round."""
         return self.prompts_per_round * (self.candidates if self.reads_all_labels else 1)
@@ -257,6 +300,9 @@ class TrainConfig(SteeringConfig):
             yield f"selection: got {self.selection}, {why} and pays by no score; use reward"
         if self.control != "none":
             yield f"control: got {self.control}, {why}, without a penalty; use none"
+        for name, usual in (("confidence", 0), ("shaping", "none"), ("correction", 0)):
+            if (got := getattr(self, name)) != usual:
+                yield f"{name}: got {got}, {why} and is paid by no score; use {usual}"
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
@@ -279,6 +325,7 @@ class TrainConfig(SteeringConfig):
                 self.initial_preferences is None or self.initial_pairs > 0,
                 "initial_preferences: without effect with initial_pairs 0; give how many are to be read",
             ),
+            *self._rules_of_pay(),
             (
                 self.quantization == "none" or self.policy_train == "lora",
                 "policy_train: a quantised policy can only be trained with lora",
@@ -298,4 +345,44 @@ class TrainConfig(SteeringConfig):
                 "rollback_window: got 1 with prompts_per_round 1, and one label says nothing of its spread; raise one"
                 " of them",
             ),
+        )
+
+    def _rules_of_pay(self) -> Iterable[tuple[bool, str]]:
+        """Return the rules of an ensemble, and of labels that are read before the choice."""
+        pairs = self.reward_model_pairs
+        trained, one = (self.reward_model_train, self.scope), self.ensemble == 1
+        yield (
+            one or trained == ("head", "head"),
+            f"ensemble: got {self.ensemble}, and its heads share a body that is not trained; use reward_model_train and"
+            f" scope head, not {' and '.join(trained)}",
+        )
+        follows = self.steering == "unrolled" or (self.steering == "exact" and self.curvature == "adamw")
+        yield (
+            one or not follows or not self.weight,
+            f"ensemble: got {self.ensemble}, and {self.steering} follows the optimiser of one head; use ensemble 1, or"
+            " another form or curvature",
+        )
+        yield not self.confidence or not one, "confidence: needs an ensemble of at least 2"
+        yield (
+            not self.corrects or self.shaping == "none",
+            f"correction: pays sigmoid(r - r_ref) already; use shaping none, not {self.shaping}",
+        )
+        yield (
+            not self.corrects or pairs == "random",
+            "correction: is without bias for a candidate that is drawn at random; use reward_model_pairs random, not"
+            f" {pairs}",
+        )
+        yield (
+            not self.corrects or not self.reads_labels,
+            f"correction: reads one label a prompt, and {self.steering} that of every candidate; use steering_labels"
+            " group or baseline",
+        )
+        yield (
+            not self.carries_label or pairs in ("random", "uncertain"),
+            "steering_labels: group reads its label before the choice; use reward_model_pairs random or uncertain, not"
+            f" {pairs}",
+        )
+        yield (
+            not self.carries_label or self.selection == "reward",
+            "steering_labels: group spares labels, and selection labels reads them all; use candidate",
         )

@@ -16,8 +16,16 @@ OBJECT = "object:"
 """How the name of a Python object begins in a configuration; nobody can type it."""
 _OF_A_LOOP = ("kl_coefficient", "kl_unit", "references", "reward_model_learning_rate")
 """Settings of `FPOConfig` beside those that every loop shares, always written: it has other defaults than `train`."""
-_OF_TRAIN = ("policy_update", "policy_reset_every", "rollback_window")
-"""What moves the policy in `train`, and no setting of a trainer of TRL."""
+_OF_TRAIN = (
+    "policy_update",
+    "policy_reset_every",
+    "rollback_window",
+    "ensemble",
+    "confidence",
+    "shaping",
+    "correction",
+)
+"""What moves the policy in `train`, what pays it there, and no setting of a trainer of TRL."""
 
 
 def command(config: TrainConfig, out: str) -> str:
@@ -43,13 +51,14 @@ def lines(config: TrainConfig) -> str:
 
     Which candidates are labelled carries over where TRL's groups know it: winner or all. What does not is named.
     """
-    shared = SteeringConfig(**{name: getattr(config, name) for name in settings(SteeringConfig)})
+    own = {name: getattr(config, name) for name in _OF_TRAIN if getattr(config, name) != getattr(TrainConfig, name)}
+    own |= {"steering_labels": "group"} if config.steering_labels == "group" else {}
+    shared = SteeringConfig(**{name: getattr(config, name) for name in settings(SteeringConfig) if name not in own})
     values = needed(shared) | {name: getattr(config, name) for name in _OF_A_LOOP}
     values |= {"sampled_labels": True} if config.sampled_labels else {}
     values |= {"reward_model_pairs": "all"} if config.reward_model_pairs == "all" else {}
     values |= {"reward_model_input": "response"} if config.reward_model_input == "response" else {}
     inside = "".join(f"    {name}={value!r},\n" for name, value in values.items())
-    own = {name: getattr(config, name) for name in _OF_TRAIN if getattr(config, name) != getattr(TrainConfig, name)}
     left = "".join(f"# without {name} {value}, which foresighted train alone has\n" for name, value in own.items())
     return f"import foresighted as fpo\n\n{left}config = fpo.FPOConfig(\n{inside})"
 

@@ -17,8 +17,10 @@ from foresighted.steering.checks import Array, check_finite, check_label, check_
 from foresighted.steering.forms import practical
 from foresighted.steering.kernels import Kernels
 
-__all__ = ["exact", "implicit_margin", "practical", "proximal", "relaxed", "sigmoid", "unrolled"]
+__all__ = ["carried", "exact", "implicit_margin", "practical", "proximal", "relaxed", "sigmoid", "unrolled"]
 
+_SURE = 1e-6
+"""How near to 0 and 1 a label counts that is carried over, as log-odds."""
 NEWTON_STEPS = 5
 """Of `implicit_margin`; machine precision takes 4 from its first guess (tests/steering), derivatives one more."""
 
@@ -34,6 +36,36 @@ def slopes(margin: Array, label: Array | float) -> tuple[Array, Array]:
     """Return first and second derivative of the loss in the margin: the residual s(m) - p*, and s(m) (1 - s(m))."""
     p = sigmoid(margin)
     return p - label, p * (1 - p)
+
+
+def carried(label: Array, own: Array, margin: Array) -> Array:
+    """Return what the label of one candidate of a prompt says of the others.
+
+        logit p*_i = logit p*_j + m_i - m_j
+
+    The reward model is trusted on how the candidates differ, the label on where they stand: its error in log-odds at
+    the labelled candidate, m_j - logit p*_j, is taken for its error at all of them. A bit, whose log-odds are infinite,
+    says of the others what it says of its own.
+
+    Args:
+        label: p* of the labelled candidate in [0, 1], shape B 1.
+        own: its margin, or its reward, shape B 1.
+        margin: those of the prompt's candidates, shape B N.
+
+    Returns:
+        Shape B N, in (0, 1).
+
+    Raises:
+        DataError: a label outside [0, 1].
+
+    References:
+        Ours; derivation in docs/steering.md ("group").
+    """
+    check_label(label)
+    xp = array_namespace(margin)
+    sure = xp.where(label < _SURE, xp.full_like(label, _SURE), label)
+    sure = xp.where(sure > 1 - _SURE, xp.full_like(label, 1 - _SURE), sure)
+    return sigmoid(xp.log(sure) - xp.log1p(-sure) + margin - own)
 
 
 def relaxed(gram: Array, margin: Array, label: Array | float, *, gamma: float | Array) -> Array:

@@ -41,9 +41,12 @@ class CandidateRow:
     kl: float | None
     """log pi(y | x) - log pi_ref(y | x) in nats, where `kl_coefficient` made it needed, else null."""
     score: float
-    """reward - penalty - kl_coefficient * kl; with `selection` labels its log-odds stand for the first two. What
-    the choice was made by, and what a policy gradient raises."""
+    """reward (or `paid`, where it is there) - penalty - kl_coefficient * kl; with `selection` labels its log-odds stand
+    for the first two. What the choice was made by, and what a policy gradient raises."""
     chosen: bool
+    paid: float | None = field(default=None, metadata=SPARSE)
+    """What the policy is paid for it, before penalty and KL, where `confidence`, `shaping` or `correction` make that
+    another number than the reward; else there is no such column."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class RoundRow:
     labels_failed: int = 0
     """Labels asked for and not given in time: no label was guessed."""
     penalty_share: float | None = None
-    """Variance of the penalty over that of penalty and reward together, within prompts: 1 where the penalty alone tells
-    candidates apart. Null where nothing differs, and in records of 0.2, as are the following."""
+    """Variance of the penalty over that of penalty and reward (or `paid`) together, within prompts: 1 where the penalty
+    alone tells candidates apart. Null where nothing differs, and in records of 0.2, as are the following."""
     win_predicted: float | None = None
     """Mean over the pairs labelled in this round of sigma(margin) of the candidate, before they are learnt from."""
     win_share: float | None = None

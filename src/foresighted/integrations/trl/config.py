@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -109,6 +109,11 @@ class FPOConfig(SteeringConfig):
     pending_pairs: int = setting(
         10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first", low=1
     )
+
+    def _rules(self) -> Iterable[tuple[bool, str]]:
+        yield from super()._rules()
+        told = "steering_labels: group is of foresighted train alone; use candidate or baseline"
+        yield self.steering_labels != "group", told
 
     @property
     def every_pair(self) -> bool:

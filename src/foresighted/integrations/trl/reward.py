@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from foresighted.alignment.foresight import Foresight, Penalty
-from foresighted.alignment.round import distance_cost
 from foresighted.alignment.rows import Round
+from foresighted.alignment.worth import distance_cost
 from foresighted.errors import ConfigError, RunError
 from foresighted.influence.passes import ROWS
 from foresighted.integrations.trl import checkpoint

@@ -47,15 +47,15 @@ def score(groups: Groups, foresight: Foresight, reward_model: RewardModel, toget
     if whole:
         return foresight.score(prompts, texts, groups=count)
 
-    widths = [size, 1 if references else size, size, size, int(references > 1)]
+    widths = [size, 1 if references else size, size, size, references if references > 1 else 0]
 
     def columns() -> Tensor:
         if not texts:
             return torch.zeros(0, sum(widths), device=reward_model.device)
         own = foresight.score(prompts, texts, groups=len(mine))
-        first = [] if own.first_reference is None else [own.first_reference]
-        return torch.cat([own.reward, own.reference_reward, *own.products, *first], 1)
+        several = [] if own.references is None else [own.references]
+        return torch.cat([own.reward, own.reference_reward, *own.products, *several], 1)
 
     joined = together.concatenate(together.attempt(columns), count)
-    reward, reference, gram, spread, first = torch.split(joined, widths, 1)
-    return Scores(reward, reference, Products(gram, spread), first_reference=first if references > 1 else None)
+    reward, reference, gram, spread, several = torch.split(joined, widths, 1)
+    return Scores(reward, reference, Products(gram, spread), references=several if references > 1 else None)
