@@ -228,6 +228,8 @@ def test_what_would_do_nothing_with_dpo_is_refused(tiny, told):
         wrong.resolved()
     told(caught, "steering: got practical", "use rlhf", "kl_coefficient: got 0.3", "dpo_beta in its place; use 0",
          "selection: got labels", "control: got shuffled")  # fmt: skip
+    with pytest.raises(ConfigError, match=r"shaping: got par, .* use none"):
+        replace(direct, steering="rlhf", kl_coefficient=0.0, shaping="par").resolved()
 
 
 def test_an_arm_with_dpo_has_beta_in_place_of_the_kl_term(tiny, told):

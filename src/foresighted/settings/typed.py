@@ -16,15 +16,8 @@ OBJECT = "object:"
 """How the name of a Python object begins in a configuration; nobody can type it."""
 _OF_A_LOOP = ("kl_coefficient", "kl_unit", "references", "reward_model_learning_rate")
 """Settings of `FPOConfig` beside those that every loop shares, always written: it has other defaults than `train`."""
-_OF_TRAIN = (
-    "policy_update",
-    "policy_reset_every",
-    "rollback_window",
-    "ensemble",
-    "confidence",
-    "shaping",
-    "correction",
-)
+_OF_TRAIN = ("policy_update", "policy_reset_every", "rollback_window", "ensemble", "confidence", "shaping",
+             "correction")  # fmt: skip  # one table
 """What moves the policy in `train`, what pays it there, and no setting of a trainer of TRL."""
 
 
