@@ -234,7 +234,7 @@ def main() -> None:
     elif len(words) == 2 and words[0] == "tune" and words[1] in GAMES:
         tune(words[1])
     elif len(words) >= 2 and words[0] == "play" and words[1] in GAMES and set(words[3:]) <= set(ARMS):
-        play(words[1], *map(int, words[2:3]), words[3:])
+        play(words[1], int(words[2]) if words[2:] else len(FRESH), words[3:])
     else:
         sys.exit(__doc__)
 

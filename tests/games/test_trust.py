@@ -117,7 +117,7 @@ def test_all_steps_of_the_leader_are_scaled_and_nothing_else():
 
 
 def test_a_game_of_ones_own_needs_to_write_nothing():
-    found = simulate(BANDIT, ["rlhf:control=trust"], [0, 1], BANDIT.settings(iterations=20))
+    found = simulate(BANDIT, ["rlhf:control=trust:trust_evidence=0"], [0, 1], BANDIT.settings(iterations=20))
     assert np.isfinite(found.utility).all()
     assert (found.tau[0] != 1).any()
 
