@@ -41,6 +41,14 @@ class Part:
         return {"preset": "demo", **MAIN, **own, "arms": list(self.arms), "seeds": list(self.seeds)}
 
 
+FITTED = {"reward_model_steps": 10, "reward_model_learning_rate": 5e-3}
+EARNING = (
+    "rlhf", DEFAULT, CEILING, "practical:correction=1", "rlhf:correction=1", "practical:reward_model_pairs=influence",
+    "practical:reward_model_pairs=winner", "proximal:steering_labels=group", "rlhf:policy_update=dpo:dpo_beta=0.1",
+    "rlhf:policy_update=dpo:dpo_beta=0.3",
+)  # fmt: skip
+"""Ways to spend the same labels."""
+
 PARTS: dict[str, Part] = {
     "reduced": Part(
         "three arms, three seeds, 60 rounds: half an hour on two cores",
@@ -59,7 +67,7 @@ PARTS: dict[str, Part] = {
     ),
     "fitted": Part(
         "the reward model is fitted: ten steps of 5e-3 a round (claims A, D)",
-        CELL, FINAL[:4], {"reward_model_steps": 10, "reward_model_learning_rate": 5e-3},
+        CELL, FINAL[:4], FITTED,
     ),
     "all-labelled": Part(
         "all candidates are labelled, 16 labels a round (claim A)",
@@ -101,6 +109,33 @@ PARTS: dict[str, Part] = {
     ),
     "all-layers": Part(
         "all layers of the policy learn", CELL, FINAL[:4], {"lora_layers": "all"},
+    ),
+    "remedies-tuning": Part(
+        "other remedies in the main cell, each with a few settings, on the tuning seeds",
+        (
+            *(f"rlhf:policy_update=dpo:dpo_beta={beta}" for beta in (0.1, 0.3, 1)),
+            *(f"rlhf:shaping=par:kl_coefficient={beta}" for beta in (0.1, 0.3, 1)),
+            *(f"rlhf:ensemble=5:confidence={width}" for width in (1, 3)),
+            *(f"rlhf:kl_coefficient=0:policy_learning_rate={rate}" for rate in ("5e-4", "2e-4")),
+            *(f"rlhf:kl_coefficient=0:policy_reset_every={rounds}" for rounds in (10, 20)),
+            "rlhf:kl_coefficient=0:rollback_window=5",
+        ), TUNING,
+    ),
+    "remedies": Part(
+        "other remedies in the main cell that have nothing to tune; the tuned ones are added once they are",
+        (
+            "relaxed", "proximal", "proximal:steering_labels=baseline", "penalty-alone",
+            "rlhf:kl_coefficient=0:reward_model_steps=10:reward_model_learning_rate=5e-3",
+        ), FINAL,
+    ),
+    "earn-4": Part("what earns: 4 labels a round, the reward model fitted", EARNING, FINAL[:4], FITTED),
+    "earn-16": Part(
+        "what earns: 16 prompts and 16 labels a round, the reward model fitted", EARNING, FINAL[:4],
+        FITTED | {"prompts_per_round": 16},
+    ),
+    "earn-64": Part(
+        "what earns: 64 prompts and 64 labels a round, the reward model fitted", EARNING, FINAL[:4],
+        FITTED | {"prompts_per_round": 64},
     ),
 }  # fmt: skip  # one table
 """By name, in the order in which they are played."""

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from parts import DEFAULT, KL, MAIN, PARTS, PLAIN
 from scipy.stats import ttest_1samp
 
+from foresighted.reporting.samples import shown_prompts
 from foresighted.statistics.collapse import Fall, family_size, judge_arm
 from foresighted.statistics.intervals import Interval, paired_interval, student_interval, wilson_share
 from foresighted.statistics.layout import choose_layout
@@ -131,6 +132,29 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def words_table(table: pd.DataFrame) -> str:
+    """Return the words of the first four held-out prompts by the SHA-256 of their ids, of three arms and seeds."""
+    last, arms = int(table["round"].max()), [arm for arm in (PLAIN, KL, DEFAULT) if (table.arm == arm).any()]
+    prompts = shown_prompts(table.prompt_id.unique(), 4)
+    known = table.set_index(["arm", "seed", "round", "prompt_id"])[["text", "utility"]]
+    seeds = sorted(table.seed.unique())[:3]
+    middle = sorted(table["round"].unique(), key=lambda number: abs(number - last / 2))[0]
+
+    def said(*place: object) -> str:
+        text, utility = known.loc[place]
+        return f"{' '.join(str(text).replace('|', '/').split())} ({number(float(utility))})"
+
+    lines = [f"| prompt | arm | seed | round {middle} | round {last} |", "|---|---|--:|---|---|"]
+    for prompt in prompts:
+        lines.append(f"| {prompt} | before training | | {said(arms[0], seeds[0], 0, prompt)} | |")
+        lines += [
+            f"| | {NAMES[arm]} | {seed} | {said(arm, seed, middle, prompt)} | {said(arm, seed, last, prompt)} |"
+            for arm in arms
+            for seed in seeds
+        ]
+    return "\n".join(lines)
+
+
 def tuned(last: int) -> str | None:
     """Return the KL arm that did best on the tuning seeds."""
     table = read("tuning")
@@ -226,8 +250,12 @@ def main() -> None:
     for name, table in found.items():
         rounds = read(f"{name}-rounds")
         pieces += [f"### {name}: {PARTS[name].told}", table_of(name, table, rounds)] if rounds is not None else []
-        if name == "main":
+        if name in ("reduced", "main"):
             pieces += ["Parts of the utility at the last round:", parts_table(name, table)]
+            pieces += [
+                "The words (four held-out prompts by the SHA-256 of their ids, three seeds):",
+                words_table(table),
+            ]
     (HERE / "tables.md").write_text("\n\n".join(pieces) + "\n", encoding="utf-8")
     style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):

@@ -43,8 +43,8 @@ def test_every_part_is_a_comparison_and_tuning_seeds_are_no_others(study):
         config = configured(
             CompareConfig, arguments, out=None, resume=False, preset=arguments.pop("preset"), config=None
         )
-        assert [config.arm(arm, 0).prompts_per_round for arm in part.arms] == [4] * len(part.arms)
-    rest = {seed for name, part in parts.items() if name != "tuning" for seed in part.seeds}
+        assert {config.arm(arm, 0).rounds for arm in part.arms} <= {60, 100}
+    rest = {seed for name, part in parts.items() if "tuning" not in name for seed in part.seeds}
     assert not rest & set(parts["tuning"].seeds)
 
 
