@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 import foresighted as fpo
-from foresighted.statistics.intervals import Share, mean_interval, wilson_share
+from foresighted.statistics.intervals import mean_interval, wilson_share
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "trust"
@@ -142,11 +142,10 @@ def play(game: str, count: int = len(FRESH), wanted: Sequence[str] = ()) -> None
 class Ends(NamedTuple):
     """How an arm ended in a case, over seeds."""
 
-    mean: str
-    worst: float
-    good: Share
-    of_best: str
-    """Final utility as a share of the best point that plain RLHF passes through on the same seed."""
+    final: Any
+    """True utility, one a seed."""
+    of_best: Any
+    """The same as a share of the best point that plain RLHF passes through on that seed; empty without plain."""
 
 
 def played_arms(table: Mapping[str, Any]) -> list[str]:
@@ -162,12 +161,17 @@ def ends(table: Mapping[str, Any], case: Case, arm: str) -> Ends:
         return table[name][at].astype(float)
 
     final, best = chosen("final_utility", arm), chosen("peak_utility", "plain")
-    told = []
-    for values in (final, final / best) if best.size else (final,):
-        found = mean_interval(values[:, None], seed=0)
-        told.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
-    good = wilson_share(int((final >= GOOD).sum()), len(final))
-    return Ends(told[0], float(final.min()), good, told[-1])
+    return Ends(final, final / best if best.size else best)
+
+
+def entry(game: str, end: Ends) -> str:
+    """Return an arm's end in words."""
+    if game == "linear":
+        found = mean_interval(end.of_best[:, None], seed=0)
+        return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]; {end.final.mean():.2f}"
+    good = wilson_share(int((end.final >= GOOD).sum()), len(end.final))
+    told = f"{good.successes} of {good.total} [{good.low:.0%}, {good.high:.0%}]"
+    return f"{told}; {end.final.mean():.2f}, worst {end.final.min():.2f}"
 
 
 def results() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -181,15 +185,11 @@ def show() -> None:
     """Write the table and the figure."""
     lines, found = [], dict(results())
     for game, table in found.items():
-        last = "ends at 9 or better" if game == "network" else "share of plain's best point"
-        lines += [f"**{game}**", "", f"| cell | action cost | arm | final utility | worst seed | {last} |"]
-        lines += ["|---|--:|---|--:|--:|--:|"]
+        arms = played_arms(table)
+        lines += [f"**{game}**", "", "| cell | cost | " + " | ".join(arms) + " |", "|---|--:|" + "--:|" * len(arms)]
         for case in CASES:
-            for arm in played_arms(table):
-                end = ends(table, case, arm)
-                share = f"{end.good.mean:.1%} [{end.good.low:.1%}, {end.good.high:.1%}]"
-                told = share if game == "network" else end.of_best
-                lines.append(f"| {case.cell} | {case.cost:g} | {arm} | {end.mean} | {end.worst:.2f} | {told} |")
+            told = [entry(game, ends(table, case, arm)) for arm in arms]
+            lines.append(f"| {case.cell} | {case.cost:g} | " + " | ".join(told) + " |")
         lines.append("")
     (HERE / "trust_table.md").write_text("\n".join(lines), encoding="utf-8")
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
