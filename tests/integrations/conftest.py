@@ -7,7 +7,7 @@ import pytest
 TEXTS = ["Why is the sky blue?", "What is rain?", "Who invented the telephone?", "Can fish sleep at night?"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def prompts():
     """Standard and conversational prompts as datasets, with a column of references."""
     from datasets import Dataset
@@ -38,6 +38,12 @@ class LengthLabels:
         return [1 / (1 + 2.7 ** ((len(b) - len(a)) / 10)) for a, b in zip(first, second, strict=True)]
 
 
+@pytest.fixture(scope="session")
+def length_labels():
+    """Make a labeller."""
+    return LengthLabels
+
+
 @pytest.fixture
-def labels():
-    return LengthLabels()
+def labels(length_labels):
+    return length_labels()

@@ -32,6 +32,7 @@ def _run(seed, fall, proxy_slope=0.02, window=5, alpha=0.05, threshold=0.0):
     return None
 
 
+@pytest.mark.slow
 def test_false_alarms_keep_their_level_over_the_whole_run():
     alarms = sum(_run(seed, 0.0) is not None for seed in range(400))
     assert alarms <= 32  # 5 % of 400 is 20; more than 32 would happen in fewer than 1 of 200 tests
@@ -126,6 +127,7 @@ def test_settings_are_checked():
             CollapseMonitor(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft", [False, True])
 def test_a_trainer_stops_with_the_weights_from_before_the_fall(peft, tmp_path, tiny_llama, prompts):
     import trl

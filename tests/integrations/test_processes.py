@@ -102,19 +102,15 @@ def test_a_mistake_on_one_process_is_said_on_both(models, tmp_path, two):
     assert said["refused-1"].startswith("RunError: labels: got 1.5; a preference lies in [0, 1]")
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, count, distributed, two):
-    if count == 1:
-        distributed.killed_and_resumed(models, tmp_path)
-    else:
-        two(models, tmp_path, "killed_and_resumed")
+def test_a_killed_trainer_goes_on_to_the_same_records_weights_and_policy(models, tmp_path, two):
+    two(models, tmp_path, "killed_and_resumed")
     whole, cut = tmp_path / "whole", tmp_path / "killed"
     names = ["foresighted/candidates.jsonl", "foresighted/rounds.jsonl", "foresighted/heldout.jsonl"]
-    names += [f"weights-{rank}.json" for rank in range(count)]
+    names += [f"weights-{rank}.json" for rank in range(2)]
     names += ["checkpoint-6/model.safetensors", "checkpoint-6/foresighted/reward_model.safetensors"]
     for name in names:
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
-    assert len({(whole / f"weights-{rank}.json").read_text() for rank in range(count)}) == 1
+    assert len({(whole / f"weights-{rank}.json").read_text() for rank in range(2)}) == 1
     rounds = _rows(whole, "rounds.jsonl")
     assert [row["reward_model_loss"] is not None for row in rounds] == [False, True] * 3
     assert {row["round"] for row in _rows(whole, "heldout.jsonl")} == {2, 4, 6}

@@ -231,10 +231,7 @@ def _train(kind, out, source, fpo, data, *, adapter=True, resume=False, callback
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["standard", "conversational"])
-def test_the_default_in_grpo_and_its_resumed_run(
-    text, tmp_path, tiny_llama, tiny_deberta, prompts, labels, monkeypatch
-):
+def test_the_default_in_grpo_and_its_resumed_run(tmp_path, tiny_llama, tiny_deberta, prompts, labels, monkeypatch):
     drawn = []
     write = FrozenPolicy._drawn
     monkeypatch.setattr(FrozenPolicy, "_drawn", lambda self, asked: drawn.append(len(asked)) or write(self, asked))
@@ -251,7 +248,7 @@ def test_the_default_in_grpo_and_its_resumed_run(
 
     kill = type("Kill", (TrainerCallback,), {"on_step_end": staticmethod(copied)})()
     more = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    data = prompts(text, 16)
+    data = prompts("conversational", 16)
     fpo = made()
     trainer = _train("GRPO", tmp_path / "whole", tiny_llama, fpo, data, callbacks=[kill], **more)
     rounds, candidates = _records(tmp_path / "whole")

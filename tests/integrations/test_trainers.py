@@ -31,18 +31,20 @@ def _trainer(kind, out, policy, fpo, data, rewards=None, peft_config=None, **set
     arguments = {**COMMON, "num_generations": 4, "output_dir": str(out), **settings}
     args = getattr(trl, f"{kind}Config")(**arguments)
     return getattr(trl, f"{kind}Trainer")(
-        model=str(policy), reward_funcs=rewards or fpo, callbacks=[fpo], args=args, train_dataset=data,
+        model=str(policy), reward_funcs=rewards or fpo, callbacks=fpo if isinstance(fpo, list) else [fpo], args=args,
+        train_dataset=data,
         eval_dataset=data.select(range(2)), peft_config=peft_config,
     )  # fmt: skip
 
 
-def _records(out):
-    folder = out / "foresighted"
+def _records(out, name="foresighted"):
+    folder = out / name
     return read(folder / "rounds.jsonl", RoundRow), read(folder / "candidates.jsonl", CandidateRow)
 
 
-@pytest.mark.parametrize("text", ["standard", "conversational"])
-@pytest.mark.parametrize("kind", ["GRPO", "RLOO"])
+@pytest.mark.parametrize(
+    ("kind", "text"), [("GRPO", "standard"), ("GRPO", "conversational"), ("RLOO", "conversational")]
+)
 def test_a_trainer_runs_unchanged(kind, text, tmp_path, tiny_llama, tiny_deberta, prompts, labels):
     fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal", gamma=0.5), labels)
     trainer = _trainer(kind, tmp_path, tiny_llama, fpo, prompts(text), max_steps=3)
@@ -90,25 +92,54 @@ def test_online_dpo_hands_over_all_prompts_twice(tmp_path, tiny_llama, tiny_debe
     assert any("fpo/penalty" in entry for entry in trainer.state.log_history)
 
 
-def test_evaluation_gets_the_bare_reward_and_trains_nothing(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_llama, tiny_deberta, prompts, length_labels):
+    """A trainer that was evaluated after each of two steps, its reward, labels, directory and held-out rows; and then
+    once more."""
+    out, labels = tmp_path_factory.mktemp("evaluated"), length_labels()
     fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal", gamma=5.0, update_every=3), labels)
     trainer = _trainer(
-        "GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2, eval_strategy="steps", eval_steps=1,
-        per_device_eval_batch_size=4,
+        "GRPO", out, tiny_llama, fpo, prompts(), max_steps=2, eval_strategy="steps", eval_steps=1,
+        per_device_eval_batch_size=4, log_completions=True, num_completions_to_print=0,
     )  # fmt: skip
     trainer.train()
+    heldout = read(out / "foresighted" / "heldout.jsonl", HeldoutRow)
+    trainer.evaluate()
+    return trainer, fpo, labels, out, heldout
+
+
+def test_evaluation_gets_the_bare_reward_and_trains_nothing(evaluated):
+    trainer, fpo, labels, _, heldout = evaluated
     assert fpo.follower.buffer.counts.rounds == 2
     assert fpo.follower.buffer.counts.updates == 0
     assert len(fpo.follower.buffer.ready) == 16
     assert labels.asked == 16
-    heldout = read(tmp_path / "foresighted" / "heldout.jsonl", HeldoutRow)
     assert [row.round for row in heldout] == [1, 1, 2, 2]
     assert all(row.utility is not None and row.kl is None for row in heldout)
-    evaluated = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
+    evaluations = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
     mean = sum(row.reward for row in heldout[2:]) / 2
-    assert evaluated[1]["eval_reward"] == pytest.approx(mean, abs=1e-4)
-    trainer.evaluate()
-    assert fpo.follower.buffer.counts.rounds == 2
+    assert evaluations[1]["eval_reward"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_the_table_of_completions_holds_the_rewards_of_evaluation(evaluated):
+    logs = evaluated[0]._logs
+    last = 4  # rows of an evaluation batch
+    rewards = list(logs["rewards"]["fpo"])[-last:]
+    assert list(logs["extra"]["reward_model"])[-last:] == pytest.approx(rewards, abs=1e-5)
+    assert list(logs["extra"]["penalty"])[-last:] == [0.0] * last
+
+
+def test_report_and_audit_read_a_trl_run(evaluated, capsys):
+    from foresighted.cli.main import main
+
+    out = evaluated[3]
+    assert main(["report", str(out / "foresighted")]) == 0
+    assert "proximal" in capsys.readouterr().out
+    assert (out / "foresighted" / "report.html").stat().st_size > 10_000
+    assert main(["audit", str(out / "foresighted")]) == 0
+    assert "CANNOT TELL" in capsys.readouterr().out  # two prompts, two rounds
+    assert main(["audit", str(out / "completions")]) == 0  # TRL's own table of the same
+    assert "response = completion, reward = reward_model. Wrong?" in capsys.readouterr().out
 
 
 def test_several_rewards_and_a_gold_reward_of_weight_0(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
@@ -147,16 +178,20 @@ ARMS = [
 ]
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: "-".join(map(str, arm.values())))
-def test_every_form_and_scope(arm, tmp_path, tiny_llama, tiny_deberta, prompts, labels):
-    fpo = FPOReward(str(tiny_deberta), FPOConfig(gamma=0.2, reward_model_learning_rate=1e-3, **arm), labels)
-    _trainer("GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2).train()
-    rounds, candidates = _records(tmp_path)
-    assert all(math.isfinite(row.penalty) for row in candidates)
-    assert (arm["steering"] == "rlhf") == all(row.penalty == 0 for row in candidates)
-    whole = fpo.config.every_pair
-    assert [row.labels for row in rounds] == [8 if whole else 2] * 2
-    assert rounds[-1].reward_model_loss > 0
+def test_every_form_and_scope(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
+    """One trainer with an object for each, which know nothing of each other."""
+    every = {"-".join(map(str, arm.values())): arm for arm in ARMS}
+    made = [
+        FPOReward(str(tiny_deberta), FPOConfig(gamma=0.2, reward_model_learning_rate=1e-3, **arm), labels, name=name)
+        for name, arm in every.items()
+    ]
+    _trainer("GRPO", tmp_path, tiny_llama, made, prompts(), max_steps=2).train()
+    for fpo, (name, arm) in zip(made, every.items(), strict=True):
+        rounds, candidates = _records(tmp_path, f"foresighted-{name}")
+        assert all(math.isfinite(row.penalty) for row in candidates), name
+        assert (arm["steering"] == "rlhf") == all(row.penalty == 0 for row in candidates), name
+        assert [row.labels for row in rounds] == [8 if fpo.config.every_pair else 2] * 2, name
+        assert rounds[-1].reward_model_loss > 0, name
 
 
 def test_references_come_from_the_frozen_policy(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
@@ -217,18 +252,6 @@ def test_two_objects_in_one_trainer_need_two_names(tmp_path, tiny_llama, tiny_de
     for name in ("helpful", "harmless"):
         assert len(read(tmp_path / f"foresighted-{name}" / "rounds.jsonl", RoundRow)) == 2
         assert (tmp_path / "checkpoint-2" / f"foresighted-{name}" / "state.json").exists()
-
-
-def test_the_table_of_completions_holds_the_rewards_of_evaluation(tmp_path, tiny_llama, tiny_deberta, prompts, labels):
-    fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels)
-    trainer = _trainer("GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=1, per_device_eval_batch_size=4)
-    trainer.train()
-    trainer.evaluate()
-    logs = trainer._logs
-    last = 4  # rows of an evaluation batch
-    rewards = list(logs["rewards"]["fpo"])[-last:]
-    assert list(logs["extra"]["reward_model"])[-last:] == pytest.approx(rewards, abs=1e-5)
-    assert list(logs["extra"]["penalty"])[-last:] == [0.0] * last
 
 
 def test_the_command_line_of_trl(tmp_path, tiny_llama, tiny_deberta, prompts, monkeypatch):
@@ -330,20 +353,3 @@ def test_a_finished_run_plays_nothing_and_changed_records_are_refused(
     assert labels.asked == asked
     trainer(3).train(resume_from_checkpoint=True)
     assert [row.round for row in _records(tmp_path)[0]] == [1, 2, 3]
-
-
-def test_report_and_audit_read_a_trl_run(tmp_path, tiny_llama, tiny_deberta, prompts, labels, capsys):
-    from foresighted.cli.main import main
-
-    fpo = FPOReward(str(tiny_deberta), FPOConfig(steering="proximal"), labels)
-    _trainer(
-        "GRPO", tmp_path, tiny_llama, fpo, prompts(), max_steps=2, eval_strategy="steps", eval_steps=1,
-        per_device_eval_batch_size=8, log_completions=True, num_completions_to_print=0,
-    ).train()  # fmt: skip
-    assert main(["report", str(tmp_path / "foresighted")]) == 0
-    assert "proximal" in capsys.readouterr().out
-    assert (tmp_path / "foresighted" / "report.html").stat().st_size > 10_000
-    assert main(["audit", str(tmp_path / "foresighted")]) == 0
-    assert "CANNOT TELL" in capsys.readouterr().out  # two prompts, two rounds
-    assert main(["audit", str(tmp_path / "completions")]) == 0  # TRL's own table of the same
-    assert "response = completion, reward = reward_model. Wrong?" in capsys.readouterr().out
