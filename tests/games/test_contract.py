@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,6 @@ def test_a_run_does_not_depend_on_who_is_played_with_it(game, played):
 
 OTHERS = {  # each compiles a program, so the larger games play several settings in one arm
     "linear": (
-        "exact",
         "rlhf:ensemble=2:confidence=1:shaping=par:gradient_regularisation=0.1",
         "proximal:labels=sampled:influence=batch",
         "unrolled:labels=noisy:labels_per_round=3:exploration=0.1",
@@ -76,11 +74,6 @@ OTHERS = {  # each compiles a program, so the larger games play several settings
 def test_other_forms_and_baselines_play(game):
     found = simulate(game, OTHERS[game.name], [0], SMALL[game.name])
     assert np.isfinite(found.utility).all()
-
-
-def test_divergence_stays_visible():
-    found = simulate(LINEAR, ["rlhf"], [0], replace(SMALL["linear"], policy_step=1e20))
-    assert not np.isfinite(found.proxy_reward[0, 0, -1])
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,6 @@ def naive(s: LinearSettings, form: str, gamma: float, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "change",
     [
-        {},
         {"action_cost": 0.02, "gamma": 0.03, "reward_model_gradient": "paper"},
         {"dimension": 12, "signal_dimension": 5, "iterations": 60, "ideal": 1.5, "policy_step": 0.05},
     ],

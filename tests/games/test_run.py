@@ -12,6 +12,8 @@ from foresighted.games import LINEAR, LinearSettings, run
 from foresighted.games.run import Request, sweep
 from foresighted.games.summary import run_statistics, summarise
 
+pytestmark = pytest.mark.slow
+
 BASE = LinearSettings(iterations=12, dimension=6)
 
 

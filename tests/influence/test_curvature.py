@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -49,41 +50,39 @@ def test_conjugate_gradients_that_do_not_converge_or_meet_a_negative_curvature_s
         conjugate_gradients(lambda v: (matrix - torch.eye(12)) @ v, right)
 
 
-@pytest.mark.parametrize("influence", ["self", "batch"])
 @pytest.mark.parametrize("curvature", ["hessian", "gauss-newton"])
 @pytest.mark.parametrize(
     ("family", "scope"), [("BERT", "head:2"), ("Llama", "head"), ("Llama", "head:2"), ("DeBERTa-v3", "head:2")]
 )
-def test_solved_products_equal_dense_algebra(models, family, scope, curvature, influence):
+def test_solved_products_equal_dense_algebra(models, family, scope, curvature):
     model, inputs = models.build(family), models.batch()
     damping = 3.0  # above the most negative eigenvalue of these random models' Hessians
-    got, iterations = solved_products(
-        model, inputs, LABELS, prompts=B, scope=scope, damping=damping, influence=influence, curvature=curvature,
-        tolerance=1e-10,
-    )  # fmt: skip
     rewards, g = naive_gradients(model, inputs, scope=scope)
     g = g.view(B, N + 1, -1)
     d = (g[:, :-1] - g[:, -1:]).flatten(0, 1)
-    test = g[:, :-1].flatten(0, 1)
-    test = test if influence == "self" else test.mean(0).expand_as(test)
     matrix = _dense_hessian(model, inputs, scope) if curvature == "hessian" else _dense_gauss_newton(rewards, d)
-    want = (test * torch.linalg.solve(matrix + damping * torch.eye(d.shape[1]), d.T).T).sum(1)
-    torch.testing.assert_close(got.flatten(), want, rtol=1e-6, atol=1e-8)
-    assert iterations >= 1
-    if scope == "head":  # a linear head: the Hessian is the Gauss-Newton matrix, and the kernel form is the same
-        margin = _margins(rewards)
-        paid, _ = solved_products(
-            model, inputs, LABELS, prompts=B, scope=scope, damping=damping, influence=influence, curvature=curvature,
-            tolerance=1e-10, paid="margin",
+    solved = torch.linalg.solve(matrix + damping * torch.eye(d.shape[1]), d.T).T
+    for influence in ("self", "batch"):
+
+        def asked(own, influence=influence):
+            return own if influence == "self" else own.mean(0).expand_as(own)
+
+        ours = partial(
+            solved_products, model, inputs, LABELS, prompts=B, scope=scope, damping=damping, influence=influence,
+            curvature=curvature, tolerance=1e-10,
         )  # fmt: skip
-        inside = d if influence == "self" else d.mean(0).expand_as(d)
-        want = (inside * torch.linalg.solve(matrix + damping * torch.eye(d.shape[1]), d.T).T).sum(1)
-        torch.testing.assert_close(paid.flatten(), want, rtol=1e-6, atol=1e-8)
-        closed = pairwise.exact(
-            kernels(g.flatten(0, 1) @ g.flatten(0, 1).T, prompts=B, influence=influence), margin, LABELS.flatten(),
-            damping=damping,
-        )  # fmt: skip
-        torch.testing.assert_close(got.flatten() * (margin.sigmoid() - LABELS.flatten()), closed, rtol=1e-6, atol=1e-8)
+        got, iterations = ours()
+        want = (asked(g[:, :-1].flatten(0, 1)) * solved).sum(1)
+        torch.testing.assert_close(got.flatten(), want, rtol=1e-6, atol=1e-8)
+        assert iterations >= 1
+        if scope == "head":  # a linear head: the Hessian is the Gauss-Newton matrix, and the kernel form is the same
+            paid, _ = ours(paid="margin")
+            torch.testing.assert_close(paid.flatten(), (asked(d) * solved).sum(1), rtol=1e-6, atol=1e-8)
+            flat, margin = g.flatten(0, 1), _margins(rewards)
+            kernel = kernels(flat @ flat.T, prompts=B, influence=influence)
+            closed = pairwise.exact(kernel, margin, LABELS.flatten(), damping=damping)
+            residual = margin.sigmoid() - LABELS.flatten()
+            torch.testing.assert_close(got.flatten() * residual, closed, rtol=1e-6, atol=1e-8)
 
 
 def _margins(rewards):

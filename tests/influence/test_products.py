@@ -43,8 +43,12 @@ def agree(models):
     return partial(_agree, models)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("scope", ["head", "head:2", "last:1", "all"])
+DOUBLE, SINGLE = torch.float64, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("scope", "dtype"), [("head", DOUBLE), ("head:2", DOUBLE), ("last:1", DOUBLE), ("all", DOUBLE), ("all", SINGLE)]
+)
 def test_every_family_and_scope_equals_the_naive_twin(models, agree, family, scope, dtype):
     if (family, scope) == ("GPT-2", "head:2"):
         pytest.skip("GPT-2 has Conv1D layers, and one linear layer")
@@ -109,7 +113,7 @@ def test_a_reward_that_has_no_gradient_there_is_refused(models, told):
 
 
 @pytest.mark.parametrize("family", ["Llama", "DeBERTa-v3", "BERT"])
-@pytest.mark.parametrize("chunk", [2, 3, 5, 8])
+@pytest.mark.parametrize("chunk", [3, 5])
 def test_the_result_does_not_depend_on_the_chunk(models, agree, family, chunk):
     agree(models.build(family), models.batch(), "all", tolerance=1e-8, chunk=chunk)
 

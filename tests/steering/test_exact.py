@@ -120,10 +120,10 @@ def test_one_step_is_relaxed(loss, forms, head):
 def test_many_steps_are_exact_where_they_end(loss, forms, slopes, head):
     """With damping the steps settle; there the derivative is that of the minimiser, which is the exact form."""
     options = {"rate": 0.2, "damping": DAMPING}
-    end = head._replace(phi=_steps(head, slopes, head.weights, count=5000, **options))
+    end = head._replace(phi=_steps(head, slopes, head.weights, count=3000, **options))
     value, label = _for_loss(loss, end)
     exact = forms.exact(head.kernels, value, label, damping=DAMPING, weights=head.weights)
-    found = forms.unrolled(head.kernels, head.value, head.label, steps=5000, weights=head.weights, **options)
+    found = forms.unrolled(head.kernels, head.value, head.label, steps=3000, weights=head.weights, **options)
     np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-9)
 
 
