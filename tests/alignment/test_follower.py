@@ -89,7 +89,7 @@ def test_auto_with_few_pairs_takes_one_step_and_says_so(tiny, caplog):
 @pytest.mark.parametrize("trained", ["head", "all"])
 def test_a_run_with_a_memory_goes_on_to_the_same_bits(tiny, tmp_path, trained):
     config = replace(
-        tiny, rounds=4, reward_model_train=trained, reward_model_buffer=-1, reward_model_steps="auto",
+        tiny, rounds=3, reward_model_train=trained, reward_model_buffer=-1, reward_model_steps="auto",
         reward_model_l2=1e-2, initial_pairs=12,
     )  # fmt: skip  # one field a line says no more
     train(config, tmp_path / "whole")
@@ -97,7 +97,7 @@ def test_a_run_with_a_memory_goes_on_to_the_same_bits(tiny, tmp_path, trained):
     train(config, tmp_path / "cut", resume=True)
     for name in (records.CANDIDATES, records.ROUNDS, records.HELDOUT, "policy/adapter_model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
-    assert len(read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)) == 4
+    assert len(read(tmp_path / "whole" / records.ROUNDS, records.RoundRow)) == 3
 
 
 def test_auto_that_never_has_enough_pairs_is_refused(tiny):

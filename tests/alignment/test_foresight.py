@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -41,6 +43,16 @@ def _players(tiny, source, reference="response", **changes):
 
     learner.learn(len(TEXTS), loss, steps=3)  # AdamW has a state
     return config, model, Foresight(config, model, learner.optimizer, reference), learner, loss
+
+
+def _forms(config, model, learner, forms, reference="response"):
+    """Yield the form, the influence and what charges for it, for each of both on one model."""
+    for form, influence in product(forms, ("self", "batch")):
+        yield (
+            form,
+            influence,
+            Foresight(replace(config, steering=form, influence=influence), model, learner.optimizer, reference),
+        )
 
 
 def _score(foresight):
@@ -86,43 +98,46 @@ def _want(form, gamma, influence, margin, g, d, damping, paid="reward"):
     return gamma * (test * solved).sum(-1) * (margin.sigmoid() - label)
 
 
-@pytest.mark.parametrize("influence", ["self", "batch"])
-@pytest.mark.parametrize("form", ["practical", "relaxed", "proximal", "exact"])
-def test_penalty_from_features_equals_the_naive_twin(tiny, source, form, influence):
-    changes = {"steering": form, "gamma": 0.3, "influence": influence, "damping": 0.05}
-    _, model, foresight, _, _ = _players(tiny, source, **changes)
+def test_penalty_from_features_equals_the_naive_twin(tiny, source):
+    config, model, _, learner, _ = _players(tiny, source, steering="practical", gamma=0.3, damping=0.05)
     reward, margin, g, d = _twin(model, "head")
-    scores = _score(foresight)
-    torch.testing.assert_close(scores.reward.double(), reward, rtol=1e-5, atol=1e-5)
-    penalty = foresight.penalty(scores, LABELS)
-    want = _want(form, 0.3, influence, margin, g, d, 0.05)
-    torch.testing.assert_close(penalty.value.double(), want, rtol=1e-4, atol=2e-5)
-    assert penalty.gamma == 0.3
-    assert penalty.share is not None
+    for form, influence, foresight in _forms(config, model, learner, ["practical", "relaxed", "proximal", "exact"]):
+        scores = _score(foresight)
+        torch.testing.assert_close(scores.reward.double(), reward, rtol=1e-5, atol=1e-5)
+        penalty = foresight.penalty(scores, LABELS)
+        want = _want(form, 0.3, influence, margin, g, d, 0.05)
+        torch.testing.assert_close(
+            penalty.value.double(), want, rtol=1e-4, atol=2e-5, msg=partial("{} {}: {}".format, form, influence)
+        )
+        assert penalty.gamma == 0.3
+        assert penalty.share is not None
 
 
-@pytest.mark.parametrize("influence", ["self", "batch"])
-@pytest.mark.parametrize("form", ["relaxed", "proximal"])
 @pytest.mark.parametrize(("scope", "train"), [("head:2", "all"), ("last:1", "all"), ("lora", "lora"), ("all", "all")])
-def test_penalty_in_larger_scopes_equals_the_naive_twin(tiny, tiny_deberta, scope, train, form, influence):
-    changes = {"steering": form, "gamma": 0.3, "influence": influence, "scope": scope, "reward_model_train": train}
-    _, model, foresight, _, _ = _players(tiny, str(tiny_deberta), **changes)
+def test_penalty_in_larger_scopes_equals_the_naive_twin(tiny, tiny_deberta, scope, train):
+    changes = {"steering": "relaxed", "gamma": 0.3, "scope": scope, "reward_model_train": train}
+    config, model, _, learner, _ = _players(tiny, str(tiny_deberta), **changes)
     _, margin, g, d = _twin(model, scope)
-    penalty = foresight.penalty(_score(foresight), LABELS)
-    want = _want(form, 0.3, influence, margin, g, d, 0.0)
-    torch.testing.assert_close(penalty.value.double(), want, rtol=1e-3, atol=1e-4)
+    for form, influence, foresight in _forms(config, model, learner, ["relaxed", "proximal"]):
+        penalty = foresight.penalty(_score(foresight), LABELS)
+        want = _want(form, 0.3, influence, margin, g, d, 0.0)
+        torch.testing.assert_close(
+            penalty.value.double(), want, rtol=1e-3, atol=1e-4, msg=partial("{} {}: {}".format, form, influence)
+        )
 
 
-@pytest.mark.parametrize("influence", ["self", "batch"])
-@pytest.mark.parametrize(("form", "scope"), [("relaxed", "head"), ("exact", "head"), ("proximal", "all")])
-def test_a_policy_that_is_paid_the_margin(tiny, tiny_deberta, form, scope, influence):
-    changes = {"steering": form, "gamma": 0.3, "influence": influence, "paid": "margin", "damping": 0.05}
+@pytest.mark.parametrize(("forms", "scope"), [(["relaxed", "exact"], "head"), (["proximal"], "all")])
+def test_a_policy_that_is_paid_the_margin(tiny, tiny_deberta, forms, scope):
+    changes = {"steering": "relaxed", "gamma": 0.3, "paid": "margin", "damping": 0.05}
     train = {"scope": scope, "reward_model_train": "all" if scope == "all" else "head"}
-    _, model, foresight, _, _ = _players(tiny, str(tiny_deberta), **changes, **train)
+    config, model, _, learner, _ = _players(tiny, str(tiny_deberta), **changes, **train)
     _, margin, g, d = _twin(model, scope)
-    penalty = foresight.penalty(_score(foresight), LABELS)
-    want = _want(form, 0.3, influence, margin, g, d, 0.05, "margin")
-    torch.testing.assert_close(penalty.value.double(), want, rtol=1e-3, atol=1e-4)
+    for form, influence, foresight in _forms(config, model, learner, forms):
+        penalty = foresight.penalty(_score(foresight), LABELS)
+        want = _want(form, 0.3, influence, margin, g, d, 0.05, "margin")
+        torch.testing.assert_close(
+            penalty.value.double(), want, rtol=1e-3, atol=1e-4, msg=partial("{} {}: {}".format, form, influence)
+        )
 
 
 def test_exact_by_kernel_and_by_conjugate_gradients_agree(tiny, tiny_deberta):
@@ -231,19 +246,21 @@ def _twin_of_groups(model, scope):
     return margin, g, torch.stack([g[:, i] - g[:, rest].mean(1) for i, rest in enumerate(others)], 1)
 
 
-@pytest.mark.parametrize("influence", ["self", "batch"])
 @pytest.mark.parametrize("scope", ["head", "head:2"])
-@pytest.mark.parametrize(("form", "paid"), [("practical", "margin"), ("relaxed", "reward"), ("proximal", "reward"),
-                                            ("exact", "reward")])  # fmt: skip
-def test_penalty_against_the_other_candidates_equals_the_naive_twin(tiny, tiny_deberta, form, paid, scope, influence):
-    changes = {"steering": form, "gamma": 0.3, "influence": influence, "paid": paid, "damping": 0.05, "scope": scope}
+def test_penalty_against_the_other_candidates_equals_the_naive_twin(tiny, tiny_deberta, scope):
     train = "head" if scope == "head" else "all"
-    _, model, foresight, _, _ = _players(tiny, str(tiny_deberta), "leave-one-out", reward_model_train=train, **changes)
+    changes = {"gamma": 0.3, "damping": 0.05, "scope": scope, "reward_model_train": train, "steering": "relaxed"}
+    config, model, _, learner, _ = _players(tiny, str(tiny_deberta), "leave-one-out", **changes)
     margin, g, d = _twin_of_groups(model, scope)
-    scores = _score(foresight)
-    torch.testing.assert_close(scores.margin.double(), margin, rtol=1e-4, atol=1e-4)
-    want = _want(form, 0.3, influence, margin, g, d, 0.05, paid)
-    torch.testing.assert_close(foresight.penalty(scores, LABELS).value.double(), want, rtol=1e-3, atol=1e-4)
+    for paid, forms in (("margin", ["practical"]), ("reward", ["relaxed", "proximal", "exact"])):
+        own = replace(config, paid=paid)
+        for form, influence, foresight in _forms(own, model, learner, forms, "leave-one-out"):
+            scores = _score(foresight)
+            torch.testing.assert_close(scores.margin.double(), margin, rtol=1e-4, atol=1e-4)
+            want, got = _want(form, 0.3, influence, margin, g, d, 0.05, paid), foresight.penalty(scores, LABELS).value
+            torch.testing.assert_close(
+                got.double(), want, rtol=1e-3, atol=1e-4, msg=partial("{} {}: {}".format, form, influence)
+            )
 
 
 @pytest.mark.parametrize("influence", ["self", "batch"])
