@@ -11,6 +11,7 @@ import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,8 @@ from foresighted.store.directory import arm_directory, start_directory
 from foresighted.store.rows import append
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a small game's time is its compilation
+os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # no test cuts the power, and some disks take long
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -318,7 +321,7 @@ class Started:
         return Path(f"{self._said}.2").read_text()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_script(tmp_path_factory) -> Callable[..., Started]:
     """Start a script in a process of its own, in which the large libraries are loaded already (ten seconds saved each).
 
@@ -341,16 +344,10 @@ def start_script(tmp_path_factory) -> Callable[..., Started]:
     return start
 
 
-@pytest.fixture
-def start_foresighted(start_script, tmp_path_factory) -> Callable[..., Started]:
+@pytest.fixture(scope="session")
+def start_foresighted(start_script) -> Callable[..., Started]:
     """Start the command line in a process of its own, as `start_script` does."""
-
-    def start(*words: object) -> Started:
-        path = tmp_path_factory.mktemp("command") / "command.py"
-        path.write_text("from foresighted.cli.main import main\nraise SystemExit(main())\n")
-        return start_script(path, *words)
-
-    return start
+    return partial(start_script, Path(__file__).with_name("command.py"))
 
 
 @pytest.fixture

@@ -38,10 +38,14 @@ def test_every_room_is_known():
     assert present - {"__init__", "__main__"} <= set(ROOMS)
 
 
-def test_import_loads_neither_torch_nor_jax():
-    code = (
-        "import sys, foresighted, foresighted.steering, foresighted.alignment.comparison, foresighted.cli.main;"
-        "print([m for m in ('torch', 'jax', 'transformers', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_import_and_command_line_load_no_heavy_library():
+    lines = [
+        "import sys",
+        "def loaded(*names): print([name for name in names if name in sys.modules])",
+        "import foresighted; loaded('numpy', 'torch', 'jax', 'pandas', 'rich')",
+        "import foresighted.cli.main as main; main.parser(); loaded('torch', 'jax', 'pyarrow', 'pandas', 'matplotlib')",
+        "import foresighted.auditing.result, foresighted.steering, foresighted.alignment.comparison",
+        "loaded('torch', 'jax', 'transformers', 'matplotlib', 'jinja2', 'pyarrow')",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["[]", "[]", "[]", ""]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +125,6 @@ def test_bad_input_is_one_line(foresighted, tmp_path):
     code, _, err = foresighted("audit", _log(tmp_path / "log.jsonl", RISING), *REWARD, "--out", tmp_path / "taken")
     assert code == 2
     assert "taken cannot be written" in err
-
-
-def test_the_parser_loads_no_pyarrow():
-    code = "import sys, foresighted.cli.main, foresighted.auditing.result; print('pyarrow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_the_documented_log_says_what_the_page_says(foresighted, monkeypatch):

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -59,6 +57,7 @@ def test_preset_file_and_flag_count_in_this_order(foresighted, tmp_path):
     assert (config["max_new_tokens"], config["candidates"], config["gamma"]) == (32, 6, 3.0)
 
 
+@pytest.mark.slow
 def test_train_prints_where_and_resumes_from_its_own_file(foresighted, config_file, tmp_path):
     out = tmp_path / "run"
     code, text, err = foresighted("train", "--out", out, "--config", config_file, "--rounds", "2")
@@ -77,6 +76,7 @@ def test_train_prints_where_and_resumes_from_its_own_file(foresighted, config_fi
     assert (out / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_rounds(foresighted, config_file, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -87,31 +87,30 @@ def test_tensorboard_gets_the_rounds(foresighted, config_file, tmp_path):
     assert [e.step for e in events.Scalars("reward_chosen")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_paper_preset_runs_with_tiny_models_of_its_architectures(
     foresighted, tmp_path, tiny_llama, tiny_deberta, prompt_file
 ):
-    """Every number of the published protocol, but two rounds, no 4-bit base and no 8-bit optimiser (no GPU here)."""
-    flags = ["--policy", tiny_llama, "--reward-model", tiny_deberta, "--prompts", prompt_file, "--rounds", "2"]
+    """Every number of the published protocol, but one round, no 4-bit base and no 8-bit optimiser (no GPU here)."""
+    flags = ["--policy", tiny_llama, "--reward-model", tiny_deberta, "--prompts", prompt_file, "--rounds", "1"]
     flags += ["--quantization", "none", "--optimizer", "adamw", "--heldout-prompts", "2", "--device", "cpu"]
     code, _, err = foresighted("train", "--preset", "paper", "--out", tmp_path / "run", *flags)
     assert (code, err) == (0, "")
     rows = read(tmp_path / "run" / records.CANDIDATES, CandidateRow)
-    assert len(rows) == 2 * 4 * 8
+    assert len(rows) == 4 * 8
     assert all(row.label is not None and 5 <= row.tokens <= 32 for row in rows)
-    assert read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 64
+    assert read(tmp_path / "run" / records.ROUNDS, RoundRow)[-1].labels_total == 32
 
 
 @pytest.fixture(scope="module")
-def comparison(tiny, tmp_path_factory):
+def comparison(tiny, tmp_path_factory, start_foresighted):
     """A comparison run by the real command: two arms at the same time, each in a process of its own."""
     folder = tmp_path_factory.mktemp("comparison")
     (folder / "tiny.yaml").write_text(to_yaml(replace(tiny, rounds=2)))
-    words = ["compare", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "c"), "--jobs", "2"]
-    words += ["--side-by-side", "1"]
-    command = [sys.executable, "-m", "foresighted", *words, "--arms", "rlhf,relaxed:gamma=5", "--seeds", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "c", done.stdout
+    words = ["compare", "--config", folder / "tiny.yaml", "--out", folder / "c", "--jobs", 2, "--side-by-side", 1]
+    process = start_foresighted(*words, "--arms", "rlhf,relaxed:gamma=5", "--seeds", 0)
+    assert process.wait() == 0, process.stderr
+    return folder / "c", process.stdout
 
 
 @pytest.mark.processes
@@ -154,6 +153,7 @@ def test_an_arm_of_a_comparison_is_a_plain_train_run(comparison, foresighted, tm
 
 @pytest.mark.processes
 def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path, tiny_llama):
+    """Its process is started as a user's would be."""
     flags = ["--config", config_file, "--reward-model", tiny_llama, "--arms", "rlhf", "--seeds", "0"]
     code, _, err = foresighted("compare", "--out", tmp_path / "c", *flags, "--side-by-side", "1")
     assert code == 2
@@ -165,16 +165,19 @@ def test_a_run_that_fails_passes_its_line_on(foresighted, config_file, tmp_path,
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("sent", "code", "at_a_time"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
+@pytest.mark.parametrize(
+    ("sent", "code", "arms", "at_a_time"),
+    [(signal.SIGINT, 130, ("rlhf", "practical"), 2), (signal.SIGTERM, 143, ("rlhf",), 1)],
+)
 def test_an_interrupted_comparison_leaves_no_process_and_resumes(
-    config_file, start_foresighted, tmp_path, sent, code, at_a_time
+    config_file, start_foresighted, tmp_path, sent, code, arms, at_a_time
 ):
     """Ctrl-C reaches the whole group and finishes the rounds; SIGTERM reaches the parent alone and ends its runs."""
     out = tmp_path / "c"
-    flags = ["--rounds", 5000, "--heldout-every", 5000, "--arms", "rlhf,practical", "--seeds", 0, "--jobs", 2]
+    flags = ["--rounds", 5000, "--heldout-every", 5000, "--arms", ",".join(arms), "--seeds", 0, "--jobs", 2]
     flags += ["--side-by-side", at_a_time]
     process = start_foresighted("compare", "--config", config_file, "--out", out, *flags, "--quiet")
-    records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in ("rlhf", "practical")]
+    records_of = [arm_directory(out, arm, 0) / records.ROUNDS for arm in arms]
     deadline = time.monotonic() + 300
     while not all(path.exists() for path in records_of):
         assert process.is_alive(), process.stderr

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,6 +34,7 @@ def swept(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_files_of_a_sweep(swept):
     summary = json.loads((swept / "summary.json").read_text())
     assert len(summary["cells"]) == 2 + 4
@@ -49,6 +48,7 @@ def test_files_of_a_sweep(swept):
     assert set(json.loads((swept / "environment.json").read_text())) >= {"foresighted", "jax", "python"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["utility", "noise", "phase", "pca", "heat_map_dropped", "heat_map_collapsed"])
 def test_figures_are_drawn_in_three_formats(swept, name):
     marks = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
@@ -58,6 +58,7 @@ def test_figures_are_drawn_in_three_formats(swept, name):
         assert len(content) > 4000
 
 
+@pytest.mark.slow
 def test_config_runs_again_and_resume_plays_nothing(swept, foresighted, tmp_path, monkeypatch):
     code, out, _ = foresighted("simulate", "linear", "--config", swept / "config.yaml", "--out", tmp_path, "--dry-run")
     assert code == 0
@@ -74,6 +75,7 @@ def test_config_runs_again_and_resume_plays_nothing(swept, foresighted, tmp_path
     _refused(foresighted("simulate", "network", "--config", swept / "config.yaml", "--out", tmp_path), "'linear'")
 
 
+@pytest.mark.slow
 def test_divergence_is_reported_and_counted(foresighted, tmp_path):
     _refused(
         foresighted("simulate", "linear", "--out", tmp_path, *SMALL, "--arms", "rlhf", "--policy-step", "1e20"),
@@ -117,12 +119,6 @@ def test_bad_input(foresighted, tmp_path, monkeypatch, arguments, words):
 def test_an_out_of_another_kind(foresighted, tmp_path):
     (tmp_path / "config.yaml").write_text("rounds: 3\n")
     _refused(foresighted("simulate", "linear", "--out", tmp_path), "is not empty and holds no sweep")
-
-
-def test_the_command_line_loads_no_jax():
-    code = "import sys, foresighted.cli.main as m; m.parser(); print('jax' in sys.modules or 'pyarrow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def _documented() -> list[list[str]]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -58,27 +55,26 @@ def taught(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def served(taught, tmp_path_factory):
+def served(taught, tmp_path_factory, start_script):
     """`transformers serve` on a free port, as a user would start it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("serve") / "log.txt").open("w")
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1"]
-    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu"], stdout=log, stderr=log)
+    command = tmp_path_factory.mktemp("serve") / "serve.py"
+    command.write_text("from transformers.cli.transformers import main\nmain()\n")
+    process = start_script(command, "serve", "--host", "127.0.0.1", "--port", port, "--device", "cpu")
     deadline = time.monotonic() + 120
     while True:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
             break
         except OSError:
-            assert process.poll() is None, Path(log.name).read_text()[-2000:]
+            assert process.is_alive(), process.stderr
             assert time.monotonic() < deadline
             time.sleep(0.2)
     yield f"http://127.0.0.1:{port}/v1"
     process.terminate()
     process.wait(30)
-    log.close()
 
 
 @pytest.mark.processes

