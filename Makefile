@@ -50,13 +50,13 @@ demo: $(VENV)/.demo
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.made
-	@$(PYTEST) $(call STEP,pytest)
+	@$(PYTEST) -m 'not capabilities' $(call STEP,pytest)
 
 test-fast: $(VENV)/.made
-	@$(PYTEST) -m 'not slow and not browser and not processes' $(call STEP,pytest)
+	@$(PYTEST) -m 'not slow and not browser and not processes and not capabilities' $(call STEP,pytest)
 
 test-capabilities: $(VENV)/.capabilities
-	@$(BIN)/pytest tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
+	@$(BIN)/pytest -m capabilities tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
 
 FUZZ_EXAMPLES ?= 600
 

@@ -48,6 +48,7 @@ def test_onset_of_clear_falls(logs, utility, expected):
     assert found.high - found.low <= 20
 
 
+@pytest.mark.slow
 def test_onset_intervals_hold(logs):
     """A gradual fall with noise: the interval has the onset in most of 60 draws (nominal 95 %)."""
     held = 0

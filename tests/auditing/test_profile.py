@@ -120,6 +120,7 @@ def test_a_complete_panel_equals_the_paired_design(logs):
     np.testing.assert_allclose(incomplete.row(1).high, paired.row(1).high, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_panel_intervals_hold_what_they_say(logs):
     """Coverage of a panel's contrast at 95 %: 300 draws, so 91 % is four standard errors away."""
     held = 0
@@ -131,6 +132,7 @@ def test_panel_intervals_hold_what_they_say(logs):
     assert held / 300 > 0.91
 
 
+@pytest.mark.slow
 def test_corrected_low_holds_against_picking_the_best_row():
     """With no fall at all, the corrected end is above 0 for at most about 2.5 % of logs, the plain one for far more."""
     corrected = plain = 0

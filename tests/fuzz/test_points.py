@@ -40,7 +40,7 @@ def commands(tiny, tmp_path, synthetic):
     judged = ["--judge", f"{tmp_path / 'judge.py'}:longer", "--out", "OUT", "--resume", "--quiet"]
     return {
         "train": (["train", "--config", f"{tmp_path / 'c.yaml'}", "--out", "OUT", "--resume", "--quiet"],
-                  [*RECORDS, "start/*/*.*", "checkpoints/*/*", "policy/*"], 4),
+                  [*RECORDS, "start/*/*.*", "checkpoints/*/*", "policy/*"], 2),
         "simulate": ([*SIMULATE, "--out", "OUT", "--resume"], ["*.parquet", "*.yaml", "summary.json", "parts/*/*"], 0),
         "evaluate": (["evaluate", "--policies", answers, *judged], ["*.jsonl", "hashes.json", "config.yaml"], 3),
         "audit": (["audit", f"{tmp_path / 'log.jsonl'}", "--out", "OUT", "--quiet"], ["audit.json"], 2),

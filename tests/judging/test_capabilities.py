@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -14,8 +15,10 @@ from foresighted.judging.capabilities import TaskScores, capabilities
 from foresighted.judging.run import evaluate
 from foresighted.judging.settings import EvaluateConfig
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: make test-capabilities")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the harness
+pytestmark = [
+    pytest.mark.slow, pytest.mark.capabilities, pytest.mark.filterwarnings("ignore"),  # of the harness
+    pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-evaluation-harness: make test-capabilities"),
+]  # fmt: skip
 
 TASK = """
 task: {name}

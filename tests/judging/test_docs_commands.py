@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch, tiny, tiny_llama, server):
 
 
 @pytest.mark.filterwarnings("ignore")  # of lm-evaluation-harness
-@pytest.mark.parametrize("harness", [False, True])
+@pytest.mark.parametrize("harness", [False, pytest.param(True, marks=pytest.mark.capabilities)])
 def test_the_commands_of_the_page_run(place, server, tiny_llama, prompt_file, capsys, harness):
     if harness:
         pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: make test-capabilities")

@@ -38,6 +38,7 @@ def trained(tiny, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_its_adapter_and_its_base_are_three_ways_to_name_a_policy(config, trained, tiny_llama, tmp_path):
     named = (f"base={tiny_llama}", f"run={trained}", f"adapter={trained / 'policy'}")
     result = evaluate(replace(config, policies=named), tmp_path / "out")
@@ -70,6 +71,7 @@ def test_greedy_is_what_generate_gives(config, tiny_llama):
         assert row.text == naive
 
 
+@pytest.mark.slow
 def test_sampled_answers_depend_on_the_seed_alone(config, tiny_llama, tmp_path):
     config = replace(config, policies=(f"a={tiny_llama}", f"b={tiny_llama}"), temperature=1.0, max_new_tokens=12)
     texts = []
@@ -80,6 +82,7 @@ def test_sampled_answers_depend_on_the_seed_alone(config, tiny_llama, tmp_path):
     assert texts[0][:4] == texts[0][4:]  # common random numbers: one model under two names
 
 
+@pytest.mark.slow
 def test_an_arm_with_several_seeds_meets_a_base_without(config, trained, tiny_llama, tmp_path, judge_file):
     arm = tmp_path / "arm"
     for seed in (0, 1):
@@ -95,6 +98,7 @@ def test_an_arm_with_several_seeds_meets_a_base_without(config, trained, tiny_ll
         sources(replace(config, policies=(f"arm@1={arm}",)).named())
 
 
+@pytest.mark.slow
 def test_judges_in_this_process(config, files, judge_file, tiny_llama, tiny_deberta, tmp_path):
     config = files(config, a=["bad", "bad", "same", "good one"], b=["good one", "good", "same", "bad"])
     counts = {}

@@ -153,6 +153,7 @@ def test_all_faults_stand_in_one_line(kind):
     assert all(f"{name}: " in str(caught.value) for name in ("gama", *bad))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_holds_the_whole_configuration(kind):
     changed = set()
