@@ -24,7 +24,7 @@ OUTCOMES = ("read", "refused", "traceback", "exit 70", "silent wrong")
 _quick = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "fuzz",
-    max_examples=EXAMPLES or 10,
+    max_examples=EXAMPLES or 20,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
