@@ -221,7 +221,9 @@ def figure(found: Mapping[str, Any]) -> Figure:
         ax.set_title(
             f"{game} game: mean and span of {len(set(table['seed']))} seeds, by cell and action cost", loc="left"
         )
-    handles, labels = axes[0].get_legend_handles_labels()
+        ax.set_ylim(0, 10.2)
+    shown = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles, labels = [shown[arm] for arm in ARMS if arm in shown], [arm for arm in ARMS if arm in shown]
     drawing.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return drawing
 
