@@ -115,7 +115,7 @@ PARTS: dict[str, Part] = {
         (
             *(f"rlhf:policy_update=dpo:dpo_beta={beta}" for beta in (0.1, 0.3, 1)),
             *(f"rlhf:shaping=par:kl_coefficient={beta}" for beta in (0.1, 0.3, 1)),
-            *(f"rlhf:ensemble=5:confidence={width}" for width in (1, 3)),
+            *(f"rlhf:ensemble=5:confidence={width}" for width in (3, 30)),
             *(f"rlhf:kl_coefficient=0:policy_learning_rate={rate}" for rate in ("5e-4", "2e-4")),
             *(f"rlhf:kl_coefficient=0:policy_reset_every={rounds}" for rounds in (10, 20)),
             "rlhf:kl_coefficient=0:rollback_window=5",
