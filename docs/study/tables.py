@@ -231,11 +231,11 @@ def figure(found: dict[str, pd.DataFrame]) -> Figure:
                 linewidth=0,
             )
         axes.axhline(0, color="#cccccc", linewidth=0.6, zorder=0)
+        axes.set_xlabel("rounds done")
         axes.set_title(f"{name} ({table.seed.nunique()} seeds)", loc="left", fontsize=9)
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("held-out true utility")
-    drawing.supxlabel("round", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return drawing
