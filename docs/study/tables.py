@@ -241,9 +241,13 @@ def figure(found: dict[str, pd.DataFrame]) -> Figure:
     return drawing
 
 
-def main() -> None:
-    """Write tables.md and the figure."""
-    found = {name: table for name in PARTS if (table := read(name)) is not None}
+def played() -> dict[str, pd.DataFrame]:
+    """Return the held-out answers of every part that has results."""
+    return {name: table for name in PARTS if (table := read(name)) is not None}
+
+
+def text(found: dict[str, pd.DataFrame]) -> str:
+    """Return all tables as Markdown."""
     pieces = []
     if "main" in found:
         pieces += ["### Claims B and C", claims_table(found["main"])]
@@ -256,7 +260,13 @@ def main() -> None:
                 "The words (four held-out prompts by the SHA-256 of their ids, three seeds):",
                 words_table(table),
             ]
-    (HERE / "tables.md").write_text("\n\n".join(pieces) + "\n", encoding="utf-8")
+    return "\n\n".join(pieces) + "\n"
+
+
+def main() -> None:
+    """Write tables.md and the figure."""
+    found = played()
+    (HERE / "tables.md").write_text(text(found), encoding="utf-8")
     style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
         figure(found).savefig(HERE.parent / "assets" / "study.png", dpi=160, metadata={"Software": None})

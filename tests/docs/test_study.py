@@ -100,3 +100,8 @@ def test_collapse_in_the_tables_is_the_one_definition(study):
     assert [fall.collapsed and fall.best == 0 for fall in found] == [True] * 8
     assert not any(fall.collapsed for fall in tables.falls(_answers({"rlhf": 1.0}), "rlhf", family=9))
     assert tables.flips(np.array([1.0, 1.0, 1.0])) == pytest.approx(2 / 8)
+
+
+def test_the_tables_are_those_of_the_results(study):
+    tables = study["tables"]
+    assert (STUDY / "tables.md").read_text(encoding="utf-8") == tables.text(tables.played())
