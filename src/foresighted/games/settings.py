@@ -106,7 +106,7 @@ class GameSettings(Settings):
     trust_evidence: float = setting(
         2.0, "control", "trust: standard errors by which a bound must be passed before tau moves", low=0
     )
-    trust_least: float = setting(0.001, "control", "trust: least tau", above=0)
+    trust_least: float = setting(0.001, "control", "trust: least tau", above=0, high=1)
     trust_most: float = setting(1.0, "control", "trust: greatest tau", above=0)
     trust_start: float = setting(1.0, "control", "trust: tau of the first round", above=0)
 
