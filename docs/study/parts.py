@@ -20,6 +20,12 @@ CEILING = "labels"
 CELL = (PLAIN, KL, DEFAULT, CEILING)
 
 
+def _placed(text: str) -> str:
+    """Return a setting with its places filled in; the policy is looked for, and verified, only where it is named."""
+    policy = policy_source() if "{policy}" in text else ""
+    return text.format(here=Path(__file__).parent, policy=policy)
+
+
 @dataclass(frozen=True)
 class Part:
     """One comparison of the study."""
@@ -36,8 +42,7 @@ class Part:
 
         In a setting, `{here}` is the folder of the study and `{policy}` that of the embedded policy.
         """
-        places = {"here": str(Path(__file__).parent), "policy": policy_source()}
-        own = {name: it.format(**places) if isinstance(it, str) else it for name, it in self.settings.items()}
+        own = {name: _placed(it) if isinstance(it, str) else it for name, it in self.settings.items()}
         return {"preset": "demo", **MAIN, **own, "arms": list(self.arms), "seeds": list(self.seeds)}
 
 
