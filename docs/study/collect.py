@@ -16,6 +16,7 @@ import torch
 from parts import PARTS
 
 from foresighted.alignment.played import read_plan
+from foresighted.alignment.run import finished
 from foresighted.labels.labellers import RELEVANCE_WEIGHT, REPETITION_WEIGHT, added
 from foresighted.models.loading import reward_model
 from foresighted.settings import read_yaml
@@ -36,11 +37,7 @@ PLAYED = [
 def runs_of(folder: Path, arms: tuple[str, ...], seeds: tuple[int, ...], rounds: int) -> list[tuple[str, int, Path]]:
     """Return arm, seed and folder of each finished run of a part."""
     places = [(arm, seed, arm_directory(folder, arm, seed)) for arm in arms for seed in seeds]
-    return [
-        (arm, seed, place)
-        for arm, seed, place in places
-        if (place / HELDOUT).exists() and max(row["round"] for row in read_mappings(place / HELDOUT)) == rounds
-    ]
+    return [(arm, seed, place) for arm, seed, place in places if finished(place, rounds)]
 
 
 def frame(runs: list[tuple[str, int, Path]], file: str, columns: list[str]) -> pd.DataFrame:

@@ -47,6 +47,10 @@ class Part:
 
 
 FITTED = {"reward_model_steps": 10, "reward_model_learning_rate": 5e-3}
+TAUGHT = {
+    "reward_model": "embedded", "initial_pairs": 1500, "initial_steps": 200, "reward_model_steps": "auto",
+    "reward_model_learning_rate": 5e-3,
+}  # fmt: skip  # one table
 EARNING = (
     "rlhf", DEFAULT, CEILING, "practical:correction=1", "rlhf:correction=1", "practical:reward_model_pairs=influence",
     "practical:reward_model_pairs=winner", "proximal:steering_labels=group", "rlhf:policy_update=dpo:dpo_beta=0.1",
@@ -88,11 +92,7 @@ PARTS: dict[str, Part] = {
     ),
     "taught": Part(
         "the reward model begins with 1,500 pairs, and `auto` fits it to all of them each round",
-        CELL, FINAL[:4],
-        {
-            "reward_model": "embedded", "initial_pairs": 1500, "initial_steps": 200, "reward_model_steps": "auto",
-            "reward_model_learning_rate": 5e-3,
-        },
+        CELL, FINAL[:4], TAUGHT,
     ),
     "likelihood": Part(
         "the paper's oracle: the frozen policy's mean log-likelihood", CELL, FINAL[:4], {"labels": "likelihood"},
@@ -103,11 +103,7 @@ PARTS: dict[str, Part] = {
     ),
     "hidden": Part(
         "as `taught`, but the reward model reads the policy's own hidden states (the mean of its last ones)",
-        CELL, FINAL[:4],
-        {
-            "reward_model": "encoder:{policy}", "initial_pairs": 1500, "initial_steps": 200,
-            "reward_model_steps": "auto", "reward_model_learning_rate": 5e-3,
-        },
+        CELL, FINAL[:4], TAUGHT | {"reward_model": "encoder:{policy}"},
     ),
     "long": Part(
         "responses of 32 tokens", CELL, FINAL[:4], {"max_new_tokens": 32},

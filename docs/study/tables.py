@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from parts import DEFAULT, KL, MAIN, PARTS, PLAIN
 from scipy.stats import ttest_1samp
 
+from foresighted.labels.labellers import RELEVANCE_WEIGHT, REPETITION_WEIGHT
 from foresighted.reporting.samples import shown_prompts
 from foresighted.statistics.collapse import Fall, family_size, judge_arm
 from foresighted.statistics.intervals import Interval, paired_interval, student_interval, wilson_share
@@ -119,7 +120,8 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
     """Return the parts of the utility at the last round as a Markdown table."""
     last = int(table["round"].max())
     lines = [
-        "| arm | true utility | 8 × relevance of what is added | fluency | −4 × repetition |",
+        f"| arm | true utility | {RELEVANCE_WEIGHT:g} × relevance of what is added | fluency"
+        f" | −{REPETITION_WEIGHT:g} × repetition |",
         "|---|--:|--:|--:|--:|",
     ]
     for arm in arms_of(name, table):
@@ -127,7 +129,7 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
             float(grid(table, arm, last, c).to_numpy().mean())
             for c in ("utility", "relevance", "fluency", "repetition")
         ]
-        scaled = [values[0], 8 * values[1], values[2], -4 * values[3]]
+        scaled = [values[0], RELEVANCE_WEIGHT * values[1], values[2], -REPETITION_WEIGHT * values[3]]
         lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(map(number, scaled)) + " |")
     return "\n".join(lines)
 

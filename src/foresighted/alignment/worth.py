@@ -12,9 +12,7 @@ from foresighted.alignment.foresight import Scores
 from foresighted.alignment.rows import within_prompts
 from foresighted.labels.pair import Pair, label_means
 from foresighted.settings import TrainConfig
-
-_SURE = 1e-6
-"""How near to 0 and 1 a label counts that the policy is paid by, as log-odds."""
+from foresighted.steering.pairwise import SURE
 
 
 class Distance(Protocol):
@@ -105,7 +103,7 @@ def score(config: TrainConfig, worth: Tensor, penalty: Tensor, kl: Tensor | None
     """
     found = -penalty if config.control == "penalty-alone" else worth - penalty
     if config.selection == "labels":
-        found = worth = torch.tensor(label_means(pairs, *found.shape), device=found.device).logit(_SURE)
+        found = worth = torch.tensor(label_means(pairs, *found.shape), device=found.device).logit(SURE)
     return found if kl is None else found - distance_cost(config, kl, worth)
 
 

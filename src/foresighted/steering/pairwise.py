@@ -19,8 +19,8 @@ from foresighted.steering.kernels import Kernels
 
 __all__ = ["carried", "exact", "implicit_margin", "practical", "proximal", "relaxed", "sigmoid", "unrolled"]
 
-_SURE = 1e-6
-"""How near to 0 and 1 a label counts that is carried over, as log-odds."""
+SURE = 1e-6
+"""How near to 0 and 1 a label counts whose log-odds are taken."""
 NEWTON_STEPS = 5
 """Of `implicit_margin`; machine precision takes 4 from its first guess (tests/steering), derivatives one more."""
 
@@ -63,8 +63,8 @@ def carried(label: Array, own: Array, margin: Array) -> Array:
     """
     check_label(label)
     xp = array_namespace(margin)
-    sure = xp.where(label < _SURE, xp.full_like(label, _SURE), label)
-    sure = xp.where(sure > 1 - _SURE, xp.full_like(label, 1 - _SURE), sure)
+    sure = xp.where(label < SURE, xp.full_like(label, SURE), label)
+    sure = xp.where(sure > 1 - SURE, xp.full_like(label, 1 - SURE), sure)
     return sigmoid(xp.log(sure) - xp.log1p(-sure) + margin - own)
 
 
