@@ -237,7 +237,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
         Asker(FileQueue(tmp_path)).read(make_pairs())
     with pytest.raises(ConfigError, match=r"labels: <lambda> cannot be called with \(prompt, first, second\)"):
         as_labeller("labels", lambda first, second: 1.0)
-    with pytest.raises(ConfigError, match=r"labels: got .*FileQueue.*give a function of .*FPOReward"):
+    with pytest.raises(ConfigError, match=r"labels: got .*FileQueue.*give a function of .*give its folder"):
         as_labeller("labels", FileQueue(tmp_path))
 
 

@@ -56,6 +56,8 @@ class State:
     """`prompts_digest` of all prompts of the run."""
     kept: list[Pair] = field(default_factory=list)
     """What the reward model goes on learning from; none of 0.2, whose reward model forgot it."""
+    pending: list[Pair] = field(default_factory=list)
+    """What people were asked and have not answered yet."""
 
     @property
     def pins(self) -> Pins:
@@ -89,6 +91,7 @@ def save(out: Path, loop: Loop, number: int, prompts: str) -> None:
         state = State(
             number, counts.labels_total, counts.labels_trained, counts.labels_sum, pins.records, numbers,
             hashes(folder), pins.records_sha256, to_mapping(loop.config), prompts, remembered["kept"],
+            remembered["pending"],
         )  # fmt: skip
         write_sealed(folder / _STATE, state)
 
@@ -202,7 +205,7 @@ def restore(out: Path, loop: Loop, found: Found | None) -> int:
     counts = Counts(labels_total=state.labels_total, labels_trained=state.labels_trained, labels_sum=state.labels_sum)
     device = str(loop.follower.reward_model.device)
     features = load_file(folder / _FEATURES, device=device) if _FEATURES in state.sha256 else {}
-    loop.follower.buffer.load_state(counts, (), (), state.kept, features)
+    loop.follower.buffer.load_state(counts, (), state.pending, state.kept, features)
     _report_dropped(state.pins.cut_back(out), state.round)
     return state.round
 

@@ -22,6 +22,7 @@ from foresighted.alignment.start import Start
 from foresighted.alignment.together import Together
 from foresighted.errors import RunError
 from foresighted.labels.asking import Asker, load_labels
+from foresighted.labels.waiting import check_late
 from foresighted.models.learner import Learner, policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
 from foresighted.models.policy import Policy
@@ -91,6 +92,7 @@ class Shared:
 def _loop(
     config: TrainConfig, policy: Policy, policy_learner: Learner, reward_model: RewardModel, labels: Asker, start: Start
 ) -> Loop:
+    check_late(config, labels)
     if config.ensemble > 1:
         follower: Follower = Ensemble(reward_model, config)
     else:

@@ -101,15 +101,31 @@ class Labels(Request[None]):
 
 
 @dataclass(frozen=True, eq=False)
+class Questions(Request[None]):
+    """Put pairs of a round into the queue of people who answer rounds later."""
+
+    stage: ClassVar[int] = 6
+    pairs: Sequence[Pair]
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arrivals(Request[None]):
+    """Hand the follower what people have answered since, once as many labels as the configuration waits for are in."""
+
+    stage: ClassVar[int] = 7
+
+
+@dataclass(frozen=True, eq=False)
 class Fit(Request[float | None]):
     """Let the follower learn from what is new; its loss before, None where nothing is."""
 
-    stage: ClassVar[int] = 6
+    stage: ClassVar[int] = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Backward(Request[None]):
     """Add a loss's gradient to what it depends on."""
 
-    stage: ClassVar[int] = 7
+    stage: ClassVar[int] = 9
     loss: Tensor

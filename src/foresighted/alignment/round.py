@@ -12,7 +12,7 @@ from torch import Tensor
 from foresighted.alignment import worth
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
-from foresighted.alignment.requests import Features, Fit, Labels, LogLikelihood, Sample
+from foresighted.alignment.requests import Arrivals, Features, Fit, Labels, LogLikelihood, Questions, Sample
 from foresighted.alignment.reset import Resets
 from foresighted.alignment.rows import Round, recorded
 from foresighted.alignment.start import Start
@@ -20,6 +20,7 @@ from foresighted.alignment.update import prompt_of_each, read_once, update_direc
 from foresighted.errors import DataError, NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place
+from foresighted.labels.waiting import different
 from foresighted.models import noise
 from foresighted.models.learner import Learner
 from foresighted.models.policy import Policy
@@ -70,7 +71,7 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
 
     # Labels that the penalty or the scores read come before the choice: of all candidates, or of those to be labelled.
     pairs = _pairs(groups, references, scores)
-    every, ahead = config.reads_all_labels, config.reads_labels_ahead
+    every, ahead = config.reads_all_labels and loop.labels.queue is None, config.reads_labels_ahead
     labelled = _to_label(config, scores, candidates, references) if ahead else []
     if every or ahead:
         await Labels(pairs if every else [pairs[i] for i in labelled])
@@ -88,12 +89,10 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
         influence = charged.value if loop.foresight.steers else scores.products.gram
         labelled = _to_label(config, scores, candidates, references, chosen, influence)
     asked = [pairs[i] for i in labelled]
-    if not (every or ahead):
-        await Labels(asked)
 
-    # The reward model learns from the new labels, then the policy from its winners, all candidates or these labels,
-    # unless they say that it has fallen: then it goes back to where it was best.
-    follower.buffer.add(asked, read=len(pairs) if every else len(asked))
+    # The reward model learns from the new labels (of people: those that came since), then the policy from its winners,
+    # all candidates or these labels, unless they say that it has fallen: then it goes back to where it was best.
+    await _labelled(loop, asked, number, read=len(pairs) if every else len(asked) if ahead else None)
     reward_model_loss = await Fit()
     fallen = loop.resets.by_labels(number, pairs)
     policy_loss = None
@@ -133,6 +132,27 @@ async def _distance(
         return None, None
     log_p = await read_once(loop.config, loop.policy, prompts, candidates)
     return log_p, (await log_ratio(prompt_of_each(prompts, candidates), candidates, log_p)).view_as(reward)
+
+
+async def _labelled(loop: Loop, asked: Sequence[Pair], number: int, *, read: int | None) -> None:
+    """Hand the follower a round's labelled pairs; people are asked, and what they answered since is handed over.
+
+    Args:
+        loop: the players.
+        asked: what the reward model is to learn from.
+        number: of the round.
+        read: labels that were read ahead; None where none was.
+    """
+    buffer = loop.follower.buffer
+    if loop.labels.queue is not None:
+        questions = [pair for pair in asked if different(pair)]
+        await Questions(questions, number)
+        buffer.wait_for(questions)
+        await Arrivals()
+        return
+    if read is None:
+        await Labels(asked)
+    buffer.add(asked, read=len(asked) if read is None else read)
 
 
 async def _moved(

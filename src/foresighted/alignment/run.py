@@ -83,7 +83,7 @@ def train(
                 log(row)
                 on_round(row)
 
-            play_rounds([run], Alone(loop), told, stop.is_set)
+            play_rounds([run], Alone(loop, stop.is_set), told, stop.is_set)
         if run.failed is not None:
             raise run.failed
 

@@ -135,6 +135,7 @@ class SideBySide:
             on_round()
 
         with self._claimed(runs, configs), memory(), interrupts() as stop:
+            together.stopping = stop.is_set
             for one, state in zip(playing, found, strict=True):
                 one.begin(state)
                 by_directory[one.out].rounds_done = one.done

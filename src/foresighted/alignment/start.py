@@ -16,6 +16,7 @@ from foresighted.alignment.kept import REWARD_MODEL, Kept
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place, pair_id
 from foresighted.labels.preferences import read_preferences
+from foresighted.labels.waiting import ask_and_wait
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
 from foresighted.models.policy import Policy
@@ -141,8 +142,13 @@ class Start:
         )
         for pair, utility in zip(pairs, self._labels.utility(texts, second), strict=True):
             pair.second_utility = utility
-        said = zip(chosen, first, second, self._labels.read(pairs), strict=True)
-        return [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said], pairs
+        if self._labels.queue is None:
+            self._labels.read(pairs)
+        else:
+            ask_and_wait(self._labels, pairs, 0)
+        said = zip(chosen, first, second, [pair.label for pair in pairs], strict=True)
+        rows = [PairRow(prompt.id, prompt.text, a, b, label) for prompt, a, b, label in said if label is not None]
+        return rows, [pair for pair in pairs if pair.label is not None]
 
 
 def _labelled(row: PairRow) -> Pair:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from foresighted.alignment.requests import (
+    Arrivals,
     Backward,
     Features,
     Fit,
     Labels,
     LogLikelihood,
     Played,
+    Questions,
     Request,
     Sample,
     T,
@@ -28,6 +30,7 @@ from foresighted.alignment.requests import (
 from foresighted.alignment.round import Loop
 from foresighted.errors import ForesightedError, NumericalError
 from foresighted.labels.asking import merged, read_together, utility_together
+from foresighted.labels.waiting import arrivals, never
 from foresighted.models.policy import NOT_FINITE, Policy
 from foresighted.models.reward_model import RewardModel
 from foresighted.models.rollout import Rollout, ids_of
@@ -83,10 +86,16 @@ def play(
 
 
 class Alone:
-    """Does what one experiment asks, with its own players."""
+    """Does what one experiment asks, with its own players.
 
-    def __init__(self, loop: Loop) -> None:
+    Args:
+        loop: of the experiment.
+        stopping: asked while people are waited for whether to stop.
+    """
+
+    def __init__(self, loop: Loop, stopping: Callable[[], bool] = never) -> None:
         self._loop = loop
+        self._stopping = stopping
 
     def __call__(self, turn: Turn) -> dict[int, Any]:
         """Return the answer of each request, or why there is none."""
@@ -113,6 +122,12 @@ class Alone:
                 return loop.labels.utility(request.prompts, request.texts)
             case Labels():
                 return loop.labels.read(request.pairs)
+            case Questions():
+                return loop.labels.ask(request.pairs, request.number)
+            case Arrivals():
+                least, buffer = loop.config.wait_for_labels, loop.follower.buffer
+                buffer.arrived(arrivals(loop.labels, buffer.pending, at_least=least, stopping=self._stopping))
+                return None
             case Fit():
                 return loop.follower.update()
             case Backward():
@@ -144,6 +159,8 @@ class Together:
         self._policy = loops[0].policy
         self._stack = stack
         self._reward_model = reward_model
+        self.stopping: Callable[[], bool] = never
+        """Asked while people are waited for whether to stop."""
 
     def __call__(self, turn: Turn) -> Mapping[int, Any]:
         """Return the answer of each request."""
@@ -165,7 +182,9 @@ class Together:
                 torch.stack([request.loss for request in asked]).sum().backward()  # type: ignore[no-untyped-call]
                 answers = [None] * len(asked)
             case _:
-                answers = [Alone(loop)({0: request})[0] for loop, request in zip(loops, asked, strict=True)]
+                answers = [
+                    Alone(loop, self.stopping)({0: request})[0] for loop, request in zip(loops, asked, strict=True)
+                ]
         return dict(zip(places, answers, strict=True))
 
     def _in_batches(self, turn: Turn) -> dict[int, Any]:

@@ -60,7 +60,9 @@ def separated(
         values[name] = model if _is_name(model) else _model_name(model, reader)
     if pairs["policy"] is not None:
         values["dtype"] = str(policy.dtype).removeprefix("torch.")
-    values["labels"] = labels if _is_name(labels) else _source_name(labels)
+    values["labels"] = f"{labels}/" if isinstance(labels, Path) else labels  # of a queue
+    if not _is_name(labels):
+        values["labels"] = _source_name(labels)
     rows = None if _is_name(prompts) else rows_of(prompts)
     values["prompts"] = prompts if rows is None else _rows_name(rows)
     return Given(**pairs, labels=_labeller(labels), prompts=rows), {k: v for k, v in values.items() if v is not None}

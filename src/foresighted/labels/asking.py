@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
 from foresighted.labels.labellers import Left, Utilities, contained, first_parameter, load_labeller
 from foresighted.labels.pair import Pair, sides
-from foresighted.labels.queue import LabelQueue, Question
+from foresighted.labels.queue import LabelQueue, Question, Skipping, as_queue
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.texts import text_of
@@ -47,7 +47,8 @@ class Asker:
     """Asks one labeller, whatever it is.
 
     Args:
-        labels: a `types.Labeller`, an async function of the same arguments, or a `LabelQueue`.
+        labels: a `types.Labeller`, an async function of the same arguments, a `LabelQueue`, or the folder of one
+            (`FileQueue`).
         sampled: replace each preference p by 1 with probability p, else 0.
         seed: of those draws; a draw is a function of seed, prompt and both texts.
         timeout: seconds that one call may take.
@@ -62,10 +63,11 @@ class Asker:
         self, labels: Any, *, sampled: bool = False, seed: int = 0, timeout: float = math.inf, retries: int = 0,
         setting: str = "labels",
     ) -> None:  # fmt: skip  # one argument a line says no more
+        labels = as_queue(labels)
         self.queue = labels if isinstance(labels, LabelQueue) else None
         """Who answers rounds later; None where labels come at once."""
         if self.queue is None:
-            first_parameter(setting, labels, "(prompts, first, second)", "or a queue with submit and collect")
+            first_parameter(setting, labels, "(prompts, first, second)", "or a queue: FOLDER/, or submit and collect")
         self._labels, self._setting = labels, setting
         self._sampled, self._seed = sampled, seed
         self._timeout, self._retries = timeout, retries
@@ -137,6 +139,11 @@ class Asker:
         names = [name for name in pending if name in said]
         prompts, *_ = _columns([pending[name] for name in names])
         return dict(zip(names, self._checked([said[name] for name in names], prompts), strict=True))
+
+    def skipped(self) -> Set[str]:
+        """Return the ids of pairs in the queue that nobody will label; raises what `preferences` does."""
+        queue = self.queue
+        return set(self._attempt(queue.skipped, self._retries)) if isinstance(queue, Skipping) else set()
 
     def _attempt(self, work: Callable[[], Any], retries: int) -> Any:
         """Return what `work` returns, at once or after more attempts; if all fail, a `LabellerError` says where."""

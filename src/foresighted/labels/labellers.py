@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.inputs import shown
+from foresighted.labels.queue import FileQueue, LabelQueue, is_folder
 from foresighted.settings import TrainConfig
 from foresighted.statistics.numbers import sigmoid
 from foresighted.store.python_files import load_from_file
@@ -156,8 +157,8 @@ def fluency(policy: Policy, prompts: Sequence[str], responses: Sequence[str]) ->
     return [value / length for value, length in zip(total, rollout.lengths(), strict=True)]
 
 
-def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labeller:
-    """Return the labeller that a configuration names; raises a `ConfigError` for an unknown one."""
+def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> Labeller | LabelQueue:
+    """Return the labeller, or the queue, that a configuration names; raises a `ConfigError` for an unknown one."""
     name = config.labels
     if name == "relevance":
         return RelevanceLabels(policy, device)
@@ -167,9 +168,11 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
         from foresighted.models.loading import load_gold_reward
 
         return GoldRewardLabels(load_gold_reward(name.removeprefix("reward:"), device))
+    if is_folder(name):
+        return FileQueue(name)
     if not name.rpartition(":")[0].endswith(".py"):
         near = nearest(name, ("relevance", "likelihood", "reward:"))
-        known = "relevance, likelihood, reward:MODEL or FILE.py:FUNCTION"
+        known = "relevance, likelihood, reward:MODEL, FILE.py:FUNCTION, or FOLDER/ for people"
         raise ConfigError(f"labels: got {shown(name)}{near}; expected {known}")
     return own_labels("labels", name)
 
@@ -178,8 +181,10 @@ def knows_utility(name: str, given: Labeller | None = None) -> bool:
     """Return whether the labeller that a configuration names, or that was given in its place, has a true utility.
 
     Raises:
-        ConfigError: a file of one's own that fails or lacks that function.
+        ConfigError: a file of one's own that fails or lacks that function; or a queue, which answers too late for it.
     """
+    if given is None and is_folder(name):
+        raise ConfigError(f"labels: people answer {name} rounds later, and here labels are read at once; give a judge")
     own = name.rpartition(":")[0].endswith(".py") and not name.startswith("reward:")
     found = given if given is not None or not own else own_labels("labels", name)
     return found is None or isinstance(found, Utility)
@@ -197,7 +202,7 @@ def as_labeller(setting: str, own: Any) -> Labeller:
     Raises:
         ConfigError: it cannot be called with (prompt, first, second).
     """
-    first = first_parameter(setting, own, "(prompt, first, second)", "a queue is for FPOReward")
+    first = first_parameter(setting, own, "(prompt, first, second)", "for a queue give its folder")
     found: Labeller = own if isinstance(own, Utility) or first == "prompts" else one_by_one(own)
     return found
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from foresighted.errors import DataError
-from foresighted.inputs import shown
-from foresighted.store.rows import append, numbered, read_mappings
+from foresighted.errors import ConfigError
+from foresighted.labels.answers import Answer, answer_of, labels_of, skipped_of, standing
+from foresighted.store import files
+from foresighted.store.directory import NOUNS, QUESTIONS, kind_of
+from foresighted.store.rows import append, decode
+from foresighted.store.tail import Tail
+
+_log = logging.getLogger(__name__)
+LABELS = "labels.jsonl"
+_LOCK = ".questions.lock"
 
 
 @dataclass(frozen=True)
@@ -37,38 +45,92 @@ class LabelQueue(Protocol):
         ...
 
 
+@runtime_checkable
+class Skipping(Protocol):
+    """A queue in which a question may be passed over: nobody waits for its label any longer."""
+
+    def skipped(self) -> Collection[str]:
+        """Return the ids that were passed over and have no label."""
+        ...
+
+
 class FileQueue:
-    """A queue in a folder: pairs are appended to `questions.jsonl`, people append `{"id": ..., "label": ...}` lines to
-    `labels.jsonl`. A later line for the same id counts.
+    """A queue in a folder: questions are appended to `questions.jsonl`, answers to `labels.jsonl`.
+
+    An answer is a line `{"id": ..., "label": ...}`, by hand, or one of `foresighted label` (`answers.Answer`). Of
+    several lines of one person for one question the last counts; of several people the label is the mean.
 
     Args:
-        folder: made if need be.
+        folder: made if need be; one folder may serve several runs.
+
+    Raises:
+        ConfigError: something else is there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        if (kind := kind_of(self.folder)) not in ("queue", "other", "nothing") or self.folder.is_file():
+            holds = "is a file" if self.folder.is_file() else f"holds {NOUNS[kind]}"
+            raise ConfigError(f"labels: {self.folder} {holds}; give a folder of its own to what people are asked")
+        self._questions = Tail(self.folder / QUESTIONS, _question)
+        self._answers = Tail(self.folder / LABELS, answer_of)
+        self._strange = 0
+
+    def questions(self) -> dict[str, Question]:
+        """Return every question in the folder, in the order in which they came.
+
+        Raises:
+            DataError: a line that is none, with its place.
+        """
+        return {question.id: question for question in self._questions.rows()}
+
+    def answers(self) -> list[Answer]:
+        """Return every line of answers, also those that no longer count; raises what `answers.answer_of` does."""
+        return self._answers.rows()
 
     def submit(self, questions: Sequence[Question]) -> None:
         """Append the questions that the folder does not have yet."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "questions.jsonl"
-        known = {row["id"] for row in read_mappings(path)} if path.exists() else set()
-        append(path, [asdict(question) for question in questions if question.id not in known])
+        from filelock import FileLock
+
+        files.make_folder(self.folder)
+        with FileLock(self.folder / _LOCK):  # runs of one comparison ask in one folder
+            files.drop_torn_line(self._questions.path)
+            known = self.questions()
+            append(self._questions.path, [asdict(question) for question in questions if question.id not in known])
+
+    def answer(self, answers: Sequence[Answer]) -> None:
+        """Append answers, on the disk before returning."""
+        append(self._answers.path, answers)
 
     def collect(self) -> dict[str, float]:
         """Return every label in the folder.
 
         Raises:
-            DataError: a line without id or label.
+            DataError: a line that is no answer, with its place.
         """
-        path = self.folder / "labels.jsonl"
-        labels = {}
-        for number, row in numbered(path) if path.exists() else []:
-            try:
-                labels[str(row["id"])] = float(row["label"])
-                if isinstance(row["label"], str):
-                    told = f"label {shown(row['label'])} is text; expected a number from 0 to 1, without quotes"
-                    raise DataError(f"{path}, line {number}: {told}")
-            except (KeyError, TypeError, ValueError, OverflowError):
-                raise DataError(f'{path}, line {number}: expected {{"id": ..., "label": ...}}') from None
-        return labels
+        labels = labels_of(standing(self.answers()))
+        strange = [name for name in labels if name not in self.questions()]
+        if len(strange) > self._strange:
+            told = "%s: %d labels are of no question there, the first of %r; they are not taken"
+            _log.warning(told, self._answers.path, len(strange), strange[0])
+        self._strange = len(strange)
+        return {name: label for name, label in labels.items() if name in self.questions()}
+
+    def skipped(self) -> set[str]:
+        """Return the questions that somebody skipped and nobody answered."""
+        return skipped_of(standing(self.answers()))
+
+
+def _question(row: dict[str, Any], where: str) -> Question:
+    return decode(row, Question, where)
+
+
+def as_queue(labels: Any) -> Any:
+    """Return the queue in a folder for a path, anything else as it is; raises what `FileQueue` does."""
+    path = isinstance(labels, os.PathLike) or (isinstance(labels, str) and is_folder(labels))
+    return FileQueue(labels) if path else labels
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name of a labeller is that of a queue's folder: one that is there, or that ends in a slash."""
+    return name.endswith(("/", os.sep)) or (bool(name) and Path(name).is_dir())

@@ -16,8 +16,9 @@ LAYERS = re.compile(r"all|last:[1-9]\d{0,5}")
 """How the blocks that get an adapter are written."""
 FEWEST = 10
 """Pairs below which `reward_model_steps auto` takes one step: a tenth of fewer is none."""
-MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to")
-"""Settings that do not touch what a round computes, so a resumed run may change them."""
+MAY_CHANGE_ON_RESUME = ("rounds", "checkpoint_every", "keep_checkpoints", "report_to", "wait_for_labels")
+"""Settings that do not touch what a round computes (but for when labels of people come), so a resumed run may change
+them."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,15 @@ class TrainConfig(SteeringConfig):
         "relevance",
         "labels",
         "'relevance' (embedded encoder + fluency), 'likelihood' (frozen policy, the paper's oracle), reward:MODEL"
-        " (a gold reward model), or FILE.py:NAME, a function(prompt, first, second) -> [0, 1] or a types.Labeller",
+        " (a gold reward model), FILE.py:NAME, a function(prompt, first, second) -> [0, 1] or a types.Labeller, or"
+        " FOLDER/, where people answer in their own time (foresighted label FOLDER)",
+    )
+    wait_for_labels: int = setting(
+        0,
+        "labels",
+        "of a folder: labels that a round waits for before the reward model learns, fewer where everything is answered"
+        " or skipped; 0: it goes on with those that came",
+        low=0,
     )
     sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 

@@ -21,6 +21,7 @@ LOCK = ".lock"
 LOG = "log.txt"
 ANSWERS = "answers.jsonl"
 JUDGEMENTS = "judgements.jsonl"
+QUESTIONS = "questions.jsonl"
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
 LOOPS = "loops"
@@ -28,11 +29,14 @@ LOOPS = "loops"
 TRAINER_FOLDER = "foresighted"
 """Where FPOReward keeps its records inside a trainer's output directory."""
 
-Kind = Literal["run", "comparison", "rehearsal", "sweep", "evaluation", "table", "trl", "audit", "other", "nothing"]
+Kind = Literal[
+    "run", "comparison", "rehearsal", "sweep", "evaluation", "table", "trl", "audit", "queue", "other", "nothing"
+]
 NOUNS: Mapping[Kind, str] = {
     "run": "a run", "comparison": "a comparison", "rehearsal": "a rehearsal", "sweep": "a sweep",
     "evaluation": "an evaluation", "table": "the result of a table of judgements",
-    "trl": "the records of a TRL trainer", "audit": "an audit", "other": "something else", "nothing": "nothing",
+    "trl": "the records of a TRL trainer", "audit": "an audit",
+    "queue": "questions for people", "other": "something else", "nothing": "nothing",
 }  # fmt: skip
 """What lies in a directory, in words."""
 _TOLD_BY: Mapping[str, Kind] = {
@@ -42,6 +46,7 @@ _TOLD_BY: Mapping[str, Kind] = {
 """Key of `config.yaml` -> whose it is; the first that is there counts."""
 _SHOWN_BY: Mapping[str, Kind] = {
     EVALUATION: "evaluation", AUDIT: "audit", HELDOUT: "run", ROUNDS: "run", CANDIDATES: "run",
+    QUESTIONS: "queue",
 }  # fmt: skip
 """The same without one, by its files."""
 _BEFORE_THE_FIRST_ROW = {

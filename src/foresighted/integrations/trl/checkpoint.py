@@ -30,7 +30,10 @@ from foresighted.store.tensors import save_tensors
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 _WEIGHTS, _OPTIMIZER, _FEATURES = "reward_model", "optimizer", "features.safetensors"
-MAY_CHANGE = ("records", "label_timeout", "label_retries", "influence_chunk", "reward_model_batch_size", "placement")
+MAY_CHANGE = (
+    "records", "label_timeout", "label_retries", "influence_chunk", "reward_model_batch_size", "placement",
+    "wait_for_labels",
+)  # fmt: skip  # one list
 """Settings that a resumed run may change: they leave what is computed as it is, but for the last bits."""
 
 

@@ -106,6 +106,13 @@ class FPOConfig(SteeringConfig):
     label_failures: int = setting(
         10, "labels", "rounds without any answer, one after the other, that end the run", low=1
     )
+    wait_for_labels: int = setting(
+        0,
+        "labels",
+        "of a queue: labels that an update of the reward model waits for, fewer where everything is answered or"
+        " skipped; 0: it goes on with those that came",
+        low=0,
+    )
     pending_pairs: int = setting(
         10_000, "labels", "most pairs that wait for labels of a queue; the oldest are given up first", low=1
     )

@@ -12,6 +12,7 @@ from foresighted.integrations.trl.processes import Processes
 from foresighted.labels.asking import Asker, LabellerError
 from foresighted.labels.buffer import Buffer
 from foresighted.labels.pair import Pair
+from foresighted.labels.waiting import arrivals
 from foresighted.texts import text_of
 from foresighted.types import Text
 
@@ -34,6 +35,7 @@ class Panel:
             retries=config.label_retries,
         )  # fmt: skip
         self._most_failures = config.label_failures
+        self._wait_for = config.wait_for_labels
         self._buffer = buffer
         self._together = together
 
@@ -84,11 +86,12 @@ class Panel:
         return list(found)
 
     def collect(self) -> None:
-        """Take the labels that came into the queue since the last update."""
+        """Take the labels that came into the queue since the last update, once as many are there as are waited for."""
         asker, buffer = self._asker, self._buffer
         if asker is not None and asker.queue is not None:
             said = "no label is taken this time"
-            buffer.arrived(self._first_process(lambda: _forgiven(lambda: asker.collect(buffer.pending), {}, said)))
+            came = lambda: arrivals(asker, buffer.pending, at_least=self._wait_for)  # noqa: E731
+            buffer.arrived(self._first_process(lambda: _forgiven(came, {}, said)))
 
     def _first_process(self, work: Callable[[], Any]) -> Any:
         """Return what `work` returns on the first process, on all that hold the reward model.

@@ -29,7 +29,7 @@ from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy, settle
 from foresighted.integrations.trl.scoring import score
 from foresighted.labels.pair import Pair, every_place
-from foresighted.labels.queue import LabelQueue
+from foresighted.labels.queue import LabelQueue, as_queue
 from foresighted.steering import Reference
 from foresighted.store.directory import explained
 from foresighted.texts import text_of
@@ -48,8 +48,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     Args:
         reward_model: a sequence classifier with one label, or the folder or hub id of one.
         args: how to steer and to learn.
-        labels: who prefers what: a `types.Labeller`, an async function of the same arguments, or a `LabelQueue`. With
-            a `utility` (`types.Utility`) the records also hold the true utility. None: the reward model stays as it is.
+        labels: who prefers what: a `types.Labeller`, an async function of the same arguments, a `LabelQueue`, or the
+            folder of one (`"people/"`). With a `utility` records also hold it. None: the reward model stays as it is.
         tokenizer: the reward model's; None loads the one that belongs to it.
         name: in logs, records and checkpoints; two objects in one trainer need two names.
         reference_policy: the frozen initial policy, which references and KL are read from where the trained one has no
@@ -85,8 +85,8 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._asked = args or FPOConfig()
         self.config = self._asked.resolved()
         """Settings; once training begins, those that it goes by."""
-        self._labels = labels
-        check_labels(self.config, labels is not None, isinstance(labels, LabelQueue))
+        self._labels = as_queue(labels)
+        check_labels(self.config, labels is not None, isinstance(self._labels, LabelQueue))
         here = self.config.placement == "every-rank" or os.environ.get("RANK", "0") == "0"
         self._reward_model = loaded(reward_model, tokenizer, self.config) if here else None
         self._reference_policy = reference_policy
