@@ -198,6 +198,15 @@ class Asker:
         return [float(noise.uniform(self._seed, "label", *texts) < p) for p, *texts in rows]
 
 
+def forgiven(work: Callable[[], Any], otherwise: Any, said: str) -> Any:
+    """Return what `work` returns: whatever a labeller's network or model does, training goes on."""
+    try:
+        return work()
+    except LabellerError as error:
+        _log.warning("%s; %s", error, said)
+        return otherwise
+
+
 Asked = Sequence[tuple[Asker, Sequence[Pair]]]
 """Pairs, and by whom they are asked: of one labeller, with draws of their own."""
 

@@ -103,6 +103,28 @@ def every_place(groups: int, size: int, *, with_reference: bool) -> list[Place]:
     return [Place(g, i, (i + 1) % size) for g in range(groups) for i in range(ring)]
 
 
+def best_places(score: Tensor, *, with_reference: bool) -> list[Place]:
+    """Return one pair a group: the best-scored response with its reference, or with the worst-scored one.
+
+    Args:
+        score: shape groups size.
+        with_reference: whether groups have a reference response.
+    """
+    best, worst = score.argmax(-1).tolist(), score.argmin(-1).tolist()
+    if with_reference:
+        return [Place(g, i, None) for g, i in enumerate(best)]
+    return [Place(g, i, j) for g, (i, j) in enumerate(zip(best, worst, strict=True)) if i != j]
+
+
+def unequal(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs that somebody has to be asked about: neither of two equal texts is preferred, so that is their
+    label."""
+    for pair in pairs:
+        pair.asked = text_of(pair.first) != text_of(pair.second)
+        pair.label = None if pair.asked else 0.5
+    return [pair for pair in pairs if pair.asked]
+
+
 def sides(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, int, int, bool]]:
     """Yield each candidate that pairs of a round hold: the pair, its prompt, its place, whether it stands first."""
     for pair in pairs:

@@ -15,7 +15,8 @@ from foresighted.errors import DataError
 from foresighted.store.aliases import key_of
 from foresighted.store.exchanges import later_turns, name_of, prompt_of
 from foresighted.store.foreign import rows_of
-from foresighted.types import Prompt
+from foresighted.texts import text_of
+from foresighted.types import Prompt, Text
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,11 @@ NAMED = {"truthfulqa": "hub:truthfulqa/truthful_qa@generation:validation:questio
 def text_id(text: str) -> str:
     """Return the id of a prompt that has none of its own: the first 12 hex digits of its text's SHA-256."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def prompt_id(prompt: Text) -> str:
+    """Return the id of a prompt: the first 12 hex digits of its text's SHA-256, as prompt files without ids have."""
+    return text_id(text_of(prompt))
 
 
 def read_prompts(source: str | Sequence[Mapping[str, Any]]) -> list[tuple[Prompt, str | None]]:

@@ -19,6 +19,7 @@ from foresighted.settings.files import (
     to_mapping,
     to_yaml,
 )
+from foresighted.settings.learning import LearningConfig, check_labels
 from foresighted.settings.presets import PRESETS, preset
 from foresighted.settings.rehearse import RehearseConfig
 from foresighted.settings.steering import SCOPE, SteeringConfig
@@ -32,12 +33,14 @@ __all__ = [
     "PRESETS",
     "SCOPE",
     "CompareConfig",
+    "LearningConfig",
     "RehearseConfig",
     "Settings",
     "SteeringConfig",
     "TrainConfig",
     "arm_from_text",
     "as_it_was",
+    "check_labels",
     "choices",
     "each_once",
     "faults",

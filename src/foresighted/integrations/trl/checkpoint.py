@@ -15,9 +15,10 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from foresighted.alignment.probed import Probe
 from foresighted.errors import DataError, RunError
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.follower import Probe, Replica
+from foresighted.integrations.trl.follower import Replica
 from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair
 from foresighted.settings import names, renamed, to_mapping

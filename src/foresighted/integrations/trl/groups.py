@@ -12,8 +12,7 @@ from torch import Tensor
 
 from foresighted.errors import ConfigError, DataError, nearest
 from foresighted.integrations.trl.processes import Processes
-from foresighted.labels.pair import Groups, Place
-from foresighted.prompts import text_id
+from foresighted.labels.pair import Groups
 from foresighted.texts import text_of
 from foresighted.types import Text
 
@@ -117,19 +116,6 @@ def _by_prompt(keys: list[str], sizes: list[int], size: int) -> list[list[int]]:
     return found
 
 
-def best_places(score: Tensor, *, with_reference: bool) -> list[Place]:
-    """Return one pair a group: the best-scored response with its reference, or with the worst-scored one.
-
-    Args:
-        score: shape groups size.
-        with_reference: whether groups have a reference response.
-    """
-    best, worst = score.argmax(-1).tolist(), score.argmin(-1).tolist()
-    if with_reference:
-        return [Place(g, i, None) for g, i in enumerate(best)]
-    return [Place(g, i, j) for g, (i, j) in enumerate(zip(best, worst, strict=True)) if i != j]
-
-
 def by_row(rows: list[list[int]], values: dict[str, Tensor]) -> dict[str, Any]:
     """Return values of the responses, shape B N, in the order of the batch."""
     order = sorted((row, place) for place, row in enumerate(row for group in rows for row in group))
@@ -153,8 +139,3 @@ def column(name: str, columns: dict[str, Any]) -> Sequence[Text]:
     if any(not isinstance(value, str | list) for value in values):
         raise DataError(f"reference_column: {name!r} holds something that is neither a text nor messages")
     return values
-
-
-def prompt_id(prompt: Text) -> str:
-    """Return the id of a prompt: the first 12 hex digits of its text's SHA-256, as prompt files without ids have."""
-    return text_id(text_of(prompt))

@@ -13,8 +13,8 @@ import torch
 
 from foresighted.alignment.rows import Round, recorded
 from foresighted.integrations.trl.config import FPOConfig
-from foresighted.integrations.trl.groups import prompt_id
 from foresighted.labels.pair import utilities
+from foresighted.prompts import prompt_id
 from foresighted.settings import to_yaml
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean

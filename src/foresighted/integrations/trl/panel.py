@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from foresighted.errors import RunError
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.processes import Processes
-from foresighted.labels.asking import Asker, LabellerError
+from foresighted.labels.asking import Asker, forgiven
 from foresighted.labels.buffer import Buffer
-from foresighted.labels.pair import Pair
+from foresighted.labels.pair import Pair, unequal
 from foresighted.labels.waiting import arrivals
 from foresighted.texts import text_of
 from foresighted.types import Text
-
-_log = logging.getLogger(__name__)
 
 
 class Panel:
@@ -48,10 +45,7 @@ class Panel:
         buffer, asker = self._buffer, self._asker
         if asker is None:
             return 0
-        for pair in pairs:
-            pair.asked = text_of(pair.first) != text_of(pair.second)
-            pair.label = None if pair.asked else 0.5  # neither of two equal texts is preferred
-        asked = [pair for pair in pairs if pair.asked]
+        asked = unequal(pairs)
         said = self._first_process(lambda: self._answers(asker, pairs, asked))
         for pair, (label, first, second) in zip(pairs, said["known"], strict=True):
             pair.label, pair.first_utility, pair.second_utility = label, first, second
@@ -72,8 +66,8 @@ class Panel:
     def _answers(self, asker: Asker, pairs: list[Pair], asked: list[Pair]) -> dict[str, Any]:
         """Return label and utilities of each pair, and whether the labeller failed, as JSON."""
         if asker.queue is None:
-            _forgiven(lambda: asker.measure(pairs), None, "the records lack utilities")
-        failed = _forgiven(lambda: asker.ask(asked, self._buffer.counts.rounds), True, "this round is skipped")
+            forgiven(lambda: asker.measure(pairs), None, "the records lack utilities")
+        failed = forgiven(lambda: asker.ask(asked, self._buffer.counts.rounds), True, "this round is skipped")
         return {"known": [(p.label, p.first_utility, p.second_utility) for p in pairs], "failed": bool(failed)}
 
     def utilities(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[float | None]:
@@ -82,7 +76,7 @@ class Panel:
         if asker is None:
             return list(none)
         texts = [text_of(p) for p in prompts], [text_of(r) for r in responses]
-        found = self._first_process(lambda: _forgiven(lambda: asker.utility(*texts), none, "the records lack them"))
+        found = self._first_process(lambda: forgiven(lambda: asker.utility(*texts), none, "the records lack them"))
         return list(found)
 
     def collect(self) -> None:
@@ -91,7 +85,7 @@ class Panel:
         if asker is not None and asker.queue is not None:
             said = "no label is taken this time"
             came = lambda: arrivals(asker, buffer.pending, at_least=self._wait_for)  # noqa: E731
-            buffer.arrived(self._first_process(lambda: _forgiven(came, {}, said)))
+            buffer.arrived(self._first_process(lambda: forgiven(came, {}, said)))
 
     def _first_process(self, work: Callable[[], Any]) -> Any:
         """Return what `work` returns on the first process, on all that hold the reward model.
@@ -101,12 +95,3 @@ class Panel:
         """
         result = self._together.attempt(lambda: work() if self._together.rank == 0 else None)
         return self._together.broadcast(result)
-
-
-def _forgiven(work: Callable[[], Any], otherwise: Any, said: str) -> Any:
-    """Return what `work` returns: whatever a labeller's network or model does, training goes on."""
-    try:
-        return work()
-    except LabellerError as error:
-        _log.warning("%s; %s", error, said)
-        return otherwise

@@ -12,13 +12,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from foresighted.errors import NumericalError
 from foresighted.integrations.trl.config import FPOConfig, settled
-from foresighted.integrations.trl.groups import prompt_id
 from foresighted.integrations.trl.monitor import sharded
 from foresighted.integrations.trl.processes import Processes
 from foresighted.models import noise
 from foresighted.models.policy import Decoding, Policy
 from foresighted.models.pretrained import trained_adapter
 from foresighted.models.rollout import Rollout
+from foresighted.prompts import prompt_id
 from foresighted.texts import text_of
 from foresighted.types import Text
 

@@ -15,21 +15,24 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from foresighted.alignment.foresight import Foresight, Penalty
+from foresighted.alignment.probed import loaded
 from foresighted.alignment.rows import Round
 from foresighted.alignment.worth import distance_cost
 from foresighted.errors import ConfigError, RunError
 from foresighted.influence.passes import ROWS
 from foresighted.integrations.trl import checkpoint
-from foresighted.integrations.trl.config import FPOConfig, check_labels
-from foresighted.integrations.trl.follower import Replica, loaded
-from foresighted.integrations.trl.groups import Batch, best_places, by_row, column, gather, groups, prompt_id
+from foresighted.integrations.trl.config import FPOConfig
+from foresighted.integrations.trl.follower import Replica
+from foresighted.integrations.trl.groups import Batch, by_row, column, gather, groups
 from foresighted.integrations.trl.journal import Answer, Journal, metrics
 from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy, settle
 from foresighted.integrations.trl.scoring import score
-from foresighted.labels.pair import Pair, every_place
+from foresighted.labels.pair import Pair, best_places, every_place
 from foresighted.labels.queue import LabelQueue, as_queue
+from foresighted.prompts import prompt_id
+from foresighted.settings import check_labels
 from foresighted.steering import Reference
 from foresighted.store.directory import explained
 from foresighted.texts import text_of
