@@ -141,9 +141,18 @@ def find_device(config: TrainConfig) -> torch.device:
     state = PartialState()
     if state.num_processes > 1:
         raise RunError(f"started as {state.num_processes} processes; foresighted train runs in one: start it plainly")
+    return named_device(state.device if config.device == "auto" else config.device)
+
+
+def named_device(name: str | torch.device) -> torch.device:
+    """Return a device that computes.
+
+    Raises:
+        RunError: it is not in this build of torch, or not in this machine.
+    """
     try:
-        found = torch.zeros(1, device=state.device if config.device == "auto" else config.device)
-        found.item()  # a device that computes: meta has none
+        found = torch.zeros(1, device=name)
+        found.item()  # meta has none
         return found.device
     except (RuntimeError, AssertionError):  # unknown; not in this build of torch or this machine
-        raise RunError(f"device: torch has no {config.device!r} here; use auto, cpu, cuda, cuda:1 or mps") from None
+        raise RunError(f"device: torch has no {str(name)!r} here; use auto, cpu, cuda, cuda:1 or mps") from None

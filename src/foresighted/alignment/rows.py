@@ -92,7 +92,7 @@ def _candidate_rows(played: Round) -> list[CandidateRow]:
     return found
 
 
-def _share(one: float, other: float) -> float | None:
+def share(one: float, other: float) -> float | None:
     """Return the share of a variance in the sum of two, of their standard deviations."""
     total = one**2 + other**2
     return one**2 / total if total > 0 else None
@@ -122,7 +122,7 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         gamma_share=played.penalty.share,
         reward_model_drift=played.reward_model_drift,
         labels_failed=played.labels_failed,
-        penalty_share=_share(within_prompts(played.penalty.value), within_prompts(paid)),
+        penalty_share=share(within_prompts(played.penalty.value), within_prompts(paid)),
         win_predicted=mean(sigmoid(margin) for margin, _ in judged),
         win_share=mean(label for _, label in judged),
         kl=None if played.kl is None else float(played.kl.double().mean()),

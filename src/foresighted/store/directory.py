@@ -30,16 +30,18 @@ TRAINER_FOLDER = "foresighted"
 """Where FPOReward keeps its records inside a trainer's output directory."""
 
 Kind = Literal[
-    "run", "comparison", "rehearsal", "sweep", "evaluation", "table", "trl", "audit", "queue", "other", "nothing"
-]
+    "run", "comparison", "rehearsal", "sweep", "evaluation", "table", "trl", "audit", "owner", "queue", "other",
+    "nothing",
+]  # fmt: skip
 NOUNS: Mapping[Kind, str] = {
     "run": "a run", "comparison": "a comparison", "rehearsal": "a rehearsal", "sweep": "a sweep",
     "evaluation": "an evaluation", "table": "the result of a table of judgements",
     "trl": "the records of a TRL trainer", "audit": "an audit",
-    "queue": "questions for people", "other": "something else", "nothing": "nothing",
+    "owner": "a reward owner", "queue": "questions for people", "other": "something else", "nothing": "nothing",
 }  # fmt: skip
 """What lies in a directory, in words."""
 _TOLD_BY: Mapping[str, Kind] = {
+    "group_deadline": "owner",
     "game": "sweep", "judgements": "table", "policies": "evaluation", "minutes": "rehearsal", "arms": "comparison",
     "records": "trl", "policy": "run",
 }  # fmt: skip
@@ -86,7 +88,7 @@ def what_to_read(path: Path) -> Literal["evaluation", "audit", "comparison", "re
         DataError: nothing that a report reads lies there.
     """
     kind = kind_of(path)
-    if kind in ("run", "comparison", "trl"):
+    if kind in ("run", "comparison", "trl", "owner"):
         return "comparison"
     if kind in ("audit", "rehearsal"):
         return kind

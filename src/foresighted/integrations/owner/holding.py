@@ -1,0 +1,152 @@
+"""Groups whose responses come one by one, from many places: held until they are whole, or until their deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from foresighted.errors import DataError, ForesightedError
+from foresighted.integrations.owner.answer import Answer, GroupIncomplete
+from foresighted.integrations.owner.book import Book
+from foresighted.integrations.owner.desk import Desk, Job
+from foresighted.integrations.owner.events import Incomplete
+from foresighted.integrations.owner.scoring import Texts, digest
+from foresighted.prompts import prompt_id
+from foresighted.texts import text_of
+from foresighted.types import Text
+
+
+@dataclass
+class Held:
+    """A group that is coming together, or is being scored."""
+
+    run: str
+    group: str
+    size: int
+    prompt: Text
+    step: int | None
+    references: list[Text] = field(default_factory=list)
+    responses: dict[int, tuple[str, Text]] = field(default_factory=dict)
+    """By place: digest and text."""
+    answers: Future[dict[int, Answer]] = field(default_factory=Future)
+    timer: asyncio.TimerHandle | None = None
+    taken: bool = False
+    """It is being scored."""
+
+
+class Holding:
+    """Holds groups, and hands them to the desk.
+
+    Args:
+        book: what was answered before.
+        desk: scores.
+    """
+
+    def __init__(self, book: Book, desk: Desk) -> None:
+        self._book, self._desk = book, desk
+        self._held: dict[tuple[str, str], Held] = {}
+
+    @property
+    def waiting(self) -> list[Held]:
+        """Groups that are not whole yet."""
+        with self._book.turn:
+            return [held for held in self._held.values() if not held.taken]
+
+    def add(
+        self, run: str, group: str, size: int, prompt: Text, responses: dict[int, Text], *, step: int | None,
+        references: Sequence[Text] | None,
+    ) -> Future[dict[int, Answer]]:  # fmt: skip  # one argument a line says no more
+        """Return what will come of responses of a group, by place; the last of them has it scored.
+
+        Raises:
+            DataError: they do not go with what came of the group before.
+        """
+        digests = {place: digest(text) for place, text in responses.items()}
+        with self._book.turn:
+            known = {place: self._book.known(run, group, place, own) for place, own in digests.items()}
+            if all(answer is not None for answer in known.values()):  # a retry
+                done: Future[dict[int, Answer]] = Future()
+                done.set_result({place: answer for place, answer in known.items() if answer is not None})
+                return done
+            held = self._held.get((run, group))
+            late = held is None and size > 1 and self._book.passed(run, group)
+            if held is None:
+                held = self._held[run, group] = Held(run, group, size, prompt, step)
+                held.timer = asyncio.get_running_loop().call_later(
+                    0 if late else self._book.config.group_deadline, self._expire, held
+                )
+            self._check(held, size, prompt, digests)
+            held.responses |= {place: (digests[place], text) for place, text in responses.items()}
+            held.references = held.references or list(references or ())
+            if len(held.responses) == held.size and not held.taken:
+                self._score(held)
+            return held.answers
+
+    def _check(self, held: Held, size: int, prompt: Text, digests: dict[int, str]) -> None:
+        where = f"group {held.group!r:.60} of run {held.run!r:.40}"
+        if size != held.size:
+            raise DataError(f"size: got {size} for {where}, of which others said {held.size}; name one size a group")
+        if text_of(prompt) != text_of(held.prompt):
+            raise DataError(f"prompt: {where} came with two; a group has one prompt, give another its own group")
+        for place, own in digests.items():
+            if held.responses.get(place, (own, ""))[0] != own:
+                raise DataError(
+                    f"member: {place} of {where} came with two texts; number the responses of a group from 0, each once"
+                )
+
+    def _score(self, held: Held) -> None:
+        """Hand a group to the desk. The caller holds the book's turn."""
+        held.taken = True
+        if held.timer is not None:
+            held.timer.cancel()
+        state = self._book.state
+        state.number += 1
+        texts = Texts(
+            held.run, held.group, held.step, held.size, held.prompt,
+            {place: text for place, (_, text) in held.responses.items()}, self._references(held), state.number,
+        )  # fmt: skip
+        job = Job(texts, held.answers)
+        held.answers.add_done_callback(lambda _: self._done(held))
+        self._desk.take(job)
+
+    def _references(self, held: Held) -> list[Text]:
+        """Return what a group's responses are compared with besides each other."""
+        kind = self._book.config.reference
+        found = held.references or self._book.state.references.get(prompt_id(held.prompt), [])
+        return [] if kind == "leave-one-out" else list(found)
+
+    def _done(self, held: Held) -> None:
+        with self._book.turn:
+            if self._held.get((held.run, held.group)) is held:
+                del self._held[held.run, held.group]
+
+    def _expire(self, held: Held) -> None:
+        """End a group whose deadline is there."""
+        with self._book.turn:
+            if held.taken or self._held.get((held.run, held.group)) is not held:
+                return
+            if self._book.config.incomplete == "bare":
+                self._score(held)
+                return
+            del self._held[held.run, held.group]
+        members = sorted(held.responses)
+        self._book.commit(Incomplete(held.run, held.group, held.size, members))
+        held.answers.set_exception(
+            GroupIncomplete(
+                f"group: {held.group!r:.60} of run {held.run!r:.40} has {len(members)} of {held.size} responses"
+                f" {self._book.config.group_deadline:g} s after its first one; see why the others did not come, raise"
+                " group_deadline, or have the bare reward paid with incomplete bare"
+            )
+        )
+
+    def drop(self, error: ForesightedError) -> None:
+        """Answer every group that is not whole with an error."""
+        with self._book.turn:
+            left = [held for held in self._held.values() if not held.taken]
+            self._held = {key: held for key, held in self._held.items() if held.taken}
+        for held in left:
+            if held.timer is not None:
+                held.timer.cancel()
+            held.answers.set_exception(error)

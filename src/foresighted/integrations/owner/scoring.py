@@ -1,0 +1,209 @@
+"""From whole groups of texts to what each response is paid."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.probed import ProbedFollower
+from foresighted.errors import NumericalError
+from foresighted.influence.passes import ROWS
+from foresighted.integrations.owner.config import OwnerConfig
+from foresighted.integrations.owner.events import Asked, Group, Member
+from foresighted.labels.pair import Groups, Pair, best_places, every_place
+from foresighted.models.reward_model import RewardModel
+from foresighted.steering import Reference
+from foresighted.texts import text_of
+from foresighted.types import Text
+
+
+def digest(text: Text) -> str:
+    """Return what a response is known by: the first 16 hex digits of the SHA-256 of its text."""
+    return hashlib.sha256(text_of(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A group that is to be scored."""
+
+    run: str
+    group: str
+    step: int | None
+    size: int
+    prompt: Text
+    responses: dict[int, Text]
+    """By place."""
+    references: Sequence[Text]
+    """Nothing where a response is compared with the others."""
+    number: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all responses are there."""
+        return len(self.responses) == self.size
+
+    @property
+    def groups(self) -> Groups:
+        """Its texts as a round of one prompt."""
+        order = [self.responses[place] for place in sorted(self.responses)]
+        return Groups([self.prompt], [order], [list(self.references)] if self.references else None)
+
+
+class Scorer:
+    """Reads groups with the reward model of one version.
+
+    Args:
+        model: scores; its trained parameters are replaced when the next version comes.
+        config: form and scope.
+    """
+
+    def __init__(self, model: RewardModel, config: OwnerConfig) -> None:
+        self.model = model
+        self.config = config
+        self.follower = ProbedFollower(model, config)
+        self._kinds: dict[tuple[Reference, int], Foresight] = {}
+
+    def foresight(self, references: int) -> Foresight:
+        """Return what prices influence against so many references, or against a group's other responses."""
+        kind: Reference = "response" if references else "leave-one-out"
+        key = kind, references or 1
+        if key not in self._kinds:
+            self._kinds[key] = Foresight(self.config, self.model, self.follower.learner.optimizer, *key)
+        return self._kinds[key]
+
+    def tokens(self, texts: Sequence[Text]) -> list[int]:
+        """Return the length of each text in the reward model's tokens."""
+        said = self.model.tokenizer([text_of(text) for text in texts], add_special_tokens=False, verbose=False)
+        return [len(ids) for ids in said["input_ids"]]
+
+    def features(self, groups: Sequence[Groups]) -> list[Tensor] | None:
+        """Return the head's inputs of each group's responses, read together; None where more than these is needed."""
+        if self.config.scope != "head" or not groups:
+            return None
+        columns = [one.rows() for one in groups]
+        prompts, texts = [p for own, _ in columns for p in own], [t for _, own in columns for t in own]
+        order = sorted(range(len(texts)), key=lambda i: len(text_of(prompts[i])) + len(text_of(texts[i])))
+        read = self.model.features([prompts[i] for i in order], [texts[i] for i in order], chunk=self._chunk)
+        every = torch.empty_like(read)
+        every[order] = read
+        return list(torch.split(every, [len(own) for _, own in columns]))
+
+    @property
+    def _chunk(self) -> int:
+        return self.config.influence_chunk or ROWS
+
+    def rewards(
+        self, prompts: Sequence[Text], responses: Sequence[Text], features: Sequence[Tensor] | None = None
+    ) -> list[float]:
+        """Return the bare reward of each row; `features` are the head's inputs, where they were read.
+
+        Raises:
+            NumericalError: one that is not finite.
+        """
+        if features is None:
+            found = self.follower.rewards(list(prompts), list(responses))
+        else:
+            with torch.no_grad():
+                found = self.model.rewards(torch.cat(list(features))).tolist()
+        for value, text in zip(found, responses, strict=True):
+            if not math.isfinite(value):
+                raise NumericalError(
+                    f"reward_model: reward {value} of response {text_of(text)!r:.60}; check its weights"
+                )
+        return found
+
+    def scored(
+        self, texts: Texts, version: int, features: Tensor | None, asked: Sequence[Pair]
+    ) -> tuple[Group, list[Pair]]:
+        """Return a whole group with what its responses are paid, and the pairs that are to be labelled.
+
+        Args:
+            texts: of the group.
+            version: of the reward model.
+            features: the head's inputs, where they were read.
+            asked: every pair, labelled, where the form reads labels; a label that was not given is None.
+
+        Raises:
+            NumericalError: a reward or product that is not finite.
+        """
+        groups = texts.groups
+        foresight = self.foresight(len(texts.references))
+        before = self.model.reader.cut
+        if features is None:
+            scores = foresight.score(*groups.rows(), groups=1)
+        else:
+            scores = foresight.score_features(features, groups=1)
+        cut = self.model.reader.cut - before
+        pairs = list(asked)
+        if scores.features is not None and self.model.head_only:
+            for pair in pairs:
+                pair.features = _features_of(pair, scores.features[0], len(texts.responses))
+        label = self.follower.steering_label(self.config, pairs, scores.reward)
+        none = Penalty(torch.zeros_like(scores.reward), 0.0, None)
+        penalty = none if label is None else foresight.penalty(scores, label)
+        total = scores.reward - penalty.value
+        if not pairs:
+            pairs = self._pairs(texts, total, scores)
+        margins = self._margins(pairs, scores)
+        rows = zip(
+            sorted(texts.responses), groups.candidates[0], self.tokens(groups.candidates[0]),
+            *(tensor.flatten().tolist() for tensor in (
+                scores.reward, penalty.value, scores.reference_reward.expand_as(scores.reward), scores.products.gram,
+            )), strict=True,
+        )  # fmt: skip
+        members = [Member(place, digest(text), text, *values) for place, text, *values in rows]
+        event = Group(
+            texts.number, texts.run, texts.group, texts.step, texts.size, version, label is not None, texts.prompt,
+            list(texts.references), members,
+            [Asked(p.id, p.place.first, p.place.second, m) for p, m in zip(pairs, margins, strict=True) if p.place],
+            penalty.gamma, penalty.share, cut,
+        )  # fmt: skip
+        return event, pairs
+
+    def every_pair(self, texts: Texts) -> list[Pair]:
+        """Return the pairs that hold every response of a group, as it is labelled where the form reads labels."""
+        groups = texts.groups
+        places = every_place(1, len(groups.candidates[0]), with_reference=groups.references is not None)
+        return groups.pairs(texts.number, places)
+
+    def _pairs(self, texts: Texts, total: Tensor, scores: Scores) -> list[Pair]:
+        referenced = bool(texts.references)
+        if self.config.every_pair:
+            places = every_place(1, total.shape[1], with_reference=referenced)
+        else:
+            places = best_places(total, with_reference=referenced)
+        features = scores.features if self.model.head_only else None
+        return texts.groups.pairs(texts.number, places, features)
+
+    def _margins(self, pairs: Sequence[Pair], scores: Scores) -> list[float]:
+        reward, reference = scores.reward.tolist()[0], scores.each_reference.tolist()[0]
+        places = [pair.place for pair in pairs if pair.place is not None]
+        return [reward[p.first] - (reference[0] if p.second is None else reward[p.second]) for p in places]
+
+    def bare(self, texts: Texts, version: int) -> Group:
+        """Return an incomplete group whose responses are paid the bare reward."""
+        order = sorted(texts.responses)
+        responses = [texts.responses[place] for place in order]
+        rewards = self.rewards([texts.prompt] * len(order), responses)
+        members = [
+            Member(place, digest(text), text, tokens, reward, 0.0, 0.0, 0.0)
+            for place, text, tokens, reward in zip(order, responses, self.tokens(responses), rewards, strict=True)
+        ]
+        return Group(
+            texts.number, texts.run, texts.group, texts.step, texts.size, version, False, texts.prompt, [], members, [],
+            None, None, 0,
+        )  # fmt: skip
+
+
+def _features_of(pair: Pair, features: Tensor, size: int) -> Tensor | None:
+    """Return the head's inputs of a pair of a group of `size` responses, its references last."""
+    if pair.place is None:
+        return None
+    _, first, second = pair.place
+    return features[[first, size if second is None else second]]

@@ -1,0 +1,185 @@
+"""A reward owner on tiny models: what it pays, what it writes down, what it learns, and what a death leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from foresighted.errors import DataError, RunError
+from foresighted.integrations.owner import GroupIncomplete, OwnerConfig, RewardOwner
+from foresighted.store.records import CandidateRow, RoundRow
+from foresighted.store.rows import read
+
+PROMPT = "Why is the sky blue?"
+RESPONSES = ["Light scatters.", "Because of air", "It just is blue, blue.", "Nobody knows it at all"]
+
+
+def longer(prompts, first, second):
+    """Prefer the longer response, softly."""
+    return [1 / (1 + 2.7 ** ((len(b) - len(a)) / 10)) for a, b in zip(first, second, strict=True)]
+
+
+@asynccontextmanager
+async def opened(folder, model, labels=None, **settings):
+    owner = RewardOwner.open(folder, OwnerConfig(reward_model=str(model), device="cpu", **settings), labels)
+    try:
+        yield owner
+    finally:
+        await owner.close()
+
+
+async def until(owner, **wanted):
+    """Return the status once it says what is wanted; threads label and learn meanwhile."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        status = await owner.status()
+        if all(status[name] == value for name, value in wanted.items()):
+            return status
+        assert not status["last_error"], status
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within a minute: {wanted}, but {status}")
+
+
+def lines(folder, event=None):
+    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return [row for row in rows if event in (None, row["event"])]
+
+
+def test_a_group_from_many_places_is_paid_as_one_and_the_model_learns(tmp_path, tiny_deberta):
+    async def play():
+        async with opened(tmp_path, tiny_deberta, longer, update_every=2, reward_model_learning_rate=1e-2) as owner:
+            places = [owner.score("run", "a", n, 4, PROMPT, RESPONSES[n], step=1) for n in (2, 0, 3, 1)]
+            scattered = await asyncio.gather(*places)
+            whole = await owner.score_group("run", "b", PROMPT, [*RESPONSES[:2], "rain"], step=1)
+            status = await until(owner, rounds=1, version=1)
+            assert (status["groups"], status["labels"], status["retrains"]) == (2, 2, 1)
+            after = await owner.score_group("run", "c", PROMPT, RESPONSES)
+            again = await owner.score_group("run", "a", PROMPT, RESPONSES)  # a retry
+            bare = await owner.score("run", "d", 0, 4, PROMPT, RESPONSES[0], evaluation=True)
+        return [scattered[i] for i in (1, 3, 0, 2)], whole, after, again, bare
+
+    first, whole, after, again, bare = asyncio.run(play())
+    assert [a.version for a in (*first, *whole)] == [0] * 7
+    assert {a.version for a in after} == {1}
+    assert again == first
+    assert all(a.reward == a.score - a.penalty and a.foresight for a in first)
+    assert len({a.penalty for a in first}) == 4
+    assert (bare.version, bare.penalty, bare.foresight, bare.score) == (1, 0.0, False, pytest.approx(after[0].score))
+    assert [row["event"] for row in lines(tmp_path)].count("group") == 3
+    rows = read(tmp_path / "candidates.jsonl", CandidateRow)
+    assert [row.round for row in rows] == [1] * 7
+    assert [row.score for row in rows[:4]] == [a.reward for a in first]
+    (row,) = read(tmp_path / "rounds.jsonl", RoundRow)
+    assert (row.labels, row.labels_total, row.reward_model_loss is not None) == (2, 2, True)
+
+
+def test_what_is_paid_is_what_fpo_reward_pays(tmp_path, tiny_deberta):
+    from foresighted.alignment.foresight import Foresight
+    from foresighted.alignment.probed import ProbedFollower, loaded
+
+    config = OwnerConfig(reward_model=str(tiny_deberta), device="cpu")
+
+    async def play():
+        async with opened(tmp_path, tiny_deberta) as owner:
+            return await owner.score_group("run", "a", PROMPT, RESPONSES)
+
+    found = asyncio.run(play())
+    model = loaded(str(tiny_deberta), None, config)
+    optimizer = ProbedFollower(model, config).learner.optimizer
+    foresight = Foresight(config, model, optimizer, "leave-one-out")
+    scores = foresight.score([PROMPT] * 4, RESPONSES, groups=1)
+    penalty = foresight.penalty(scores, torch.full_like(scores.reward, 0.5)).value
+    assert [a.score for a in found] == pytest.approx(scores.reward[0].tolist(), abs=1e-5)
+    assert [a.penalty for a in found] == pytest.approx(penalty[0].tolist(), abs=1e-5)
+
+
+def test_an_incomplete_group_is_an_error_or_paid_bare_and_counted(tmp_path, tiny_deberta, told):
+    async def play(incomplete):
+        settings = {"group_deadline": 0.05, "incomplete": incomplete}
+        async with opened(tmp_path / incomplete, tiny_deberta, longer, **settings) as owner:
+            places = [owner.score("run", "a", n, 4, PROMPT, RESPONSES[n]) for n in (0, 2)]
+            found = await asyncio.gather(*places, return_exceptions=True)
+            late = await asyncio.gather(owner.score("run", "a", 1, 4, PROMPT, RESPONSES[1]), return_exceptions=True)
+            return found, late[0], await owner.status()
+
+    found, late, status = asyncio.run(play("error"))
+    assert all(isinstance(error, GroupIncomplete) for error in (*found, late))
+    told(found[0], "'a'", "2 of 4", "group_deadline", "incomplete bare")
+    assert (status["refused_responses"], status["groups"]) == (3, 0)
+    found, late, status = asyncio.run(play("bare"))
+    assert all(a.reward == a.score and not a.foresight for a in (*found, late))
+    assert (status["bare_responses"], status["labels"], status["unlabelled_groups"]) == (3, 0, 0)
+
+
+def test_what_does_not_go_together_is_refused(tmp_path, tiny_deberta, told):
+    async def play():
+        async with opened(tmp_path, tiny_deberta) as owner:
+            waiting = asyncio.ensure_future(owner.score("run", "a", 0, 4, PROMPT, RESPONSES[0]))
+            await asyncio.sleep(0)
+            asked = [
+                owner.score("run", "a", 0, 4, PROMPT, "another text"),
+                owner.score("run", "a", 1, 3, PROMPT, RESPONSES[1]),
+                owner.score("run", "a", 1, 4, "What is rain?", RESPONSES[1]),
+                owner.score("run", "a", 4, 4, PROMPT, RESPONSES[1]),
+                owner.score("run", "b", 0, 0, PROMPT, RESPONSES[1]),
+                owner.score("run", "b", 0, 2, PROMPT, 5),
+            ]
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            with pytest.raises(RunError, match="another process is writing"):
+                RewardOwner.open(tmp_path, OwnerConfig(reward_model=str(tiny_deberta), device="cpu"))
+            await owner.close()
+            return [*found, *await asyncio.gather(waiting, return_exceptions=True)]
+
+    found = asyncio.run(play())
+    assert all(isinstance(error, DataError) for error in found[:6])
+    for error, words in zip(
+        found, ("two texts", "size: got 3", "prompt", "member: got 4", "size: got 0", "got 5"), strict=False
+    ):
+        told(error, words)
+    told(found[-1], "closed")
+
+
+def test_an_owner_goes_on_where_it_was(tmp_path, tiny_deberta):
+    settings = {"update_every": 1, "reward_model_learning_rate": 1e-2}
+
+    async def play(labels, group):
+        async with opened(tmp_path, tiny_deberta, labels, **settings) as owner:
+            found = await owner.score_group("run", group, PROMPT, RESPONSES)
+            return found, await until(owner, rounds=int(group), version=int(group))
+
+    first, _ = asyncio.run(play(longer, "1"))
+    second, status = asyncio.run(play(longer, "2"))
+    assert (status["versions"], second[0].version, status["labels"]) == ([0, 1, 2], 1, 2)
+    assert first != second
+
+
+def test_back_to_a_version_and_to_a_step(tmp_path, tiny_deberta, told):
+    async def play():
+        async with opened(tmp_path, tiny_deberta, longer, update_every=1, reward_model_learning_rate=1e-2) as owner:
+            first = await owner.score_group("run", "a", PROMPT, RESPONSES)
+            await until(owner, rounds=1)
+            tied = await owner.tie("run", 5)
+            second = await owner.score_group("run", "b", PROMPT, RESPONSES)
+            await until(owner, rounds=2)
+            await owner.rollback(0, "it learnt nonsense")
+            rolled = await owner.score_group("run", "c", PROMPT, RESPONSES)
+            await until(owner, rounds=3, version=3)
+            assert await owner.restore("run", 5) == tied == 1
+            third = await owner.score_group("run", "b", PROMPT, RESPONSES)
+            status = await until(owner, rounds=2, version=4)
+            with pytest.raises(RunError, match="tied are 5"):
+                await owner.restore("run", 6)
+            with pytest.raises(RunError, match="on disk are"):
+                await owner.rollback(9, "")
+            return first, second, rolled, third, status
+
+    first, second, rolled, third, status = asyncio.run(play())
+    assert [a.score for a in rolled] == [a.score for a in first] != [a.score for a in second]
+    assert [(a.score, a.version) for a in third] == [(a.score, a.version) for a in second]
+    assert [row.round for row in read(tmp_path / "rounds.jsonl", RoundRow)] == [1, 2]
+    assert status["versions"] == [0, 1, 2, 3, 4]
