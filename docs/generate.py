@@ -20,6 +20,7 @@ from mkdocs.exceptions import PluginError
 
 import foresighted
 from foresighted.cli.main import parser
+from foresighted.integrations.people.settings import LabelConfig
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.settings import (
     MAY_CHANGE_ON_RESUME,
@@ -192,7 +193,8 @@ def type_text(hint: Any) -> str:
 def settings_tables(which: str) -> str:
     """Every setting of the command line's configurations, or of those inside TRL, one table a group."""
     parts = []
-    for kind in (FPOConfig,) if which == "trl" else (TrainConfig, CompareConfig, RehearseConfig):
+    kinds: dict[str, tuple[type, ...]] = {"trl": (FPOConfig,), "people": (LabelConfig,)}
+    for kind in kinds.get(which, (TrainConfig, CompareConfig, RehearseConfig)):
         hints = get_type_hints(kind)
         groups: dict[str, list[tuple[str, str, str, str]]] = {}
         for name, item in settings(kind).items():

@@ -7,9 +7,10 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -167,6 +168,19 @@ def players(tiny):
     device = torch.device("cpu")
     policy = load_policy(replace(tiny, max_new_tokens=8), device)
     return policy, load_reward_model(tiny, device), load_labels(tiny, policy, device)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Return a headless Chromium of this machine, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if binary is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 Trajectory = Callable[[int], float]

@@ -1,10 +1,8 @@
-"""Directories of every kind that a page is made from, with hostile text in them, and a headless Chromium."""
+"""Directories of every kind that a page is made from, with hostile text in them."""
 
 from __future__ import annotations
 
 import random
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,16 +110,3 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     append(out / "judged" / "judgements.jsonl", judged)
     append(out / "judged" / "answers.jsonl", answers)
     return out / "judged"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """Return a headless Chromium of this machine, driven by Playwright."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if binary is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield browser
-        browser.close()

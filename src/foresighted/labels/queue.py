@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from foresighted.errors import ConfigError
+from foresighted.errors import ConfigError, DataError
 from foresighted.labels.answers import Answer, answer_of, labels_of, skipped_of, standing
 from foresighted.store import files
 from foresighted.store.directory import NOUNS, QUESTIONS, kind_of
-from foresighted.store.rows import append, decode
+from foresighted.store.rows import append, decode, object_of
 from foresighted.store.tail import Tail
 
 _log = logging.getLogger(__name__)
@@ -101,6 +101,17 @@ class FileQueue:
     def answer(self, answers: Sequence[Answer]) -> None:
         """Append answers, on the disk before returning."""
         append(self._answers.path, answers)
+
+    def mend(self) -> None:
+        """Make the last line of answers whole: one by hand without its end gets it, one of a dead process goes."""
+        path = self._answers.path
+        last = path.read_bytes().rpartition(b"\n")[2] if path.exists() else b""
+        try:
+            answer_of(object_of(last, str(path)), str(path))
+        except DataError:
+            files.drop_torn_line(path)
+        else:
+            files.append(path, "\n")
 
     def collect(self) -> dict[str, float]:
         """Return every label in the folder.
