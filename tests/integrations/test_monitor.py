@@ -14,7 +14,7 @@ pytest.importorskip("trl")
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import CollapseMonitor
 from foresighted.integrations.trl.monitor import load_weights
-from foresighted.integrations.trl.series import check_fall
+from foresighted.statistics.series import check_fall
 
 
 def _run(seed, fall, proxy_slope=0.02, window=5, alpha=0.05, threshold=0.0):

@@ -9,9 +9,9 @@ import yaml
 from foresighted.alignment.comparison import summarise
 from foresighted.auditing.audit import audit
 from foresighted.games.summary import run_statistics
-from foresighted.integrations.trl.series import check_fall
 from foresighted.statistics.collapse import FALL_SHARE, Exact, Reason, fall_to, judge
 from foresighted.statistics.profile import of_grid
+from foresighted.statistics.series import check_fall
 from foresighted.store import records
 from foresighted.store.directory import arm_directory
 from foresighted.store.rows import append

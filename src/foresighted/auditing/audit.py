@@ -9,11 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from foresighted.auditing.calibration import calibrate
+from foresighted.auditing.logged import judge_logged, steps_of
+from foresighted.auditing.metrics import Logged
 from foresighted.auditing.power import LOOK_RULE, LOOK_RULE_KNOWN, labels_needed, look_at
-from foresighted.auditing.result import VERDICTS, ArmAudit, Audit, Kind, LabelsNeeded, Round, Symptom, Verdict
+from foresighted.auditing.result import (
+    VERDICTS,
+    ArmAudit,
+    Audit,
+    Kind,
+    LabelsNeeded,
+    Round,
+    Source,
+    Symptom,
+    Verdict,
+)
 from foresighted.auditing.rollouts import Rollouts, arms
 from foresighted.auditing.sentences import headline, left_out, sentences
-from foresighted.auditing.sources import Log, Progress, read_log
+from foresighted.auditing.sources import GAMES, OUR_FORMATS, Log, Progress, read_log
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
 from foresighted.errors import ConfigError
@@ -41,7 +53,7 @@ class _Arm:
     known: Mask
     layout: Layout
     untrue: str = "no utility, no label"
-    """Why nothing tells what is true, where nothing does."""
+    """Why nothing tells what is true, where nothing does, or too little of it."""
 
 
 def audit(
@@ -75,19 +87,47 @@ def audit(
     if not 0 < power < 1:
         raise ConfigError(f"power: got {power}, must be between 0 and 1, for example 0.8")
     log = read_log(path, columns or {}, progress)
+    if log.runs:
+        return _told(log.source, [judge_logged(run, len(log.runs)) for run in log.runs])
     made = _arms(log)
     family = family_size([len(np.unique(arm.table.run[arm.known])) for arm in made])
-    judged = [_judge(arm, family) for arm in made]
+    judged = [judge_logged(_as_logged(arm), family) if _alone(arm, log) else _judge(arm, family) for arm in made]
     verdict = min((arm.verdict for arm in judged), key=VERDICTS.index)
     measured = any(arm.measured_by for arm in judged)
     shown = look_at([(arm.label, arm.table, arm.layout, arm.measure) for arm in made])
     first = made[[arm.verdict for arm in judged].index(verdict)]
     said = [text for arm in made for text in left_out(arm.label, arm.table, arm.layout, arm.measure)]
     source = replace(log.source, remarks=(*log.source.remarks, *said))
-    needed = _labels_needed(first, power) if verdict in ("cannot tell", "suspicious") else None
+    open_ = verdict in ("cannot tell", "suspicious") and not judged[made.index(first)].logs
+    needed = _labels_needed(first, power) if open_ else None
     bare = Audit(2, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed)
     bare = replace(bare, headline=headline(bare))
     return replace(bare, sentences=sentences(bare))
+
+
+def _told(source: Source, judged: list[ArmAudit]) -> Audit:
+    """Return the audit of metrics without responses."""
+    verdict = min((arm.verdict for arm in judged), key=VERDICTS.index)
+    bare = Audit(2, verdict, "", (), source, tuple(judged), (), "", None)
+    bare = replace(bare, headline=headline(bare))
+    return replace(bare, sentences=sentences(bare))
+
+
+def _alone(arm: _Arm, log: Log) -> bool:
+    """Return whether an arm is metrics: one run, one value a round of each (on one row or several), nobody's words."""
+    table, source = arm.table, log.source
+    if {"prompt", "prompt_id", "response"} & source.columns.keys() or source.format in (*OUR_FORMATS, GAMES):
+        return False
+    rounds = [table.round[table.known(name)] for name in table.numbers]
+    return len(np.unique(table.run)) == 1 and all(len(np.unique(one)) == len(one) for one in rounds)
+
+
+def _as_logged(arm: _Arm) -> Logged:
+    table = arm.table
+    known = {name: steps_of(table.round, values) for name, values in table.numbers.items()}
+    measure = next((name for name in ("utility", "label") if known.get(name)), None)
+    others = {name: known[name] for name in ("kl", "tokens") if known.get(name)}
+    return Logged(arm.label, known.get("reward", {}), known.get(measure or "", {}), {}, {}, others, measured_by=measure)
 
 
 def _labels_needed(arm: _Arm, power: float) -> LabelsNeeded | None:
@@ -121,7 +161,21 @@ def _arm(label: str, both: list[Rollouts]) -> _Arm:
     known = table.known("reward")
     if not known.any():
         known = np.ones(len(table), bool)
-    return _Arm(label, table, both[-1], None, known, choose_layout(table, known))
+    return _Arm(label, table, both[-1], None, known, choose_layout(table, known), _untrue(both))
+
+
+def _untrue(both: list[Rollouts]) -> str:
+    """Return why nothing tells what is true: nothing is recorded, or never beside a reward."""
+    for measure, table in ((measure, table) for measure in ("utility", "label") for table in both):
+        known = table.known(measure)
+        beside = known & table.known("reward")
+        if known.any() and "reward" in table.numbers:
+            rounds = len(np.unique(table.round[beside]))
+            return (
+                f"{measure} is known of {int(known.sum())} rows, with a reward on the same row of {int(beside.sum())}"
+                f" (of {rounds} round{'' if rounds == 1 else 's'}); write both on one row"
+            )
+    return "no utility, no label"
 
 
 def _column(arm: _Arm, name: str | None, rows: Mask | None = None) -> Profile | None:

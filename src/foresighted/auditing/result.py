@@ -37,6 +37,8 @@ class Source:
     """Which of them were guessed, not told."""
     remarks: tuple[str, ...]
     """What could not be used, and what was assumed."""
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics that were read, where there are no responses."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Round:
     first: int
     last: int
     responses: int
+    """Logs, where there are no responses."""
     prompts: int
     utility: Interval | None
     """Mean true utility, or mean label where that stands for it."""
@@ -64,6 +67,8 @@ class Round:
     """Chance that two responses to different prompts begin with the same 32 characters."""
     read: int
     """Responses whose text was read."""
+    idle: Interval | None = None
+    """Share of groups whose responses all have one reward: they teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,19 @@ class LabelsNeeded:
 
 
 @dataclass(frozen=True)
+class Component:
+    """One part of the reward by rows of the table: its share in the reward's variance, or in its size."""
+
+    name: str
+    weight: float
+    """With which it is in the reward."""
+    of: Literal["variance", "size"]
+    shares: tuple[Interval, ...]
+    rounds: tuple[int, ...]
+    """Last round of each row."""
+
+
+@dataclass(frozen=True)
 class ArmAudit:
     """One arm: the runs (seeds) that share a configuration."""
 
@@ -165,6 +183,10 @@ class ArmAudit:
     kinds: tuple[Kind, ...]
     """Those that fell first come first."""
     symptoms: tuple[Symptom, ...]
+    components: tuple[Component, ...] = ()
+    """Parts of the reward, where several are logged."""
+    logs: int = 0
+    """Logs of a run without responses, which is judged as `CollapseMonitor` does; 0: responses were judged."""
 
 
 @dataclass(frozen=True)

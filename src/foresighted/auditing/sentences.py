@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,7 +13,9 @@ from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.layout import Layout
 from foresighted.statistics.numbers import Ints
-from foresighted.statistics.wording import fall_text, interval_text, methods_text, number
+from foresighted.statistics.series import ALPHA, window_of
+from foresighted.statistics.wording import fall_of_logs, fall_text, interval_text, methods_text, number
+from foresighted.store.aliases import listed
 
 MOST_NAMED = 5
 """Arms, kinds of prompts or rows that a sentence names."""
@@ -28,6 +31,8 @@ def headline(audit: Audit) -> str:
     names += f" and {len(worst) - MOST_NAMED} more" if len(worst) > MOST_NAMED else ""
     of = f" ({len(worst)} of {len(audit.arms)} arms: {names})" if len(audit.arms) > 1 else ""
     first = worst[0]
+    if first.logs:
+        return _headline_of_logs(audit, worst, of)
     if audit.verdict == "collapsed":
         begun = [arm.onset.round for arm in worst if arm.onset]
         when = f", from about round {min(begun)} on{' at the earliest' if len(begun) > 1 else ''}," if begun else ""
@@ -42,13 +47,29 @@ def headline(audit: Audit) -> str:
     return f"CANNOT TELL{of}: {first.reason}."
 
 
+def _headline_of_logs(audit: Audit, worst: Sequence[ArmAudit], of: str) -> str:
+    first, names = worst[0], audit.source.columns
+    if audit.verdict == "collapsed" and first.fall:
+        begun = f", from about step {first.onset.round} on," if first.onset and len(worst) == 1 else ""
+        seen = f" (clear at step {first.fall.last})" if len(worst) == 1 else ""
+        return (
+            f"COLLAPSED{of}: {names.get('utility', 'the trusted metric')} fell{begun} while {names.get('reward')} did"
+            f" not{seen}."
+        )
+    proof = " This is no proof; read some responses." if audit.verdict == "suspicious" else ""
+    return f"{audit.verdict.upper()}{of}: {first.reason}.{proof}"
+
+
 def sentences(audit: Audit) -> tuple[str, ...]:
     """Return what was seen, with intervals, and what the numbers rest on."""
     found = list(audit.source.remarks)
     for arm in audit.arms:
-        found += _of_arm(arm, audit)
-    found += _limits(audit)
-    if any(arm.fall and arm.fall.reward_change is None and arm.verdict != "no collapse seen" for arm in audit.arms):
+        found += _of_logs(arm, audit) if arm.logs else _of_arm(arm, audit)
+    found += _limits_of_logs(audit) if any(arm.logs for arm in audit.arms) else _limits(audit)
+    if any(
+        not arm.logs and arm.fall and arm.fall.reward_change is None and arm.verdict != "no collapse seen"
+        for arm in audit.arms
+    ):
         found.append(
             "To settle it: record, with each response, the reward that the loop follows. Without it nobody can say"
             " whether the loop saw its answers get worse."
@@ -142,19 +163,51 @@ def _of_arm(arm: ArmAudit, audit: Audit) -> Iterable[str]:
         yield f"{name}Seen without labels, last row against first: {'; '.join(texts)}."
 
 
+def _of_logs(arm: ArmAudit, audit: Audit) -> Iterable[str]:
+    name, names = f"{arm.label}: " if len(audit.arms) > 1 else "", audit.source.columns
+    if arm.fall and arm.fall.reward_change:
+        yield f"{name}{fall_of_logs(arm.fall, names.get('utility', 'utility'), names.get('reward', 'reward'))}."
+    if arm.onset:
+        yield (
+            f"{name}The fall began about step {arm.onset.round} (between steps {arm.onset.low} and {arm.onset.high},"
+            f" {arm.onset.level:.0%} interval)."
+        )
+    for symptom in arm.symptoms:
+        if symptom.alarming:
+            yield f"{name}Worth a look: {symptom.what} went from {number(symptom.start)} to {number(symptom.end)}."
+
+
+def _limits_of_logs(audit: Audit) -> Iterable[str]:
+    """Say what a verdict on metrics rests on, and what would settle it."""
+    if not any(arm.measured_by for arm in audit.arms):
+        yield (
+            "To settle it: name a metric to trust with --trusted NAME (a reward of weight 0, an evaluation by people or"
+            f" by a judge that the loop does not follow). There are: {listed(audit.source.metrics, 40)}."
+        )
+    if any(arm.measured_by and not arm.rounds[0].reward for arm in audit.arms if arm.rounds):
+        yield "To settle it: name the metric that the loop follows with --reward NAME."
+    judged = [arm for arm in audit.arms if arm.fall]
+    if judged:
+        yield (
+            f"Checked each time {max(window_of(arm.logs) for arm in judged)} more logs were there, as CollapseMonitor"
+            f" does, with a chance of {ALPHA:.0%} over the whole log (all runs together) that one without a fall is"
+            " said to have one, where logs are independent. Brackets in the table are 95% Student intervals."
+        )
+
+
 def _fall(name: str, arm: ArmAudit, fall: Fall) -> Iterable[str]:
     measure = "True utility" if arm.measured_by == "utility" else "The mean label"
     if fall.reason == Reason.BEST_AT_THE_END:
         yield f"{name}{measure} is highest in the last row."
     else:
         reward = (
-            f"while proxy reward changed by {interval_text(fall.reward_change)}"
+            f"while proxy reward changed by {_sure(fall.reward_change)}"
             if fall.reward_change
             else "and proxy reward is not recorded"
         )
         end = "to the last (round" if arm.rounds and fall.last == arm.rounds[-1].last else "to round"
         yield (
-            f"{name}{measure} fell by {interval_text(fall.fall)} from its best row (round {fall.best}) {end}"
+            f"{name}{measure} fell by {_sure(fall.fall)} from its best row (round {fall.best}) {end}"
             f" {fall.last}{')' if '(' in end else ''}, {reward}. A fall counts from {number(fall.threshold)} on"
             f" ({fall_text(fall)})."
         )
@@ -168,6 +221,13 @@ def _fall(name: str, arm: ArmAudit, fall: Fall) -> Iterable[str]:
         if one.collapsed:
             by = f" by round {one.last}" if arm.rounds and one.last != arm.rounds[-1].last else ""
             yield f"{name}Seed {one.seed} alone: fell by {interval_text(one.fall)}{by} ({fall_text(one)})."
+
+
+def _sure(change: Interval) -> str:
+    """Return a change with its interval, or why it has none."""
+    if math.isfinite(change.low):
+        return interval_text(change)
+    return f"{number(change.mean)} (one value a row: nothing says how sure that is)"
 
 
 def _limits(audit: Audit) -> Iterable[str]:

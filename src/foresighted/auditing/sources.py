@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foresighted.alignment.played import read_plan, run_directory
+from foresighted.auditing.metrics import Logged, logged, named_apart, roles_of
 from foresighted.auditing.result import Source
 from foresighted.auditing.roles import looks_like_answers, measured, paid_by
 from foresighted.auditing.rollouts import LARGEST_NUMBER, Collector, Rollouts
@@ -23,6 +24,8 @@ from foresighted.store.directory import CONFIG, LOOPS, TRAINER_FOLDER, kind_of
 from foresighted.store.formats import Kind, named_as_rows
 from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
+from foresighted.store.trackers.find import find_metrics
+from foresighted.store.trackers.metrics import Metrics
 
 OUR_FORMATS = ("comparison", "run")
 GAMES = "simulated games"
@@ -47,6 +50,8 @@ class Log:
     training: Rollouts | None
     set_aside: tuple[str, ...] = ()
     """Columns that were to tell what is true, and measure the prompt."""
+    runs: tuple[Logged, ...] = ()
+    """Metrics without responses; then there is nothing else."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class _Found:
 
 def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda done, total: None) -> Log:
     """Read a directory or a file; see `audit.audit`."""
-    found = _find(path)
+    found = _find(path, columns)
+    if isinstance(found, Metrics):
+        return _metrics_log(path, found, columns)
     parts = (*found.heldout, *found.training)
     done = itertools.count(1)
     remarks = list(found.remarks)
@@ -89,7 +96,23 @@ def read_log(path: Path, columns: Mapping[str, str], progress: Progress = lambda
     return Log(source, tables[0], tables[1], tuple(aside))
 
 
-def _find(path: Path) -> _Found:
+def _metrics_log(path: Path, found: Metrics, told: Mapping[str, str]) -> Log:
+    if not found.runs:
+        raise DataError(f"{path}: {found.format} without a single number of a step; wait for the first log")
+    roles = roles_of(found, told, str(path))
+    columns = {"round": "step", "reward": "+".join(roles.reward), "utility": roles.trusted or "", **roles.others}
+    names = tuple(dict.fromkeys(name for run in found.runs for name in run.metrics))
+    source = Source(
+        str(path), found.format, found.files, sum(len(run.steps) for run in found.runs),
+        {ours: theirs for ours, theirs in columns.items() if theirs}, roles.guessed, found.remarks, names,
+    )  # fmt: skip
+    return Log(source, None, None, (), tuple(logged(run, roles) for run in named_apart(found.runs)))
+
+
+def _find(path: Path, told: Mapping[str, str]) -> _Found | Metrics:
+    plain = not told.keys() - {"reward", "utility"}
+    if plain and path.is_file() and (metrics := find_metrics(path)):
+        return metrics
     if path.exists() and not path.is_dir():  # the reader says of a FIFO what it is
         part = Part(path, path.name.split(".")[0], round=_round_of(path.name))
         return _Found(SHOWN_AS[part.format.kind], (), (part,))
@@ -103,7 +126,22 @@ def _find(path: Path) -> _Found:
     for folder in (path / TRL_LOGS, path):
         if found := _trl(folder):
             return found
-    return _directory(path)
+    parts = _row_files(path)
+    if plain and (metrics := _metrics_in(path, parts)):
+        return metrics
+    return _directory(path, parts)
+
+
+def _metrics_in(path: Path, parts: Sequence[Part]) -> Metrics | None:
+    """Return the metrics in a directory: of its tables where it has some that are logs, else of a tracker."""
+    logs = [part for part in parts if not _no_log(part)]
+    if not logs:
+        return find_metrics(path)
+    found = [find_metrics(part.path) for part in logs]
+    whole = [one for one in found if one]
+    if len(whole) < len(found):
+        return None
+    return Metrics(whole[0].format, len(whole), tuple(run for one in whole for run in one.runs))
 
 
 def _our_directory(path: Path) -> _Found | None:
@@ -145,15 +183,18 @@ def _trl(folder: Path) -> _Found | None:
     return _Found("TRL completion logs", (), parts)
 
 
-def _directory(path: Path) -> _Found:
+def _row_files(path: Path) -> list[Part]:
     named = [file for file in path.iterdir() if file.is_file() and file.name[:1] != "." and named_as_rows(file)]
     label = path.resolve().name
-    every = [Part(file, label, round=_round_of(file.name)) for file in sorted(named, key=_natural)]
+    return [Part(file, label, round=_round_of(file.name)) for file in sorted(named, key=_natural)]
+
+
+def _directory(path: Path, every: list[Part]) -> _Found:
     parts = tuple(part for part in every if not _no_log(part)) or tuple(every)
     if not parts:
         raise DataError(
-            f"{path}: holds no records of ours and no .jsonl, .csv or .parquet file; give the run directory, or the"
-            " folder or file with the logged responses"
+            f"{path}: holds no records of ours, no .jsonl, .csv or .parquet file and no tracker's metrics; give the run"
+            " directory, or the folder or file with the logged responses or metrics"
         )
     kinds = {SHOWN_AS[part.format.kind]: part.path.name for part in parts if part.format.kind != "text"}
     if len(kinds) > 1:

@@ -13,13 +13,14 @@ from foresighted.cli.console import console
 from foresighted.errors import ConfigError
 from foresighted.inputs import shown
 from foresighted.statistics.wording import interval_text, number
+from foresighted.store.aliases import listed
 from foresighted.store.directory import AUDIT
 from foresighted.store.rows import plain
 from foresighted.texts import printable
 
 if TYPE_CHECKING:
     from foresighted.api.progress import Console
-    from foresighted.auditing.result import ArmAudit, Audit, Response
+    from foresighted.auditing.result import ArmAudit, Audit, Response, Source
     from foresighted.statistics.intervals import Interval
 
 COLLAPSED = 1
@@ -30,8 +31,9 @@ DESCRIPTION = (
     "Reads what a loop left behind and says whether true utility fell while the reward that it follows did not, from"
     " when on, and how sure that is. PATH is a run or a comparison of foresighted, the output directory of a TRL"
     " trainer, a folder of OpenRLHF or verl rollout dumps, or a file of JSON lines, JSON, CSV or Parquet (.gz too) with"
-    " a round, a prompt, a response, a reward and, where known, a utility or a label. Exit code 1: collapsed; 0: not,"
-    " or nothing tells; 2: the input cannot be used."
+    " a round, a prompt, a response, a reward and, where known, a utility or a label; or metrics without responses:"
+    " trainer_state.json, TensorBoard, Weights & Biases, MLflow, trackio, verl, OpenRLHF. Exit code 1: collapsed; 0:"
+    " not, or nothing tells; 2: the input cannot be used."
 )
 
 
@@ -58,9 +60,25 @@ def add(commands: Any) -> None:
         " reward, utility, label, reference_reward, kl, tokens, kind, run or seed; may be given several times;"
         " those not given are guessed, and the guesses are shown",
     )
+    parser.add_argument(
+        "--reward",
+        metavar="NAME",
+        help="the column or metric that the loop follows, A+B for a sum; the same as --column reward=NAME",
+    )
+    parser.add_argument(
+        "--trusted",
+        metavar="NAME",
+        help="the column or metric that tells what is true (empty: none); the same as --column utility=NAME",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/audit.json")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is suspicious, too")
+    parser.add_argument(
+        "--suspicious-exit",
+        type=int,
+        metavar="CODE",
+        help="exit code of a suspicious verdict, 0 to 125 (default: 0, with --strict 1)",
+    )
     parser.add_argument(
         "--power",
         type=float,
@@ -74,14 +92,32 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; return 1 for a collapse."""
-    found = audit(args.path, columns=_columns(args.column), power=args.power, out=args.out, progress=not args.quiet)
+    code = _suspicious_exit(args)
+    found = audit(args.path, columns=_columns(_flags(args)), power=args.power, out=args.out, progress=not args.quiet)
     if args.json:
         print(json.dumps(plain(found.data), indent=1, allow_nan=False))
     else:
         print_audit(found.data)
     if args.out and not args.json:
         print(f"audit: {args.out / AUDIT}")
-    return COLLAPSED if found.collapsed or (args.strict and found.verdict == "suspicious") else 0
+    return COLLAPSED if found.collapsed else code if found.verdict == "suspicious" else 0
+
+
+def _suspicious_exit(args: argparse.Namespace) -> int:
+    code: int | None = args.suspicious_exit
+    if code is None:
+        return COLLAPSED if args.strict else 0
+    if not 0 <= code <= 125 or code == 2:
+        raise ConfigError(f"suspicious-exit: got {code}, must be 0 to 125 and not 2, which says that the input is bad")
+    if args.strict and code != COLLAPSED:
+        raise ConfigError(f"suspicious-exit: got {code}, and --strict says 1; give one of them")
+    return code
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    """Return what --reward and --trusted say with what --column does."""
+    short = (("reward", args.reward), ("utility", args.trusted))
+    return [*args.column, *(f"{ours}={name}" for ours, name in short if name is not None)]
 
 
 def _columns(texts: Iterable[str]) -> dict[str, str]:
@@ -123,15 +159,30 @@ def print_audit(result: Audit) -> None:
 
 def _source(result: Audit) -> Iterable[str]:
     source = result.source
-    yield f"Read {source.rows} rows of {source.files} file{'' if source.files == 1 else 's'} ({source.format})."
-    if source.guessed:
+    what = "steps" if source.metrics else "rows"
+    yield f"Read {source.rows} {what} of {source.files} file{'' if source.files == 1 else 's'} ({source.format})."
+    if source.metrics:
+        yield from _taken(source)
+    elif source.guessed:
         guesses = ", ".join(f"{ours} = {source.columns[ours]}" for ours in source.guessed)
         yield f"Columns guessed: {guesses}. Wrong? Say --column OURS=THEIRS."
 
 
+def _taken(source: Source) -> Iterable[str]:
+    """Say what was taken as what among metrics, and what else there is."""
+    for flag, ours in (("reward", "reward"), ("trusted", "utility")):
+        how = " (guessed)" if ours in source.guessed else ""
+        yield f"--{flag} {source.columns[ours]}{how}" if ours in source.columns else f"--{flag}: nothing is taken as it"
+    others = [f"{ours} = {theirs}" for ours, theirs in source.columns.items() if ours in ("kl", "tokens", "idle")]
+    if others:
+        yield f"Beside them: {', '.join(others)}."
+    yield f"Metrics: {listed(source.metrics, 24)}."
+
+
 def _print_arm(to: Console, arm: ArmAudit) -> None:
+    title, unit = ("steps", "logs") if arm.logs else ("rounds", "responses")
     shown = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in arm.rounds)]
-    table = _new_table(f"{arm.label}: {arm.verdict}", ["rounds", "responses", *(_COLUMNS[name] for name in shown)])
+    table = _new_table(f"{arm.label}: {arm.verdict}", [title, unit, *(_COLUMNS[name] for name in shown)])
     for row in arm.rounds:
         cells = [_cell(getattr(row, name), bare=name in _BARE) for name in shown]
         table.add_row(_span(row.first, row.last), str(row.responses), *cells)
@@ -144,7 +195,12 @@ def _print_arm(to: Console, arm: ArmAudit) -> None:
             table.add_row(_span(one.first, one.last), str(one.pairs), *cells)
         to.print(table)
     if arm.symptoms:
-        table = _new_table("seen without labels, last row against first", ["", "from", "to", "change", ""])
+        seen = (
+            "how other metrics moved, first logs against last"
+            if arm.logs
+            else "seen without labels, last row against first"
+        )
+        table = _new_table(seen, ["", "from", "to", "change", ""])
         for symptom in arm.symptoms:
             ends = (number(symptom.start), number(symptom.end))
             table.add_row(symptom.what, *ends, _cell(symptom.change), "ALARM" if symptom.alarming else "")
@@ -168,9 +224,9 @@ def _span(first: int, last: int) -> str:
 
 _COLUMNS = {
     "utility": "utility", "reward": "reward", "gap": "gap (sd)", "kl": "KL", "length": "length",
-    "distinct_2": "distinct pairs", "alike": "alike",
+    "distinct_2": "distinct pairs", "alike": "alike", "idle": "groups of one reward",
 }  # fmt: skip
-_BARE = ("kl", "length", "distinct_2", "alike")
+_BARE = ("kl", "length", "distinct_2", "alike", "idle")
 """Columns shown without interval: that of their change is in the table of symptoms, each one's own in audit.json."""
 
 

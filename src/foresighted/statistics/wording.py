@@ -84,6 +84,12 @@ REASONS = {
     Reason.PROXY_FELL: "proxy reward fell too",
 }
 """Reasons in words."""
+REASONS_OF_LOGS = {
+    Reason.WITHIN_THRESHOLD: "the fall is within half the spread of the first logs",
+    Reason.NOT_CLEAR: "the fall is not clear",
+    Reason.PROXY_FELL: "the reward fell too",
+}
+"""The same of metrics without responses, where the words differ."""
 
 
 def fall_text(fall: Fall) -> str:
@@ -93,3 +99,16 @@ def fall_text(fall: Fall) -> str:
     if fall.collapsed:
         return "a collapse by itself, not once corrected for what was looked at"
     return f"not a collapse: {REASONS[fall.reason]}"
+
+
+def fall_of_logs(fall: Fall, gold: str, proxy: str) -> str:
+    """Return how far a trusted metric fell from its best block of logs to the last, and what the proxy did."""
+    if fall.reason == Reason.BEST_AT_THE_END:
+        return f"{gold} is best in the last logs"
+    change = fall.reward_change.mean if fall.reward_change else math.nan
+    least = f"at least {fall.low_corrected:.3g}; " if fall.low_corrected > 0 else "its interval includes 0; "
+    told = "" if fall.collapsed else f": no collapse, {REASONS_OF_LOGS.get(fall.reason, REASONS[fall.reason])}"
+    return (
+        f"{gold} fell by {fall.fall.mean:.3g} ({least}{fall.threshold:.3g} counts) from its best logs (step {fall.best}"
+        f" on) to step {fall.last}, while {proxy} changed by {change:+.3g}{told}"
+    )

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import TrainerCallback
 
 from foresighted.errors import ConfigError, nearest
-from foresighted.integrations.trl.series import check_fall
 from foresighted.models.pretrained import load_weights
-from foresighted.statistics.collapse import FALL_SHARE, Fall
+from foresighted.statistics.collapse import Fall
+from foresighted.statistics.series import check_fall, counts_from, cut
 from foresighted.store.rows import append
 
 _log = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
         if fall is None or not fall.collapsed:
             return
         change = fall.reward_change.mean if fall.reward_change else math.nan
-        since = int(points[(fall.best + 1) * self.window - 1]["step"])
+        since = int(points[fall.best + cut(len(points), self.window).size - 1]["step"])
         self.verdict = Verdict(
             state.global_step, "collapsed", since,
             f"{self.gold} fell by {fall.fall.mean:.3g} (at least {fall.fall.low:.3g}; {fall.threshold:.3g} counts)"
@@ -186,7 +185,7 @@ class CollapseMonitor(TrainerCallback):  # type: ignore[misc]  # transformers sh
 
     def _fall(self, points: list[dict[str, float]], gold: str) -> Fall | None:
         values = [[entry[metric] for entry in points] for metric in (gold, self.proxy)]
-        usual, proxy = (FALL_SHARE * _spread(points[: self.window], metric) for metric in (gold, self.proxy))
+        usual, proxy = (_counts_from(points, metric, self.window) for metric in (gold, self.proxy))
         threshold = usual if self._threshold is None else self._threshold
         return check_fall(*values, window=self.window, alpha=self.alpha, threshold=threshold, proxy_threshold=proxy)
 
@@ -245,11 +244,8 @@ def sharded() -> bool:
     return bool(AcceleratorState._shared_state) and AcceleratorState().distributed_type in kinds
 
 
-def _spread(points: list[dict[str, float]], metric: str) -> float:
-    """Return a metric's standard deviation over responses where it is logged, else over logs."""
+def _counts_from(points: list[dict[str, float]], metric: str, window: int) -> float:
+    """Return from which fall on a metric's falls count; TRL logs a `/std` beside a `/mean`."""
     beside = metric.removesuffix("/mean") + "/std" if metric.endswith("/mean") else f"{metric}_std"
-    known = [entry[beside] for entry in points if beside in entry]
-    if known:
-        return sum(known) / len(known)
-    values = [entry[metric] for entry in points]
-    return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
+    first = [entry[beside] for entry in points[:window] if beside in entry]
+    return counts_from([entry[metric] for entry in points], window, first)
