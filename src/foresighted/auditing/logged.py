@@ -216,7 +216,7 @@ def _parts(run: Logged) -> tuple[Component, ...]:
     spreads = [run.component_spreads.get(names[place], {}) for place in kept]
     known = all(step in spread for spread in spreads for step in steps)
     own = np.array([[spread[step] for spread in spreads] for step in steps]) if known else means[:, kept]
-    sizes = (own * weights[kept]) ** 2 if known else np.abs(own * weights[kept])
+    sizes: Floats = (own * weights[kept]) ** 2 if known else np.abs(own * weights[kept])
     total = sizes.sum(axis=1, keepdims=True)
     shares = np.divide(sizes, total, out=np.full_like(sizes, 1 / len(kept)), where=total > 0)
     return tuple(
@@ -235,11 +235,12 @@ def _component(name: str, weight: float, of: Any, shares: Floats, steps: list[in
 
 def _weights(means: Floats, reward: Floats) -> Floats:
     """Return the weights with which parts add up to the reward, (K, n) and (K,) -> (n,); 1 where they do not."""
-    found: Floats = np.linalg.lstsq(means, reward, rcond=None)[0]
+    found: Floats = np.linalg.lstsq(means, reward, rcond=None)[0].astype(np.float64)
     left = float(np.abs(means @ found - reward).max())
     if left > _EXACT * max(float(np.abs(reward).max()), _NONE):
         return np.ones(means.shape[1])
-    return np.where(np.abs(found) < _EXACT * np.abs(found).max(), 0.0, found)
+    found[np.abs(found) < _EXACT * np.abs(found).max()] = 0.0
+    return found
 
 
 def steps_of(rounds: Ints, values: Floats) -> dict[int, float]:

@@ -63,7 +63,7 @@ class Blocks:
     def freedom(self) -> int:
         """Degrees of freedom of the variance over all blocks."""
         count, size = self.values.shape
-        return count * (size - 1 - self.straight)
+        return int(count * (size - 1 - self.straight))
 
     def variance(self, *blocks: int) -> float:
         """Return s^2 for comparing some blocks; without them, over all."""
@@ -102,7 +102,7 @@ class Cut(NamedTuple):
     """First log that is in one."""
     size: int
     """Logs in a block."""
-    count: int
+    blocks: int
 
 
 def cut(logs: int, window: int) -> Cut:

@@ -1,6 +1,7 @@
 """Records of TensorBoard and Weights & Biases, read without their libraries: framing, and protobuf on the wire.
 
-Both formats are stable and documented. Their libraries take hundreds of megabytes; what is needed of them is this page.
+Checksums are checked of W&B's records, not of TensorBoard's (CRC-32C, which Python computes at 1 MB/s). The
+libraries take hundreds of megabytes; what is needed of them is this page.
 
 References:
     https://protobuf.dev/programming-guides/encoding/; TFRecord: tensorflow/core/lib/io/record_writer.h; the LevelDB log
@@ -10,6 +11,7 @@ References:
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 LEVELDB_BLOCK = 32768
@@ -70,17 +72,24 @@ def tf_records(data: bytes) -> Iterator[bytes]:
 
 
 def leveldb_records(data: bytes, start: int) -> Iterator[bytes]:
-    """Yield the records of a LevelDB log whose first block has `start` bytes of something else in front."""
+    """Yield the records of W&B's LevelDB log, which has `start` bytes of its own in front; a last one that is cut is
+    left out.
+
+    Raises:
+        ValueError: a checksum that is wrong.
+    """
     place, parts = start, b""
     while place + _HEADER <= len(data):
         left = LEVELDB_BLOCK - place % LEVELDB_BLOCK
         if left < _HEADER:
             place += left
             continue
-        _, size, kind = struct.unpack_from("<IHB", data, place)
+        check, size, kind = struct.unpack_from("<IHB", data, place)
         body = data[place + _HEADER : place + _HEADER + size]
-        if not _FULL <= kind <= _LAST or len(body) < size:
+        if len(body) < size or (check, size, kind) == (0, 0, 0):
             return
+        if not _FULL <= kind <= _LAST or zlib.crc32(body, zlib.crc32(bytes([kind]))) != check:
+            raise ValueError(f"checksum of the record at byte {place}")
         parts = body if kind in (_FULL, 2) else parts + body
         if kind in (_FULL, _LAST):
             yield parts
