@@ -8,7 +8,11 @@ from typing import Any
 
 from foresighted.api.arguments import configured
 from foresighted.cli.options import add_settings, given
+from foresighted.errors import ConfigError
 from foresighted.integrations.people.settings import LabelConfig
+from foresighted.labels.quality import quality, told
+from foresighted.statistics.wording import count
+from foresighted.texts import printable
 
 
 def add(commands: Any) -> None:
@@ -27,6 +31,19 @@ def add(commands: Any) -> None:
         matter=("people", "guidelines", "host", "port", "both_orders", "again", "shared", "order"),
     )  # fmt: skip
     parser.add_argument("queue", type=Path, metavar="QUEUE", help="folder of --labels FOLDER/, or a run's directory")
+    group = parser.add_argument_group("in place of the page")
+    group.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the questions, and what was answered, for another tool"
+    )
+    group.add_argument(
+        "--format",
+        choices=("csv", "argilla", "label-studio"),
+        default="csv",
+        help="of that file: a table for a spreadsheet (default), or JSON of one of these",
+    )
+    group.add_argument("--import", dest="answers", type=Path, metavar="FILE", help="take the answers in such a file")
+    group.add_argument("--by", metavar="NAME", default="", help="whose answers they are, where that file does not say")
+    group.add_argument("--summary", action="store_true", help="say how far the labels can be trusted")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings; flags override them")
     add_settings(parser, LabelConfig)
     parser.set_defaults(run=run)
@@ -35,6 +52,27 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
     config = configured(LabelConfig, given(args, LabelConfig), out=None, resume=False, config=args.config)
-    from foresighted.integrations.people.serve import queue_of, serve
+    asked = [flag for flag in ("export", "answers", "summary") if getattr(args, flag)]
+    if len(asked) > 1:
+        raise ConfigError("export, import, summary: each is done alone; give one of them")
+    from foresighted.integrations.people.serve import only_writer, queue_of, serve
 
-    serve(queue_of(args.queue), config, lambda line: print(line, flush=True))
+    queue = queue_of(args.queue)
+    if args.export is not None:
+        from foresighted.labels.exchange import write_out
+
+        print(f"{count(write_out(queue, args.export, args.format), 'question')}: {args.export}")
+    elif args.answers is not None:
+        from foresighted.labels.exchange import read_in
+
+        with only_writer(queue):
+            taken = read_in(queue, args.answers, args.by)
+        print(
+            f"{count(taken.new, 'new answer')}, {taken.changed} in place of earlier ones, {taken.same} known already,"
+            f" {count(taken.empty, 'row')} without one"
+        )
+    elif args.summary:
+        for sentence in told(quality(queue.answers(), len(queue.questions()))):
+            print(f"- {printable(sentence)}")
+    else:
+        serve(queue, config, lambda line: print(line, flush=True))

@@ -6,6 +6,7 @@ only ever added. Nothing depends on a clock: what came later stands further down
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,12 @@ class Answer:
     def place(self) -> tuple[str, str, Ask]:
         """What a later line replaces: the answer of one person to one question, asked in one way."""
         return self.id, self.by, self.ask
+
+
+def drawn(*names: str) -> float:
+    """Return a number in [0, 1) that names draw, always the same."""
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def answer_of(row: dict[str, Any], where: str) -> Answer:

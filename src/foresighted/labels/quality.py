@@ -60,6 +60,14 @@ class Quality:
     sentences: tuple[str, ...]
 
 
+def told(found: Quality | None) -> tuple[str, ...]:
+    """Return what is known of the labels of a queue, in words."""
+    if found is None:
+        return ("Nobody has answered yet.",)
+    who = count(len(found.people), "person") if len(found.people) == 1 else f"{len(found.people)} people"
+    return (f"{found.labelled} of {count(found.questions, 'question')} have a label, by {who}.", *found.sentences)
+
+
 _Place = tuple[str, str, Ask]
 
 

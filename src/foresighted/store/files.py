@@ -134,13 +134,16 @@ def damaged(folder: Path, known: Mapping[str, str]) -> Path | None:
 
 
 def append(path: Path, lines: str) -> None:
-    """Append whole lines to a file, on the disk before returning; text of no lines leaves it as it is."""
+    """Append whole lines to a file, on the disk before returning; text of no lines leaves it as it is.
+
+    Half of a surrogate pair becomes `?`, as in `write`.
+    """
     if not lines:
         return
     new = not path.exists()
     with named(path):
         with path.open("ab") as file:
-            file.write(lines.encode())
+            file.write(lines.encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())
         if new:

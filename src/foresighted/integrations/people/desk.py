@@ -6,7 +6,6 @@ only the pairs that people are looking at.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from foresighted.errors import DataError
 from foresighted.integrations.people.settings import LabelConfig
-from foresighted.labels.answers import Answer, Ask, standing
+from foresighted.labels.answers import Answer, Ask, drawn, standing
 from foresighted.labels.queue import FileQueue, Question
 
 Choice = Literal["1", "2", "0", "s"]
@@ -146,7 +145,7 @@ class Desk:
 
     def _wanted(self, name: str) -> int:
         """Return how many people are asked about a pair."""
-        return 2 if _share(name, "shared") < self._config.shared else 1
+        return 2 if drawn(name, "shared") < self._config.shared else 1
 
     def _open(self, person: str, questions: Mapping[str, Question], found: _Standing) -> Iterator[tuple[Question, Ask]]:
         """Yield the pairs that nobody answered, and those that a second person is asked, in the order of asking."""
@@ -157,7 +156,7 @@ class Desk:
         now = self._clock()
         held = {lease.name for who, lease in self._leases.items() if who != person and now - lease.since < LEASE}
         sign = -1 if self._config.order == "newest" else 1
-        for question in sorted(questions.values(), key=lambda q: (sign * q.round, _share(q.id, "order"))):
+        for question in sorted(questions.values(), key=lambda q: (sign * q.round, drawn(q.id, "order"))):
             said = others.get(question.id, set())
             if person not in said and len(said) < self._wanted(question.id) and question.id not in held:
                 yield question, "new"
@@ -174,21 +173,15 @@ class Desk:
 
     def _kind(self, name: str) -> Ask | None:
         """Return how a pair is asked again, if it is."""
-        place, config = _share(name, "again"), self._config
+        place, config = drawn(name, "again"), self._config
         if place < config.both_orders:
             return "swapped"
         return "again" if place < config.both_orders + config.again else None
 
     def _asked(self, question: Question, person: str, ask: Ask) -> Asked:
-        turned = _share(question.id, "turned", person) < 0.5
+        turned = drawn(question.id, "turned", person) < 0.5
         return Asked(question, ask, turned if ask != "swapped" else not turned)
 
 
 def _of(person: str, found: _Standing) -> list[Answer]:
     return [answer for answer in found.values() if answer.by == person]
-
-
-def _share(*names: str) -> float:
-    """Return a number in [0, 1) that names draw, always the same."""
-    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
