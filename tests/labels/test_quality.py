@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from foresighted.labels.answers import Answer
 from foresighted.labels.quality import quality
+from foresighted.labels.queue import FileQueue, Question
 
 
 def said(chance, name, by, *, ask="new", error=0.1, bias=0.0, ties=0.0):
@@ -62,3 +65,27 @@ def test_one_person_nobody_and_lines_by_hand():
     found = quality([Answer("a", 1.0), Answer("b", 0.5)], 3)
     assert (found.people[0].name, found.alpha, found.agreed, found.labelled) == ("", None, None, 2)
     assert "nothing is known" in found.sentences[0]
+
+
+def test_a_runs_audit_and_page_say_how_good_its_labels_are(tmp_path, monkeypatch, synthetic):
+    pytest.importorskip("scipy")
+    from foresighted.auditing.audit import audit
+    from foresighted.auditing.result import read_audit, write_audit
+    from foresighted.reporting import write_report
+
+    monkeypatch.chdir(tmp_path)
+    synthetic.write_run(tmp_path / "run", seed=0, rounds=30, **synthetic.STEADY)
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write("labels: people/\n")
+    assert any("people/ is not here" in sentence for sentence in audit(tmp_path / "run").sentences)
+    chance, queue = random.Random(2), FileQueue(tmp_path / "people")
+    queue.submit([Question(str(n), 1, "p", "a", f"b {n}") for n in range(60)])
+    queue.answer([said(chance, str(n), by) for n in range(50) for by in ("ann", "<b>bob</b>")])
+    found = audit(tmp_path / "run")
+    assert "Labels of people: 50 of 60 questions have a label, by 2 people." in found.sentences
+    assert read_audit(write_audit(found, tmp_path / "out")) == found
+    page = write_report(tmp_path / "run").read_text()
+    assert "same response turned round" in page
+    assert "<b>bob" not in page
+    (tmp_path / "people" / "labels.jsonl").write_text("no JSON\n")
+    assert any("labels.jsonl, line 1: not a JSON object" in sentence for sentence in audit(tmp_path / "run").sentences)

@@ -29,6 +29,7 @@ from foresighted.auditing.sources import GAMES, OUR_FORMATS, Log, Progress, read
 from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
 from foresighted.auditing.texts import read_texts
 from foresighted.errors import ConfigError
+from foresighted.labels.quality import quality_of_run
 from foresighted.statistics.collapse import ArmFalls, Fall, Reason, could_have_seen, family_size, judge_arm, onset
 from foresighted.statistics.intervals import Interval
 from foresighted.statistics.layout import Layout, choose_layout
@@ -102,7 +103,8 @@ def audit(
     needed = _labels_needed(first, power) if open_ else None
     bare = Audit(2, verdict, "", (), source, tuple(judged), shown, LOOK_RULE_KNOWN if measured else LOOK_RULE, needed)
     bare = replace(bare, headline=headline(bare))
-    return replace(bare, sentences=sentences(bare))
+    quality, of_labels = quality_of_run(path)
+    return replace(bare, sentences=(*sentences(bare), *of_labels), label_quality=quality)
 
 
 def _told(source: Source, judged: list[ArmAudit]) -> Audit:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foresighted.errors import DataError
+from foresighted.labels.quality import Quality
 from foresighted.statistics.collapse import Fall, Onset
 from foresighted.statistics.intervals import Interval
 from foresighted.store.directory import AUDIT
@@ -204,6 +205,8 @@ class Audit:
     look_at: tuple[Response, ...]
     look_rule: str
     labels_needed: LabelsNeeded | None
+    label_quality: Quality | None = None
+    """How far labels can be trusted that people gave; None where a run asked nobody."""
 
     @property
     def collapsed(self) -> bool:

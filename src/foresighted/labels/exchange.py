@@ -70,8 +70,11 @@ def write_out(queue: FileQueue, path: Path, form: Form) -> int:
     for answer in standing(queue.answers()).values():
         if answer.ask == "new" and answer.id in said:
             said[answer.id].append((_told(answer), answer.by))
-    make = {"csv": _table, "argilla": _argilla, "label-studio": _label_studio}[form]
-    files.write(path, make(questions, said))
+    if form == "csv":
+        files.write(path, _table(questions, said))
+    else:
+        rows = _argilla(questions, said) if form == "argilla" else _label_studio(questions, said)
+        files.write(path, json.dumps(rows, indent=1) + "\n")  # in ASCII: half of a surrogate pair stays
     return len(questions)
 
 
@@ -155,7 +158,7 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _argilla(questions: Sequence[Question], said: _Answers) -> str:
+def _argilla(questions: Sequence[Question], said: _Answers) -> list[dict[str, Any]]:
     rows = []
     for question in questions:
         first, second = _responses(question)
@@ -167,16 +170,16 @@ def _argilla(questions: Sequence[Question], said: _Answers) -> str:
                 "metadata": {}, "suggestions": {}, "vectors": {}, "responses": {QUESTION: given} if given else {},
             }
         )  # fmt: skip  # keys that are always empty share a line
-    return json.dumps(rows, indent=1) + "\n"
+    return rows
 
 
-def _label_studio(questions: Sequence[Question], said: _Answers) -> str:
+def _label_studio(questions: Sequence[Question], said: _Answers) -> list[dict[str, Any]]:
     rows = []
     for question in questions:
         first, second = _responses(question)
         data = {"id": question.id, "prompt": question.prompt, "response_1": first, "response_2": second}
         rows.append({"data": data, "annotations": [_annotation(*given) for given in said[question.id]]})
-    return json.dumps(rows, indent=1) + "\n"
+    return rows
 
 
 def _annotation(answer: str, by: str) -> dict[str, Any]:

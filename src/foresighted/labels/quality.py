@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
+from foresighted.errors import ForesightedError
 from foresighted.labels.answers import Answer, Ask, standing
+from foresighted.labels.queue import FileQueue, is_folder
+from foresighted.settings import read_yaml
 from foresighted.statistics.agreement import alpha, error_of, shift, worth
 from foresighted.statistics.intervals import Interval, Share, wilson_share
 from foresighted.statistics.wording import count, interval_text, of_text, share_text
+from foresighted.store.directory import CONFIG, kind_of
 
 FEWEST = 20
 """Answers of each half of a person's, below which nothing is said of drift."""
@@ -66,6 +71,24 @@ def told(found: Quality | None) -> tuple[str, ...]:
         return ("Nobody has answered yet.",)
     who = count(len(found.people), "person") if len(found.people) == 1 else f"{len(found.people)} people"
     return (f"{found.labelled} of {count(found.questions, 'question')} have a label, by {who}.", *found.sentences)
+
+
+def quality_of_run(path: Path) -> tuple[Quality | None, tuple[str, ...]]:
+    """Return how good the labels are that people gave a run or the runs of a comparison, and that in words; nothing
+    for anything else."""
+    if kind_of(path) not in ("run", "comparison"):
+        return None, ()
+    folder = str(read_yaml(path / CONFIG).get("labels") if (path / CONFIG).exists() else "")
+    if not is_folder(folder):
+        return None, ()
+    try:
+        queue = FileQueue(folder)
+        found = quality(queue.answers(), len(queue.questions()))
+    except ForesightedError as error:
+        return None, (f"Labels of people: {error}.",)
+    if not queue.questions():
+        return None, (f"Labels of people: {folder} is not here, so nothing is said of them.",)
+    return found, tuple(f"Labels of people: {text}" for text in told(found))
 
 
 _Place = tuple[str, str, Ask]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foresighted.auditing.result import ArmAudit, Audit, Round
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
+from foresighted.reporting.labels import labels_section
 from foresighted.reporting.page import Legend, Opening, Page, Section
 from foresighted.reporting.reliability import RELIABILITY_NOTE
 from foresighted.reporting.responses import Response, Responses, pack
@@ -37,6 +38,7 @@ def audit_page(audit: Audit) -> Page:
         sections=(
             Section("summary", "Summary", "", tables=(_arms_table(audit.arms),)),
             *audit_sections(audit.arms, labels, own_curves=True),
+            *labels_section(audit.label_quality),
             _rounds_section(audit.arms),
             _source_section(audit),
         ),

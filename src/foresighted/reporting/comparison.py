@@ -11,8 +11,10 @@ from foresighted.alignment.comparison import summarise
 from foresighted.alignment.played import read_plan
 from foresighted.auditing.result import ArmAudit, Audit
 from foresighted.errors import ForesightedError
+from foresighted.labels.quality import Quality
 from foresighted.reporting.audit import ALARMING, ONSET_NOTE, audit_sections, onset_marks, verdict_text
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
+from foresighted.reporting.labels import labels_section
 from foresighted.reporting.page import Legend, Opening, Page, Section, kept_texts
 from foresighted.reporting.reliability import reliability_chart
 from foresighted.reporting.responses import pack, read_responses
@@ -31,6 +33,7 @@ class Facts:
     """The directory is itself one run."""
     audited: tuple[ArmAudit, ...]
     reliability: tuple[Chart, ...]
+    people: Quality | None
 
 
 def comparison_page(out: Path) -> Page:
@@ -50,6 +53,7 @@ def comparison_page(out: Path) -> Page:
         read_plan(out).single,
         tuple(arm for arm in audited.arms if arm.label in planned) if audited else (),
         reliability_chart(responses, [(one.label, one.index) for one in legend], comparison.level),
+        audited.label_quality if audited else None,
     )
     samples = read_samples(out, comparison)
     return Page(
@@ -144,6 +148,7 @@ def _sections(facts: Facts) -> list[Section]:
             ),
         ),
         _labels_section(comparison),
+        *labels_section(facts.people),
     ]
 
 
