@@ -6,13 +6,14 @@ RUN ?= runs/demo
 WORKERS ?= 2
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test test-fast test-capabilities fuzz lint types docs ci bench bench-loops bench-influence bench-trl bench-games clean
+.PHONY: help demo test test-fast test-capabilities test-engines fuzz lint types docs ci bench bench-loops bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
 	@echo "make test    the test suite, on two cores (WORKERS=2)"
 	@echo "make test-fast   the tests that need neither seconds, nor a browser, nor processes of their own"
 	@echo "make test-capabilities   the tests of lm-evaluation-harness, which it installs first"
+	@echo "make test-engines   OpenRLHF and verl, unchanged, in Ray with an owner of the reward model; builds .engines first"
 	@echo "make fuzz    generated inputs by the thousand (20 minutes); counts by kind at the end"
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
 	@echo "make ci      test, lint, types and docs"
@@ -21,7 +22,7 @@ help:
 	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
 	@echo "make bench-trl   what share of a GRPO step of TRL the steering costs"
 	@echo "make bench-games   seconds of the controlled games, process start to exit"
-	@echo "make clean   remove .venv, the site and caches (runs/ is kept)"
+	@echo "make clean   remove .venv, .engines, the site and caches (runs/ is kept)"
 
 # Bytecode is written by whoever first runs a module: compiling everything takes longer than the rest of an installation.
 # So it must be kept, whatever the shell says: without, each process would compile torch and transformers anew (12 s).
@@ -58,6 +59,17 @@ test-fast: $(VENV)/.made
 test-capabilities: $(VENV)/.capabilities
 	@$(BIN)/pytest -m capabilities tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
 
+ENGINES := .engines
+IN_ENGINE = $(ENGINES)/$(1)/bin/python -m pytest -c tests/engines/pytest.ini --rootdir tests --confcutdir tests tests/engines/$(1)
+
+$(ENGINES)/%/.made: tests/engines/%/constraints.txt tests/engines/build pyproject.toml
+	@PYTHON=$(PYTHON) tests/engines/build $* $(ENGINES)/$* $(call STEP,building $(ENGINES)/$*)
+	@touch $@
+
+test-engines: $(ENGINES)/openrlhf/.made $(ENGINES)/verl/.made
+	@$(call IN_ENGINE,openrlhf) $(call STEP,pytest tests/engines/openrlhf)
+	@$(call IN_ENGINE,verl) $(call STEP,pytest tests/engines/verl)
+
 FUZZ_EXAMPLES ?= 600
 
 fuzz: $(VENV)/.made
@@ -91,4 +103,4 @@ bench-trl: $(VENV)/.made
 	@$(BIN)/python benchmarks/trl_speed.py $(call STEP,benchmarks/trl_speed.py)
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ENGINES) site .mypy_cache .ruff_cache .pytest_cache

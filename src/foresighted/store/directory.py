@@ -118,6 +118,10 @@ def records_of(path: Path) -> Path:
     return inside if kind_of(inside) in ("run", "trl") and not (path / ROUNDS).exists() else path
 
 
+class Taken(RunError):  # noqa: N818  # nothing is wrong with it
+    """A directory that another process has."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What is to lie in a directory."""
@@ -207,7 +211,7 @@ def alone(out: Path) -> Iterator[None]:
         files.make_folder(out)
         held = FileLock(out / LOCK, timeout=0).acquire()
     except Timeout:
-        raise RunError(f"out: another process is writing in {out}; wait for it or choose another --out") from None
+        raise Taken(f"out: another process is writing in {out}; wait for it or choose another --out") from None
     except OSError as error:
         raise RunError(f"out: {out} cannot be written ({error.strerror}); choose another --out") from None
     with held, explained(out):
