@@ -98,7 +98,7 @@ class OwnerActor:
             end = time.monotonic() + (_LINGERS if self._again else 0)
             while self._owner is None and self._refused is None:
                 try:
-                    self._owner = RewardOwner.open(self.plan.folder, self.plan.config, _temp(self.plan.config))
+                    self._owner = RewardOwner.open(self.plan.folder, self.plan.config, _labeller(self.plan.config))
                     await self._tell()
                 except Taken as error:
                     if time.monotonic() > end:
@@ -206,8 +206,8 @@ def _end(name: str) -> None:
     ray().kill(find(name), no_restart=True)
 
 
-def _temp(config: OwnerConfig) -> Any:
-    """TEMP until config.labels is read by the owner."""
+def _labeller(config: OwnerConfig) -> Any:
+    """Return who labels, FILE.py:FUNCTION, if anybody does."""
     from foresighted.labels.labellers import own_labels
 
     return own_labels("labels", config.labels) if config.labels else None
