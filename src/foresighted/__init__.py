@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from foresighted.api.train import Run, train
     from foresighted.errors import ForesightedError
     from foresighted.influence import GradientProducts
+    from foresighted.integrations.monitoring.hooks import watch
+    from foresighted.integrations.monitoring.monitor import MetricsMonitor
     from foresighted.integrations.trl import CollapseMonitor, FPOConfig, FPOReward
     from foresighted.labels.labellers import RelevanceLabels
     from foresighted.models.embedded import encoder_source, policy_source
@@ -42,6 +44,7 @@ __all__ = [
     "FPOReward",
     "ForesightedError",
     "GradientProducts",
+    "MetricsMonitor",
     "Rehearsal",
     "RehearseConfig",
     "RelevanceLabels",
@@ -61,6 +64,7 @@ __all__ = [
     "simulate",
     "steering",
     "train",
+    "watch",
 ]
 
 _HOMES = {
@@ -73,6 +77,8 @@ _HOMES = {
     "api.train": ("Run", "train"),
     "errors": ("ForesightedError",),
     "influence": ("GradientProducts",),
+    "integrations.monitoring.hooks": ("watch",),
+    "integrations.monitoring.monitor": ("MetricsMonitor",),
     "integrations.trl": ("CollapseMonitor", "FPOConfig", "FPOReward"),
     "labels.labellers": ("RelevanceLabels",),
     "models.embedded": ("encoder_source", "policy_source"),

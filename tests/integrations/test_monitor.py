@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("trl")
 
+from foresighted.auditing.audit import audit
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import CollapseMonitor
 from foresighted.integrations.trl.monitor import load_weights
@@ -155,6 +156,9 @@ def test_a_trainer_stops_with_the_weights_from_before_the_fall(peft, tmp_path, t
     assert monitor.verdict is not None
     assert (monitor.verdict.step, monitor.verdict.since) == (9, 6)
     assert trainer.state.global_step == 9
+    trainer.save_state()  # trainer_state.json, as every script of TRL leaves it
+    (arm,) = audit(tmp_path).arms
+    assert (arm.verdict, arm.logs, arm.fall.last) == ("collapsed", 9, 9)
     trainer.save_model(tmp_path / "final")
     name = "adapter_model.safetensors" if peft else "model.safetensors"
     good, final, first = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foresighted.statistics.collapse import Fall, Reason
 from foresighted.statistics.intervals import Interval, Share
@@ -101,14 +101,22 @@ def fall_text(fall: Fall) -> str:
     return f"not a collapse: {REASONS[fall.reason]}"
 
 
-def fall_of_logs(fall: Fall, gold: str, proxy: str) -> str:
-    """Return how far a trusted metric fell from its best block of logs to the last, and what the proxy did."""
+def fall_of_logs(fall: Fall, gold: str, proxy: str, steps: Sequence[int] | None = None) -> str:
+    """Return how far a trusted metric fell from its best block of logs to the last, and what the proxy did.
+
+    Args:
+        fall: in places of `steps`, or in steps where there are none.
+        gold: name of the trusted metric.
+        proxy: name of the optimised one.
+        steps: of the logs.
+    """
     if fall.reason == Reason.BEST_AT_THE_END:
         return f"{gold} is best in the last logs"
+    best, last = (fall.best, fall.last) if steps is None else (steps[fall.best], steps[fall.last])
     change = fall.reward_change.mean if fall.reward_change else math.nan
     least = f"at least {fall.low_corrected:.3g}; " if fall.low_corrected > 0 else "its interval includes 0; "
     told = "" if fall.collapsed else f": no collapse, {REASONS_OF_LOGS.get(fall.reason, REASONS[fall.reason])}"
     return (
-        f"{gold} fell by {fall.fall.mean:.3g} ({least}{fall.threshold:.3g} counts) from its best logs (step {fall.best}"
-        f" on) to step {fall.last}, while {proxy} changed by {change:+.3g}{told}"
+        f"{gold} fell by {fall.fall.mean:.3g} ({least}{fall.threshold:.3g} counts) from its best logs (step {best}"
+        f" on) to step {last}, while {proxy} changed by {change:+.3g}{told}"
     )
