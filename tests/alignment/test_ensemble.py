@@ -82,5 +82,19 @@ def test_a_run_with_an_ensemble_goes_on_to_the_same_bits(tiny, tmp_path):
     rows = read(tmp_path / "whole" / records.CANDIDATES, records.CandidateRow)
     assert all(row.paid < row.reward for row in rows)  # heads that know as little as these differ about everything
     assert all(row.score == pytest.approx(row.paid - row.penalty, abs=1e-5) for row in rows)
+    asked = replace(config, confidence=0.0, reward_model_pairs="disagreement", rounds=1)
+    train(asked, tmp_path / "disputed", start=tmp_path / "whole" / "start" / "seed-0")
+    first = read(tmp_path / "disputed" / records.CANDIDATES, records.CandidateRow)
+    assert [sum(row.label is not None for row in first[i : i + 3]) for i in (0, 3)] == [1, 1]
     alone = replace(config, ensemble=1, confidence=0.0, rounds=1)
     train(alone, tmp_path / "alone", start=tmp_path / "whole" / "start" / "seed-0")  # one start serves both
+
+
+@pytest.mark.slow
+def test_what_heads_dispute_is_the_margin_that_a_label_is_about(tiny):
+    config = replace(tiny, ensemble=3)
+    heads = Ensemble(load_reward_model(config, torch.device("cpu")), config)
+    features = torch.randn(2, 5, heads.reward_model.head.in_features)  # three candidates and two references
+    rewards = torch.stack([features @ weight for weight in heads._heads.detach()])
+    expected = (rewards[:, :, :3] - rewards[:, :, 3:4]).std(0, correction=0)
+    assert torch.allclose(heads.dispute(features, 3), expected, atol=1e-5)

@@ -10,6 +10,7 @@ import torch
 
 from foresighted.alignment import worth
 from foresighted.alignment.foresight import Scores
+from foresighted.alignment.questions import expected_influence
 from foresighted.alignment.rows import within_prompts
 from foresighted.alignment.run import train
 from foresighted.labels.pair import Pair
@@ -118,11 +119,30 @@ def test_a_share_of_gamma_is_one_of_what_is_paid(played):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steering", ["practical", "rlhf"])
-def test_the_largest_influence_is_labelled(played, steering):
+def test_the_largest_expected_influence_is_labelled_and_others_by_a_coin(played, steering):
     control = "shuffled" if steering == "practical" else "none"  # the penalty of another candidate says nothing
-    for group in played(reward_model_pairs="influence", steering=steering, control=control):
-        assert max(group, key=lambda row: abs(row.gram)).label is not None
+    share = 0.5 if steering == "rlhf" else 0.0
+    groups = played(reward_model_pairs="influence", steering=steering, control=control, reward_model_pairs_random=share)
+    for group in groups:
+        believed = {id(row): _sigmoid(_margin(row)) for row in group}
+        best = max(group, key=lambda row: believed[id(row)] * (1 - believed[id(row)]) * abs(row.gram))
+        assert share or best.label is not None
         assert sum(row.label is not None for row in group) == 1
+
+
+def test_expected_influence_is_the_mean_over_both_labels_of_what_a_step_changes():
+    """A real step of a linear reward model on either label, weighed by what the model believes."""
+    torch.manual_seed(0)
+    weights, y, other = torch.randn(3, 6, dtype=torch.float64)
+    margin, rate = weights @ (y - other), 1e-6
+    changes = []
+    for label in (0.0, 1.0):
+        moved = weights.clone().requires_grad_()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(moved @ (y - other), moved.new_tensor(label))
+        (gradient,) = torch.autograd.grad(loss, moved)
+        changes.append(float(((-rate * gradient) @ y).abs()) / rate)
+    p = float(margin.sigmoid())
+    assert float(expected_influence(margin, y @ (y - other))) == pytest.approx((1 - p) * changes[0] + p * changes[1])
 
 
 @pytest.mark.slow

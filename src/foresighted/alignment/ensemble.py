@@ -107,6 +107,14 @@ class Ensemble(Follower):
         """Return the standard deviation of the heads' rewards of head inputs, shape B R from B R D."""
         return None if features is None else nn.functional.linear(features, self._heads).std(-1, correction=0)
 
+    @torch.no_grad()
+    def dispute(self, features: Tensor | None, size: int) -> Tensor | None:
+        """Return the standard deviation of the heads' margins over the first reference, shape B `size`."""
+        if features is None:
+            return None
+        rewards = nn.functional.linear(features, self._heads)
+        return (rewards[:, :size] - rewards[:, size : size + 1]).std(-1, correction=0)
+
     def _fit_to(self, pairs: Sequence[Pair]) -> Lesson:
         fit = super()._fit_to(pairs)
         if fit.known is None:

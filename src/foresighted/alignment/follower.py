@@ -109,6 +109,11 @@ class Follower:
         model None."""
         return None
 
+    def dispute(self, features: Tensor | None, size: int) -> Tensor | None:
+        """Return the standard deviation over an ensemble of the margin over the first reference, shape B `size`, of
+        head inputs, B (`size` + M) D; of one reward model None."""
+        return None
+
     def update(self) -> float | None:
         """Learn from the labelled pairs that are new and those remembered; return the loss before it, None where there
         is no new pair.

@@ -12,12 +12,13 @@ from torch import Tensor
 from foresighted.alignment import worth
 from foresighted.alignment.follower import Follower
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
+from foresighted.alignment.questions import choose, to_label
 from foresighted.alignment.requests import Arrivals, Features, Fit, Labels, LogLikelihood, Questions, Sample
 from foresighted.alignment.reset import Resets
 from foresighted.alignment.rows import Round, recorded
 from foresighted.alignment.start import Start
 from foresighted.alignment.update import prompt_of_each, read_once, update_directly, update_policy
-from foresighted.errors import DataError, NumericalError
+from foresighted.errors import NumericalError
 from foresighted.labels.asking import Asker
 from foresighted.labels.pair import Groups, Pair, every_place
 from foresighted.labels.waiting import different
@@ -72,7 +73,8 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
     # Labels that the penalty or the scores read come before the choice: of all candidates, or of those to be labelled.
     pairs = _pairs(groups, references, scores)
     every, ahead = config.reads_all_labels and loop.labels.queue is None, config.reads_labels_ahead
-    labelled = _to_label(config, scores, candidates, references) if ahead else []
+    disputed = follower.dispute(scores.features, config.candidates)
+    labelled = to_label(config, scores, candidates, references, disputed=disputed) if ahead else []
     if every or ahead:
         await Labels(pairs if every else [pairs[i] for i in labelled])
 
@@ -86,8 +88,7 @@ async def play_round(loop: Loop, number: int) -> tuple[list[CandidateRow], Round
         score, paid = score + added, paid + added
     chosen = choose(score, candidates, references)
     if not ahead:
-        influence = charged.value if loop.foresight.steers else scores.products.gram
-        labelled = _to_label(config, scores, candidates, references, chosen, influence)
+        labelled = to_label(config, scores, candidates, references, chosen, disputed)
     asked = [pairs[i] for i in labelled]
 
     # The reward model learns from the new labels (of people: those that came since), then the policy from its winners,
@@ -208,40 +209,3 @@ def _check_finite(reward: Tensor, references: Sequence[ReferenceRow]) -> None:
             f"round {references[b].round}: reward {float(reward[b, n])} for candidate {n} of prompt"
             f" {references[b].prompt_id!r}; lower reward_model_learning_rate or check its weights"
         )
-
-
-def _to_label(
-    config: TrainConfig, scores: Scores, candidates: Rollout, references: Sequence[ReferenceRow],
-    winners: Sequence[int] = (), influence: Tensor | None = None,
-) -> list[int]:  # fmt: skip  # one argument a line says no more
-    """Return the flat indices of the candidates whose pairs the reward model learns from, B of them or all."""
-    margin = scores.margin
-    if config.reward_model_pairs == "winner":
-        return list(winners)
-    if config.reward_model_pairs == "all":
-        return list(range(margin.numel()))
-    if config.reward_model_pairs == "uncertain":
-        return choose(-margin.abs(), candidates, references)
-    if config.reward_model_pairs == "influence" and influence is not None:
-        return choose(influence.abs(), candidates, references)
-    drawn = [noise.uniform(config.seed, "to label", *name) for name in _names(config, references)]
-    return choose(torch.tensor(drawn, device=margin.device).view_as(margin), candidates, references)
-
-
-def choose(by: Tensor, candidates: Rollout, references: Sequence[ReferenceRow]) -> list[int]:
-    """Return the flat index of each prompt's winner: the largest value of `by`, B N, never a response without text.
-
-    Raises:
-        DataError: every candidate of a prompt is empty.
-    """
-    empty = torch.tensor([not text for text in candidates.texts], device=by.device).view_as(by)
-    for row, reference in zip(empty, references, strict=True):
-        if bool(row.all()):
-            raise DataError(
-                f"round {reference.round}: all {len(row)} candidates of prompt {reference.prompt_id!r} are empty;"
-                " raise min_new_tokens, or check the policy"
-            )
-    if bool(empty.any()):
-        _log.warning("round %d: %d empty candidates, never chosen", references[0].round, int(empty.sum()))
-    best = by.masked_fill(empty, -torch.inf).argmax(-1)
-    return [b * by.shape[1] + int(n) for b, n in enumerate(best)]

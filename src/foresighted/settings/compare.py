@@ -16,9 +16,9 @@ from foresighted.steering.table import FORMS
 
 OF_AN_ARM = (
     "gamma", "gamma_unit", "scope", "influence", "paid", "steering_labels", "curvature", "damping", "unrolled_steps",
-    "kl_coefficient", "kl_unit", "selection", "control", "reward_model_pairs", "policy_update", "policy_learning_rate",
-    "policy_steps", "clip_range", "dpo_beta", "max_grad_norm", "policy_reset_every", "rollback_window",
-    "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
+    "kl_coefficient", "kl_unit", "selection", "control", "reward_model_pairs", "reward_model_pairs_random",
+    "policy_update", "policy_learning_rate", "policy_steps", "clip_range", "dpo_beta", "max_grad_norm",
+    "policy_reset_every", "rollback_window", "reward_model_learning_rate", "reward_model_steps", "reward_model_buffer",
     "ensemble", "confidence", "shaping", "shaping_scale", "correction",
 )  # fmt: skip
 """What an arm of a comparison may set: nothing that would change the references or the first reward model."""

@@ -154,12 +154,20 @@ class TrainConfig(SteeringConfig):
     reward_model_learning_rate: float = setting(
         5e-3, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_pairs: Literal["winner", "random", "uncertain", "influence", "all"] = setting(
+    reward_model_pairs: Literal["winner", "random", "uncertain", "influence", "disagreement", "all"] = setting(
         "random",
         "reward model",
         "which candidates are labelled against a reference for it to learn from: each prompt's winner, one drawn at"
-        " random, the one whose margin is nearest 0, the one with the largest influence in either direction, or all (N"
-        " labels a prompt)",
+        " random, the one whose margin is nearest 0, the one whose label is expected to change most of what the policy"
+        " is paid, the one whose margin an ensemble disputes most, or all (N labels a prompt)",
+    )
+    reward_model_pairs_random: float = setting(
+        0.0,
+        "reward model",
+        "share of prompts, drawn by a coin, whose labelled candidate is drawn at random whatever reward_model_pairs"
+        " says",
+        low=0,
+        high=1,
     )
     ensemble: int = setting(
         1,
@@ -372,6 +380,15 @@ class TrainConfig(SteeringConfig):
             " another form or curvature",
         )
         yield not self.confidence or not one, "confidence: needs an ensemble of at least 2"
+        yield (
+            pairs != "disagreement" or not one,
+            "reward_model_pairs: disagreement is that of an ensemble; give an ensemble of at least 2",
+        )
+        share = self.reward_model_pairs_random
+        yield (
+            not share or pairs not in ("random", "all"),
+            f"reward_model_pairs_random: got {share:g}, without effect with reward_model_pairs {pairs}; use 0",
+        )
         yield (
             not self.corrects or self.shaping == "none",
             f"correction: pays sigmoid(r - r_ref) already; use shaping none, not {self.shaping}",
