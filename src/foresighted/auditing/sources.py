@@ -20,7 +20,7 @@ from foresighted.errors import DataError
 from foresighted.settings import read_yaml
 from foresighted.store.aliases import written
 from foresighted.store.columns import FROM_FILE_NAME, JUDGED_BY, NUMBER_OF_FILE, Column, find_columns, passed_over
-from foresighted.store.directory import CONFIG, LOOPS, TRAINER_FOLDER, kind_of
+from foresighted.store.directory import AUDIT, CONFIG, LOOPS, TRAINER_FOLDER, VERDICTS, kind_of
 from foresighted.store.formats import Kind, named_as_rows
 from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
@@ -184,7 +184,8 @@ def _trl(folder: Path) -> _Found | None:
 
 
 def _row_files(path: Path) -> list[Part]:
-    named = [file for file in path.iterdir() if file.is_file() and file.name[:1] != "." and named_as_rows(file)]
+    here = [file for file in path.iterdir() if file.name[:1] != "." and file.name not in (VERDICTS, AUDIT)]
+    named = [file for file in here if file.is_file() and named_as_rows(file)]
     label = path.resolve().name
     return [Part(file, label, round=_round_of(file.name)) for file in sorted(named, key=_natural)]
 

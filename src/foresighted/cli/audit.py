@@ -93,7 +93,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; return 1 for a collapse."""
     code = _suspicious_exit(args)
-    found = audit(args.path, columns=_columns(_flags(args)), power=args.power, out=args.out, progress=not args.quiet)
+    found = audit(args.path, columns=columns_of(args), power=args.power, out=args.out, progress=not args.quiet)
     if args.json:
         print(json.dumps(plain(found.data), indent=1, allow_nan=False))
     else:
@@ -114,10 +114,10 @@ def _suspicious_exit(args: argparse.Namespace) -> int:
     return code
 
 
-def _flags(args: argparse.Namespace) -> list[str]:
-    """Return what --reward and --trusted say with what --column does."""
+def columns_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return what --column, --reward and --trusted say."""
     short = (("reward", args.reward), ("utility", args.trusted))
-    return [*args.column, *(f"{ours}={name}" for ours, name in short if name is not None)]
+    return _columns([*args.column, *(f"{ours}={name}" for ours, name in short if name is not None)])
 
 
 def _columns(texts: Iterable[str]) -> dict[str, str]:

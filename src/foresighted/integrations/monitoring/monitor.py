@@ -14,10 +14,10 @@ from foresighted.integrations.monitoring.webhook import check_address, post
 from foresighted.statistics.collapse import Fall
 from foresighted.statistics.series import ALPHA, WINDOW, check_fall, counts_from, cut
 from foresighted.statistics.wording import fall_of_logs
+from foresighted.store.directory import VERDICTS
 from foresighted.store.rows import append
 
 _log = logging.getLogger("foresighted.monitor")
-VERDICTS = "collapse.jsonl"
 
 
 @dataclass(frozen=True)
