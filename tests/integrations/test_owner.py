@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ import torch
 
 from foresighted.errors import DataError, RunError
 from foresighted.integrations.owner import GroupIncomplete, OwnerConfig, RewardOwner
-from foresighted.store.records import CandidateRow, RoundRow
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.store.rows import read
 
 PROMPT = "Why is the sky blue?"
@@ -183,3 +184,96 @@ def test_back_to_a_version_and_to_a_step(tmp_path, tiny_deberta, told):
     assert [(a.score, a.version) for a in third] == [(a.score, a.version) for a in second]
     assert [row.round for row in read(tmp_path / "rounds.jsonl", RoundRow)] == [1, 2]
     assert status["versions"] == [0, 1, 2, 3, 4]
+
+
+def test_evaluation_is_recorded_once_a_prompt_and_teaches_nothing(tmp_path, tiny_deberta, labels):
+    async def play():
+        async with opened(tmp_path, tiny_deberta, labels, update_every=1) as owner:
+            for _ in range(2):
+                await owner.score_group("run", "e", PROMPT, RESPONSES[:2], evaluation=True)
+            before = lines(tmp_path) if (tmp_path / "journal.jsonl").exists() else []
+            await owner.score_group("run", "a", PROMPT, RESPONSES)
+            await until(owner, rounds=1)
+            await owner.score("run", "e", 1, 8, PROMPT, RESPONSES[0], evaluation=True)
+            return before, await owner.status()
+
+    before, status = asyncio.run(play())
+    assert (before, status["labels"], status["held"]) == ([], 1, 0)
+    rows = read(tmp_path / "heldout.jsonl", HeldoutRow)
+    assert [(row.round, row.text) for row in rows] == [(0, RESPONSES[0]), (1, RESPONSES[0])]
+    assert rows[0].utility == pytest.approx(sum(map(len, RESPONSES[:2])) / 20)
+
+
+def test_responses_alone_are_compared_with_references_that_are_kept(tmp_path, tiny_deberta, told):
+    async def play():
+        async with opened(tmp_path, tiny_deberta, longer, update_every=100) as owner:
+            with pytest.raises(DataError) as refused:
+                await owner.score("run", "s", 0, 1, PROMPT, RESPONSES[0])
+            told(refused, "size", "no reference")
+            first = await owner.score("run", "s0", 0, 1, PROMPT, RESPONSES[0], references=["It depends."])
+            rest = [await owner.score("run", f"s{n}", 0, 1, PROMPT, f"{RESPONSES[n % 4]} {n}") for n in range(1, 12)]
+            return first, rest, await until(owner, labels=12)
+
+    first, rest, status = asyncio.run(play())
+    assert not first.foresight
+    assert first.reward == first.score
+    assert [a.foresight for a in rest] == [False] * 6 + [True] * 5  # from 8 on their spread is known
+    assert all(a.penalty for a in rest[6:])
+    assert status["bare_responses"] == 7
+    assert {row["references"][0] for row in lines(tmp_path, "group")} == {"It depends."}
+
+
+def test_labels_that_a_form_reads_come_first_and_a_labeller_that_fails_is_told(tmp_path, tiny_deberta, monkeypatch):
+    monkeypatch.setattr("foresighted.labels.asking.FIRST_WAIT", 0.01)
+    fails = []
+
+    def judge(prompts, first, second):
+        if fails:
+            raise ConnectionError("the judge is away")
+        return longer(prompts, first, second)
+
+    async def play():
+        settings = {"steering": "relaxed", "label_failures": 2, "label_retries": 0, "update_every": 1}
+        async with opened(tmp_path, tiny_deberta, judge, **settings) as owner:
+            good = await owner.score_group("run", "a", PROMPT, RESPONSES)
+            await until(owner, rounds=1)
+            fails.append(1)
+            bare = await owner.score_group("run", "b", PROMPT, RESPONSES)
+            with pytest.raises(RunError, match="no answer 2 times"):
+                await asyncio.wait_for(owner.score_group("run", "c", PROMPT, RESPONSES), 30)
+            with pytest.raises(RunError, match="no answer 2 times"):
+                await owner.score_group("run", "d", PROMPT, RESPONSES)
+            return good, bare, await owner.status()
+
+    good, bare, status = asyncio.run(play())
+    assert all(a.foresight for a in good)
+    assert not any(a.foresight or a.penalty for a in bare)
+    assert (status["labels"], status["labels_failed"], status["bare_responses"]) == (4, 4, 4)
+
+
+def test_people_answer_a_queue_later(tmp_path, tiny_deberta):
+    async def play():
+        settings = {"update_every": 1, "reward_model_learning_rate": 1e-2, "labels": f"{tmp_path / 'queue'}/"}
+        async with opened(tmp_path / "owner", tiny_deberta, **settings) as owner:
+            await owner.score_group("run", "a", PROMPT, RESPONSES)
+            await until(owner, rounds=1, version=0, pairs_pending=1)
+            (question,) = map(json.loads, (tmp_path / "queue" / "questions.jsonl").read_text().splitlines())
+            with (tmp_path / "queue" / "labels.jsonl").open("w") as file:
+                file.write(json.dumps({"id": question["id"], "label": 1.0}) + "\n")
+            await owner.score_group("run", "b", PROMPT, RESPONSES)
+            return await until(owner, rounds=2, version=1, pairs_pending=1)
+
+    assert asyncio.run(play())["labels"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_killed_anywhere_nothing_is_lost_and_nothing_recorded_twice(tmp_path, tiny_deberta, start_script, script):
+    """SIGKILL while groups are held, the journal is written, the model learns, and versions change places."""
+    most = None if os.environ.get("FUZZ_POINTS") == "all" else 6
+    names = {"MODEL": str(tiny_deberta), "PLACE": str(tmp_path / "place"), "MOST": most}
+    process = start_script(script("owner_dying.py"), names=names)
+    assert process.wait(3000) == 0, process.stderr
+    found = json.loads(process.stdout)
+    assert found["kills"] >= (50 if most is None else most)
+    assert not found["wrong"], found["wrong"][:5]

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
 from foresighted.alignment.foresight import Penalty, Scores
 from foresighted.labels.buffer import Counts
 from foresighted.labels.pair import Pair, label_means, utilities
+from foresighted.prompts import prompt_id
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean, sigmoid
 from foresighted.steering.kernels import within_prompts as pooled
-from foresighted.store.records import CandidateRow, RoundRow
+from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
+from foresighted.texts import distinct, text_of
+from foresighted.types import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +133,32 @@ def _round_row(played: Round, rows: Sequence[CandidateRow]) -> RoundRow:
         prompts_cut=played.prompts_cut,
         returned_to=played.returned_to,
     )
+
+
+class Evaluated(NamedTuple):
+    """One response of an evaluation."""
+
+    prompt: Text
+    response: Text
+    tokens: int
+    reward: float
+    utility: float | None
+
+
+def heldout_rows(number: int, answers: Sequence[Evaluated]) -> list[HeldoutRow]:
+    """Return the records of an evaluation after so many rounds: one row a prompt, the first answer's text, means over
+    its answers."""
+    by_prompt: dict[str, list[Evaluated]] = {}
+    for answer in answers:
+        by_prompt.setdefault(prompt_id(answer.prompt), []).append(answer)
+    return [_heldout(number, *item) for item in by_prompt.items()]
+
+
+def _heldout(number: int, name: str, answers: list[Evaluated]) -> HeldoutRow:
+    text = text_of(answers[0].response)
+    return HeldoutRow(
+        round=number, prompt_id=name, prompt=text_of(answers[0].prompt), kind="unspecified", text=text,
+        tokens=answers[0].tokens, reward=mean(a.reward for a in answers) or 0.0,
+        utility=mean(a.utility for a in answers), kl=None,
+        distinct_1=distinct(text, 1), distinct_2=distinct(text, 2),
+    )  # fmt: skip

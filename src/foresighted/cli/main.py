@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from foresighted import __version__
-from foresighted.cli import audit, compare, evaluate, label, rehearse, report, simulate, train, watch
+from foresighted.cli import audit, compare, evaluate, label, owner, rehearse, report, serve, simulate, train, watch
 from foresighted.cli.options import Parser
 from foresighted.errors import ForesightedError, Stopped, one_line
 from foresighted.judging.key import without_keys
@@ -37,7 +37,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"foresighted {__version__}")
     commands = top.add_subparsers(title="commands", dest="command", required=True, parser_class=Parser)
-    for module in (train, compare, rehearse, label, evaluate, report, simulate, audit, watch):
+    for module in (train, compare, rehearse, label, evaluate, report, simulate, audit, watch, serve, owner):
         module.add(commands)
     return top
 

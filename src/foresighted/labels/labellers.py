@@ -164,6 +164,11 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
         return RelevanceLabels(policy, device)
     if name == "likelihood":
         return LikelihoodLabels(policy)
+    return named_labeller(name, device, ("relevance", "likelihood"))
+
+
+def named_labeller(name: str, device: torch.device, others: Sequence[str] = ()) -> Labeller | LabelQueue:
+    """Return a labeller, or a queue, that needs no policy; a `ConfigError` for an unknown one names `others`, too."""
     if name.startswith("reward:"):
         from foresighted.models.loading import load_gold_reward
 
@@ -171,8 +176,8 @@ def load_labeller(config: TrainConfig, policy: Policy, device: torch.device) -> 
     if is_folder(name):
         return FileQueue(name)
     if not name.rpartition(":")[0].endswith(".py"):
-        near = nearest(name, ("relevance", "likelihood", "reward:"))
-        known = "relevance, likelihood, reward:MODEL, FILE.py:FUNCTION, or FOLDER/ for people"
+        near = nearest(name, (*others, "reward:"))
+        known = ", ".join((*others, "reward:MODEL", "FILE.py:FUNCTION, or FOLDER/ for people"))
         raise ConfigError(f"labels: got {shown(name)}{near}; expected {known}")
     return own_labels("labels", name)
 

@@ -25,7 +25,7 @@ class OwnerConfig(LearningConfig):
     """
 
     seed: int = setting(0, "run", "seed of sampled labels and a fresh adapter", low=0)
-    device: str = setting("auto", "run", "'auto' (what Accelerate finds), 'cpu', 'cuda', 'cuda:1', 'mps'")
+    device: str = setting("auto", "run", "'auto' (a GPU where torch finds one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     group_deadline: float = setting(
         300.0, "groups", "seconds after a group's first response within which the others must come", above=0
     )
@@ -53,7 +53,7 @@ class OwnerConfig(LearningConfig):
     labels: str | None = setting(
         None,
         "labels",
-        "who labels: reward:MODEL, FILE.py:FUNCTION, or queue:FOLDER for people; none: the reward model stays as it is",
+        "who labels: reward:MODEL, FILE.py:FUNCTION, or FOLDER/ for people; none: the reward model stays as it is",
     )
     label_timeout: float = setting(
         120.0, "labels", "seconds that a labeller may take for one call", above=0, high=math.inf

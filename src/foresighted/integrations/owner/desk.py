@@ -47,6 +47,8 @@ class Question:
 
     prompts: list[Text]
     responses: list[Text]
+    tokens: list[int] = field(default_factory=list)
+    """Lengths of the responses, once they are read."""
     answers: Future[dict[int, Answer]] = field(default_factory=Future)
 
     @property
@@ -79,7 +81,7 @@ class Desk:
 
     def take(self, job: Job | Question) -> None:
         """Have something scored; its `answers` tell when it is done."""
-        if isinstance(job, Job) and job.texts.whole and job.pairs is None and self._book.config.reads_labels:
+        if isinstance(job, Job) and job.texts.compared and job.pairs is None and self._book.config.reads_labels:
             job.pairs = pairs = self._scorer.every_pair(job.texts)
 
             def then(failed: bool) -> None:
@@ -152,7 +154,7 @@ class Desk:
         with book.quiet:
             version = book.state.version
             groups = [job for job in jobs if isinstance(job, Job)]
-            whole = [job for job in groups if job.texts.whole]
+            whole = [job for job in groups if job.texts.compared]
             questions = [job for job in jobs if isinstance(job, Question)]
             rows = [Groups([p], [[r]], None) for q in questions for p, r in zip(q.prompts, q.responses, strict=True)]
             features = scorer.features([*(job.texts.groups for job in whole), *rows])
@@ -165,7 +167,7 @@ class Desk:
                 events.append(group)
                 if job.pairs is not None:
                     events.append(labels_of(group.number, pairs, job.failed))
-            for job in (job for job in groups if not job.texts.whole):
+            for job in (job for job in groups if not job.texts.compared):
                 bare = scorer.bare(job.texts, version)
                 found.append((job, bare.answers(), []))
                 events.append(bare)
@@ -184,6 +186,8 @@ class Desk:
         """Return the bare reward of each response of each question, by place."""
         prompts, responses = ([t for q in questions for t in getattr(q, name)] for name in ("prompts", "responses"))
         rewards = iter(self._scorer.rewards(prompts, responses, features) if prompts else ())
+        for question in questions:
+            question.tokens = self._scorer.tokens(question.responses)
         bare = [[next(rewards) for _ in q.responses] for q in questions]
         return [{place: Answer(r, r, 0.0, version, False) for place, r in enumerate(own)} for own in bare]
 

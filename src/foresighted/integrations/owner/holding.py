@@ -72,6 +72,8 @@ class Holding:
                 return done
             held = self._held.get((run, group))
             late = held is None and size > 1 and self._book.passed(run, group)
+            given = list(references or ())
+            self._check_references(run, group, size, self._references(prompt, given))
             if held is None:
                 held = self._held[run, group] = Held(run, group, size, prompt, step)
                 held.timer = asyncio.get_running_loop().call_later(
@@ -79,7 +81,7 @@ class Holding:
                 )
             self._check(held, size, prompt, digests)
             held.responses |= {place: (digests[place], text) for place, text in responses.items()}
-            held.references = held.references or list(references or ())
+            held.references = held.references or given
             if len(held.responses) == held.size and not held.taken:
                 self._score(held)
             return held.answers
@@ -105,17 +107,27 @@ class Holding:
         state.number += 1
         texts = Texts(
             held.run, held.group, held.step, held.size, held.prompt,
-            {place: text for place, (_, text) in held.responses.items()}, self._references(held), state.number,
+            {place: text for place, (_, text) in held.responses.items()},
+            self._references(held.prompt, held.references), state.number,
         )  # fmt: skip
         job = Job(texts, held.answers)
         held.answers.add_done_callback(lambda _: self._done(held))
         self._desk.take(job)
 
-    def _references(self, held: Held) -> list[Text]:
-        """Return what a group's responses are compared with besides each other."""
-        kind = self._book.config.reference
-        found = held.references or self._book.state.references.get(prompt_id(held.prompt), [])
-        return [] if kind == "leave-one-out" else list(found)
+    def _references(self, prompt: Text, given: list[Text]) -> list[Text]:
+        """Return the references of a prompt: those that came with it, or that came with it before."""
+        kept = self._book.state.references.get(prompt_id(prompt), [])
+        return [] if self._book.config.reference == "leave-one-out" else given or kept
+
+    def _check_references(self, run: str, group: str, size: int, found: list[Text]) -> None:
+        config, where = self._book.config, f"group {group!r:.60} of run {run!r:.40}"
+        if not found and config.reference == "given":
+            raise DataError(f"references: none came with {where}, nor with its prompt before; send some")
+        if not found and size == 1 and config.form.needs != "nothing":
+            raise DataError(
+                f"size: {where} has one response and no reference to compare it with; send references of its prompt, or"
+                " several responses a prompt, or use steering rlhf"
+            )
 
     def _done(self, held: Held) -> None:
         with self._book.turn:
@@ -131,6 +143,9 @@ class Holding:
                 self._score(held)
                 return
             del self._held[held.run, held.group]
+        if self._book.fault is not None:
+            held.answers.set_exception(self._book.fault)
+            return
         members = sorted(held.responses)
         self._book.commit(Incomplete(held.run, held.group, held.size, members))
         held.answers.set_exception(

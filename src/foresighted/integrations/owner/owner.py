@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import os
 import shutil
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foresighted.alignment.players import named_device
 from foresighted.alignment.probed import ProbedFollower, loaded
-from foresighted.errors import DataError, RunError
+from foresighted.alignment.rows import Evaluated
+from foresighted.errors import DataError, ForesightedError, RunError
 from foresighted.integrations.owner import rounds, versions
 from foresighted.integrations.owner.answer import Answer
 from foresighted.integrations.owner.book import Book
 from foresighted.integrations.owner.config import MAY_CHANGE, OwnerConfig
 from foresighted.integrations.owner.desk import Desk, Question
 from foresighted.integrations.owner.events import Restore, Rollback, Tie
+from foresighted.integrations.owner.folder import check_version, signed, wish_of
 from foresighted.integrations.owner.holding import Holding
 from foresighted.integrations.owner.scoring import Scorer
+from foresighted.integrations.owner.status import of_state
 from foresighted.integrations.owner.teacher import Teacher
 from foresighted.integrations.owner.twin import twin
 from foresighted.labels.asking import Asker
-from foresighted.labels.labellers import as_labeller
+from foresighted.labels.labellers import as_labeller, named_labeller
 from foresighted.labels.queue import LabelQueue, as_queue
 from foresighted.settings import check_labels, to_yaml
 from foresighted.store.directory import Claim, claimed
@@ -33,6 +40,14 @@ from foresighted.store.environment import write_environment
 from foresighted.store.files import byte_counts, cut
 from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS
 from foresighted.types import Text
+
+RETRIES = 4096
+"""Groups after which the same text is no retry any more."""
+
+
+POLL = 0.5
+"""Seconds between two looks at what `foresighted owner` asks."""
+_log = logging.getLogger(__name__)
 
 
 class RewardOwner:
@@ -45,6 +60,7 @@ class RewardOwner:
     def __init__(self, book: Book, desk: Desk, teacher: Teacher, held: ExitStack) -> None:
         self._book, self._desk, self._teacher, self._lock = book, desk, teacher, held
         self._holding = Holding(book, desk)
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="foresighted-wishes")
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], config: OwnerConfig, labels: Any = None) -> RewardOwner:
@@ -62,13 +78,14 @@ class RewardOwner:
             RunError: another process has the folder, or it holds something else, another configuration, or damage.
         """
         folder, config = Path(folder), config.resolved()
-        asker = _asker(config, labels)
+        device = named_device("cuda" if config.device == "auto" and torch.cuda.is_available() else _named(config))
+        asker = _asker(config, labels, device)
         queued = asker is not None and asker.queue is not None
         check_labels(config, asker is not None, queued)
         with ExitStack() as stack:
             claim = Claim("owner", to_yaml(config), MAY_CHANGE)
             stack.enter_context(claimed(claim, folder, resume=True))
-            device = named_device("cpu" if config.device == "auto" and not _accelerated() else _device(config))
+            stack.enter_context(signed(folder))
             write_environment(folder, device)
             model = loaded(config.reward_model, None, config)
             if not hasattr(model.body, "hf_device_map"):
@@ -88,9 +105,11 @@ class RewardOwner:
             if book.state.closed is not None:
                 rounds.add(book, book.state.closed, book.state.last)
             desk = Desk(book, scorer, teacher)
+            owner = cls(book, desk, teacher, stack.pop_all())
             teacher.start()
             desk.start()
-            return cls(book, desk, teacher, stack.pop_all())
+            owner._listener.start()
+            return owner
 
     async def score(
         self, run: str, group: str, member: int, size: int, prompt: Text, response: Text, *, step: int | None = None,
@@ -116,7 +135,7 @@ class RewardOwner:
         """
         _check_place(member, size)
         answers = await self._answers(run, group, size, prompt, {member: response}, step, evaluation, references)
-        return answers[0 if evaluation else member]
+        return answers[member]
 
     async def score_group(
         self, run: str, group: str, prompt: Text, responses: Sequence[Text], *, step: int | None = None,
@@ -137,31 +156,43 @@ class RewardOwner:
         if self._book.fault is not None:
             raise self._book.fault
         _check_texts(prompt, *responses.values(), *(references or ()))
-        future: Future[dict[int, Answer]]
         if evaluation:
             question = Question([prompt] * len(responses), list(responses.values()))
             self._desk.take(question)
-            future = question.answers
-        else:
-            future = self._holding.add(run, group, size, prompt, responses, step=step, references=references)
+            answers = await asyncio.shield(asyncio.wrap_future(question.answers))
+            rows = zip(question.prompts, question.responses, question.tokens, strict=True)
+            said = [Evaluated(*row, answers[place].score, None) for place, row in enumerate(rows)]
+            await asyncio.to_thread(self._teacher.evaluated, said)
+            return dict(zip(responses, answers.values(), strict=True))
+        future = self._holding.add(run, group, size, prompt, responses, step=step, references=references)
         return await asyncio.shield(asyncio.wrap_future(future))
+
+    @property
+    def queue(self) -> LabelQueue | None:
+        """Who answers rounds later, where labels come from a queue."""
+        return self._teacher.queue
+
+    def name_of_retry(self, run: str, text: str) -> str:
+        """Return the group of a response that came alone and without a name.
+
+        The same text is a retry while at most `RETRIES` groups came after it; later it is a response of its own.
+        """
+        with self._book.turn:
+            for number in itertools.count():
+                name = f"{text}-{number}"
+                places = self._book.state.answered.get((run, name))
+                if not places or self._book.state.number - self._book.journal.group(places[-1]).number <= RETRIES:
+                    return name
+        raise AssertionError
 
     async def status(self) -> dict[str, Any]:
         """Return what the owner has done and what it waits for, as plain values."""
         book = self._book
         with book.turn:
-            state, counts = book.state, book.state.buffer.counts
-            held = self._holding.waiting
-            return {
-                "version": state.version, "versions": versions.present(book.folder), "rounds": state.rounds,
-                "groups": state.groups, "responses": state.responses, "held": len(held),
-                "held_responses": sum(len(one.responses) for one in held), "retrains": len(state.made),
-                "rollbacks": state.rollbacks, "labels": counts.labels_total, "labels_failed": counts.labels_failed,
-                "unlabelled_groups": len(state.unlabelled), "pairs_ready": len(state.buffer.ready),
-                "pairs_pending": len(state.buffer.pending), "pairs_given_up": counts.given_up,
-                "bare_responses": state.bare, "refused_responses": state.refused,
-                "last_error": str(book.fault or book.last_error), "closed": book.closed,
-            }  # fmt: skip
+            state, held = book.state, self._holding.waiting
+            waiting = {"held": len(held), "held_responses": sum(len(one.responses) for one in held)}
+            said = {"fault": str(book.fault or ""), "last_error": book.last_error, "closed": book.closed}
+            return of_state(state, versions.present(book.folder)) | waiting | said
 
     async def rollback(self, version: int, reason: str) -> None:
         """Go back to an earlier version; the next update starts from there. Labels that came since stay in the journal.
@@ -174,11 +205,25 @@ class RewardOwner:
     def _rollback(self, version: int, reason: str) -> None:
         book = self._book
         with book.quiet:
-            check_version(book.folder, book.state.newest, version)
+            check_version(version, versions.present(book.folder), book.state.newest)
             book.generation += 1
             book.commit(Rollback(version, reason))
             self._teacher.go_back()
             self._teacher.hand_over()
+
+    def _listen(self) -> None:
+        """Do what `foresighted owner` asks by the folder, until the owner is closed."""
+        book = self._book
+        while True:
+            with book.turn:
+                if book.turn.wait_for(lambda: book.closed, POLL):
+                    return
+            wish = wish_of(book.folder)
+            if wish is not None:
+                try:
+                    self._rollback(wish.version, wish.reason)
+                except ForesightedError as error:
+                    _log.warning("owner: %s", error)
 
     async def tie(self, run: str, step: int) -> int:
         """Write down which version belongs to a trainer's checkpoint at `step`, and return it."""
@@ -213,8 +258,7 @@ class RewardOwner:
             gone = RunError(f"owner: went back to step {step} of run {run!r:.40} meanwhile; ask again")
             self._holding.drop(gone)
             self._desk.drop(gone)
-            if byte_counts(book.folder, (HELDOUT,))[HELDOUT] > tie.records[HELDOUT]:
-                cut(book.folder / HELDOUT, tie.records[HELDOUT])
+            self._teacher.forget_evaluations(tie.records[HELDOUT])
             book.begin_again(Restore(run, step, tie.version, place))
             if book.state.closed is not None:
                 rounds.add(book, book.state.closed, book.state.last)
@@ -233,23 +277,14 @@ class RewardOwner:
         self._book.close()
         await asyncio.to_thread(self._desk.join)
         await asyncio.to_thread(self._teacher.join)
+        self._teacher.release()
         self._desk.drop(RunError("owner: is closed; ask again when it is open"))
+        await asyncio.to_thread(self._listener.join)
         self._lock.close()
 
 
-def check_version(folder: Path, newest: int, version: int) -> None:
-    """Refuse a version that is not on disk, or that no closed round made.
-
-    Raises:
-        RunError: names those that are.
-    """
-    known = [one for one in versions.present(folder) if one <= newest]
-    if version not in known:
-        told = ", ".join(map(str, known[-8:])) or "none"
-        raise RunError(f"version: got {version}; on disk are {'..., ' if len(known) > 8 else ''}{told}")
-
-
-def _asker(config: OwnerConfig, labels: Any) -> Asker | None:
+def _asker(config: OwnerConfig, labels: Any, device: torch.device) -> Asker | None:
+    labels = named_labeller(config.labels, device) if labels is None and config.labels else labels
     if labels is None:
         return None
     found = as_queue(labels)
@@ -260,14 +295,8 @@ def _asker(config: OwnerConfig, labels: Any) -> Asker | None:
     )  # fmt: skip
 
 
-def _accelerated() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _device(config: OwnerConfig) -> str:
-    return "cuda" if config.device == "auto" else config.device
+def _named(config: OwnerConfig) -> str:
+    return "cpu" if config.device == "auto" else config.device
 
 
 def _check_place(member: int, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,15 @@ from foresighted.errors import NumericalError
 from foresighted.influence.passes import ROWS
 from foresighted.integrations.owner.config import OwnerConfig
 from foresighted.integrations.owner.events import Asked, Group, Member
+from foresighted.integrations.owner.state import SPREAD_OF
 from foresighted.labels.pair import Groups, Pair, best_places, every_place
 from foresighted.models.reward_model import RewardModel
-from foresighted.steering import Reference
+from foresighted.steering import Reference, raw_gamma
 from foresighted.texts import text_of
 from foresighted.types import Text
+
+FEWEST = 8
+"""Groups of one from which on gamma can be a share of the spread of rewards."""
 
 
 def digest(text: Text) -> str:
@@ -49,6 +54,11 @@ class Texts:
         return len(self.responses) == self.size
 
     @property
+    def compared(self) -> bool:
+        """Whether it is whole, and there is something that its responses are compared with."""
+        return self.whole and bool(self.size > 1 or self.references)
+
+    @property
     def groups(self) -> Groups:
         """Its texts as a round of one prompt."""
         order = [self.responses[place] for place in sorted(self.responses)]
@@ -68,6 +78,8 @@ class Scorer:
         self.config = config
         self.follower = ProbedFollower(model, config)
         self._kinds: dict[tuple[Reference, int], Foresight] = {}
+        self.alone: deque[tuple[float, float]] = deque(maxlen=SPREAD_OF)
+        """As `State.alone`, and those of the batch that is being scored."""
 
     def foresight(self, references: int) -> Foresight:
         """Return what prices influence against so many references, or against a group's other responses."""
@@ -145,8 +157,8 @@ class Scorer:
             for pair in pairs:
                 pair.features = _features_of(pair, scores.features[0], len(texts.responses))
         label = self.follower.steering_label(self.config, pairs, scores.reward)
-        none = Penalty(torch.zeros_like(scores.reward), 0.0, None)
-        penalty = none if label is None else foresight.penalty(scores, label)
+        found = None if label is None else self._penalty(foresight, scores, label)
+        penalty = Penalty(torch.zeros_like(scores.reward), 0.0, None) if found is None else found
         total = scores.reward - penalty.value
         if not pairs:
             pairs = self._pairs(texts, total, scores)
@@ -159,12 +171,27 @@ class Scorer:
         )  # fmt: skip
         members = [Member(place, digest(text), text, *values) for place, text, *values in rows]
         event = Group(
-            texts.number, texts.run, texts.group, texts.step, texts.size, version, label is not None, texts.prompt,
+            texts.number, texts.run, texts.group, texts.step, texts.size, version, found is not None, texts.prompt,
             list(texts.references), members,
             [Asked(p.id, p.place.first, p.place.second, m) for p, m in zip(pairs, margins, strict=True) if p.place],
             penalty.gamma, penalty.share, cut,
         )  # fmt: skip
         return event, pairs
+
+    def _penalty(self, foresight: Foresight, scores: Scores, label: Tensor) -> Penalty | None:
+        """Return the penalty of a group; of a response that came alone, with gamma a share of the spread of the last
+        ones' margins, which nobody knows until there are `FEWEST` of them: None."""
+        if scores.reward.numel() > 1 or not foresight.steers or self.config.unit != "share":
+            return foresight.penalty(scores, label)
+        gram, spread = scores.products
+        self.alone.append((float(scores.margin[0, 0]), float(gram[0, 0])))
+        if len(self.alone) < FEWEST:
+            return None
+        margins, grams = (torch.tensor([column]) for column in zip(*self.alone, strict=True))
+        residual = foresight.form.residual(pairwise=True)
+        gamma = self.config.weight * float(raw_gamma(1.0, margins, grams, residual=residual))
+        value = foresight.form.pairwise(gram, spread, scores.margin, label, gamma=gamma)
+        return Penalty(value, gamma, self.config.weight)
 
     def every_pair(self, texts: Texts) -> list[Pair]:
         """Return the pairs that hold every response of a group, as it is labelled where the form reads labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from foresighted.labels.pair import Pair, Place, unequal
 from foresighted.prompts import prompt_id
 from foresighted.types import Text
 
+SPREAD_OF = 64
+"""Groups of one whose margins say how far rewards differ: within such a group nothing does."""
 MOST_PROMPTS = 4096
 """Whose references are kept; beyond it those that came first are forgotten."""
 
@@ -84,6 +87,8 @@ class State:
     refused: int = 0
     """Responses that got an error, for their group was incomplete."""
     rollbacks: int = 0
+    alone: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SPREAD_OF))
+    """Margin over its reference, and S, of the last responses that came alone, in groups of one."""
     buffer: Buffer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +123,8 @@ class State:
             self.references.setdefault(prompt_id(event.prompt), event.references)
             for name in list(self.references)[: max(0, len(self.references) - MOST_PROMPTS)]:
                 del self.references[name]
+        if event.size == 1 and event.references:
+            self.alone.extend((m.score - m.reference, m.gram) for m in event.members)
         if event.whole:
             pairs = [pair_of(event, asked) for asked in event.pairs]
             unequal(pairs)

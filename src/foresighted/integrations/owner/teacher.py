@@ -7,11 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from foresighted.alignment.probed import ProbedFollower
+from foresighted.alignment.rows import Evaluated, heldout_rows
 from foresighted.errors import ForesightedError, NumericalError, RunError, one_line
 from foresighted.integrations.owner import rounds, versions
 from foresighted.integrations.owner.book import Book
@@ -20,8 +22,13 @@ from foresighted.integrations.owner.scoring import Scorer
 from foresighted.integrations.owner.state import Scored
 from foresighted.labels.asking import Asker, forgiven
 from foresighted.labels.pair import Pair, unequal
-from foresighted.store.files import byte_counts
-from foresighted.store.records import CANDIDATES, ROUNDS
+from foresighted.labels.queue import LabelQueue
+from foresighted.labels.waiting import arrivals
+from foresighted.prompts import prompt_id
+from foresighted.store.files import byte_counts, cut, drop_torn_line
+from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, HeldoutRow
+from foresighted.store.rows import append, read
+from foresighted.texts import text_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +56,17 @@ class Teacher:
         self._book, self._scorer, self._student, self._asker = book, scorer, student, asker
         self._wanted: deque[Wanted] = deque()
         self._failures = 0
+        self._writing = threading.Lock()
+        self._recorded = _evaluated(book.folder / HELDOUT)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True, name=f"foresighted-{name}")
             for name, work in (("labelling", self._label), ("learning", self._close_round))
         ]
+
+    @property
+    def queue(self) -> LabelQueue | None:
+        """Who answers rounds later; None where labels come at once, or from nobody."""
+        return None if self._asker is None else self._asker.queue
 
     def start(self) -> None:
         """Begin."""
@@ -63,6 +77,11 @@ class Teacher:
         """Wait until what is being asked or learnt is done, once the book is closed."""
         for thread in self._threads:
             thread.join()
+
+    def release(self) -> None:
+        """Have nobody wait for labels any more, once both threads have ended."""
+        while self._wanted:
+            self._wanted.popleft().then(True)
 
     def want(self, pairs: list[Pair], then: Callable[[bool], None]) -> None:
         """Have pairs labelled before anything else, and say when that is done."""
@@ -97,7 +116,11 @@ class Teacher:
             wanted, self._wanted = list(self._wanted), deque()
             waiting = [] if wanted else list(self._book.state.unlabelled)
         if wanted:
-            failed = self._ask([pair for one in wanted for pair in one.pairs])
+            failed = True
+            try:
+                failed = self._ask([pair for one in wanted for pair in one.pairs])
+            except ForesightedError as error:
+                self._book.stop(error)  # before they are scored without labels
             for one in wanted:
                 one.then(failed)
             return
@@ -128,6 +151,23 @@ class Teacher:
             )
         return failed
 
+    def evaluated(self, answers: Sequence[Evaluated]) -> None:
+        """Add answers of an evaluation to the records: of each prompt the first ones after a round."""
+        book, asker = self._book, self._asker
+        with book.turn:
+            number = book.state.rounds
+            new = [answer for answer in answers if (number, prompt_id(answer.prompt)) not in self._recorded]
+            self._recorded |= {(number, prompt_id(answer.prompt)) for answer in new}
+        if not new:
+            return
+        known: list[float | None] = [None] * len(new)
+        if asker is not None:
+            texts = [text_of(answer.prompt) for answer in new], [text_of(answer.response) for answer in new]
+            known = forgiven(lambda: asker.utility(*texts), known, "the records lack them")
+        rows = [answer._replace(utility=value) for answer, value in zip(new, known, strict=True)]
+        with self._writing:
+            append(book.folder / HELDOUT, heldout_rows(number, rows))
+
     # Learning.
 
     def _close_round(self) -> None:
@@ -135,6 +175,8 @@ class Teacher:
         if not self._wait_for(lambda: book.state.due):
             return
         self._collect()
+        if book.closed:
+            return
         with book.turn:
             due, generation = book.state.due, book.generation
             last = max((one.number for one in due), default=0)
@@ -165,7 +207,12 @@ class Teacher:
             return
         with self._book.turn:
             pending = dict(self._book.state.buffer.pending)
-        labels = forgiven(lambda: asker.collect(pending), {}, "no label is taken this time")
+        at_least, stopping = self._book.config.wait_for_labels, lambda: self._book.closed
+        came = lambda: arrivals(asker, pending, at_least=at_least, stopping=stopping)  # noqa: E731
+        try:
+            labels = forgiven(came, {}, "no label is taken this time")
+        except KeyboardInterrupt:  # it is being closed
+            return
         if labels:
             self._book.commit(Collected(labels))
 
@@ -211,6 +258,15 @@ class Teacher:
         scorer.learner.load_state(({name: tensor.clone() for name, tensor in tensors.items()}, numbers))
         with self._book.turn:
             scorer.buffer.counts = self._book.state.counts(self._book.state.version)
+            self._scorer.alone = self._book.state.alone.copy()
+
+    def forget_evaluations(self, size: int) -> None:
+        """Cut the records of evaluations back to so many bytes."""
+        path = self._book.folder / HELDOUT
+        with self._writing:
+            if byte_counts(path.parent, (HELDOUT,))[HELDOUT] > size:
+                cut(path, size)
+            self._recorded = _evaluated(path)
 
     def go_back(self) -> None:
         """Put the student where the book says that the reward model is: weights, optimiser, and what it learnt from."""
@@ -230,6 +286,12 @@ def labels_of(number: int, pairs: Sequence[Pair], failed: bool) -> Labels:
     """Return what came of a group's pairs."""
     known = [Label(None if failed and p.asked else p.label, p.first_utility, p.second_utility) for p in pairs]
     return Labels(number, known, failed)
+
+
+def _evaluated(path: Path) -> set[tuple[int, str]]:
+    """Return the rounds and prompts whose answers are recorded."""
+    drop_torn_line(path)
+    return {(row.round, row.prompt_id) for row in read(path, HeldoutRow)} if path.exists() else set()
 
 
 def _group_of(pair: Pair) -> int:

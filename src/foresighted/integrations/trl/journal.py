@@ -7,14 +7,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import pstdev
-from typing import NamedTuple
 
 import torch
 
-from foresighted.alignment.rows import Round, recorded
+from foresighted.alignment.rows import Evaluated, Round, heldout_rows, recorded
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.labels.pair import utilities
-from foresighted.prompts import prompt_id
 from foresighted.settings import to_yaml
 from foresighted.statistics.calibration import accuracy, overconfidence
 from foresighted.statistics.numbers import mean
@@ -24,20 +22,8 @@ from foresighted.store.environment import write_environment
 from foresighted.store.files import fsync, make_folder, write
 from foresighted.store.records import HeldoutRow
 from foresighted.store.rows import append, read
-from foresighted.texts import distinct, text_of
-from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
-
-
-class Answer(NamedTuple):
-    """One response of an evaluation."""
-
-    prompt: Text
-    response: Text
-    tokens: int
-    reward: float
-    utility: float | None
 
 
 class Journal:
@@ -75,22 +61,9 @@ class Journal:
         path = self.folder / records.HELDOUT
         return {row.round for row in read(path, HeldoutRow)} if path.exists() else set()
 
-    def add_evaluation(self, number: int, answers: Sequence[Answer]) -> None:
+    def add_evaluation(self, number: int, answers: Sequence[Evaluated]) -> None:
         """Append an evaluation: one row a prompt, the first answer's text, means over its answers."""
-        by_prompt: dict[str, list[Answer]] = {}
-        for answer in answers:
-            by_prompt.setdefault(prompt_id(answer.prompt), []).append(answer)
-        append(self.folder / records.HELDOUT, [_heldout(number, *item) for item in by_prompt.items()])
-
-
-def _heldout(number: int, name: str, answers: list[Answer]) -> HeldoutRow:
-    text = text_of(answers[0].response)
-    return HeldoutRow(
-        round=number, prompt_id=name, prompt=text_of(answers[0].prompt), kind="unspecified", text=text,
-        tokens=answers[0].tokens, reward=mean(a.reward for a in answers) or 0.0,
-        utility=mean(a.utility for a in answers), kl=None,
-        distinct_1=distinct(text, 1), distinct_2=distinct(text, 2),
-    )  # fmt: skip
+        append(self.folder / records.HELDOUT, heldout_rows(number, answers))
 
 
 def metrics(played: Round) -> dict[str, float]:

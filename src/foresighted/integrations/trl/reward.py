@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from foresighted.alignment.foresight import Foresight, Penalty
 from foresighted.alignment.probed import loaded
-from foresighted.alignment.rows import Round
+from foresighted.alignment.rows import Evaluated, Round
 from foresighted.alignment.worth import distance_cost
 from foresighted.errors import ConfigError, RunError
 from foresighted.influence.passes import ROWS
@@ -24,7 +24,7 @@ from foresighted.integrations.trl import checkpoint
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.integrations.trl.follower import Replica
 from foresighted.integrations.trl.groups import Batch, by_row, column, gather, groups
-from foresighted.integrations.trl.journal import Answer, Journal, metrics
+from foresighted.integrations.trl.journal import Journal, metrics
 from foresighted.integrations.trl.panel import Panel
 from foresighted.integrations.trl.processes import Processes, told
 from foresighted.integrations.trl.references import FrozenPolicy, settle
@@ -98,7 +98,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self._model: Any = None
         self._size: int | None = None
         self._journal: Journal | None = None
-        self._answers: list[Answer] = []
+        self._answers: list[Evaluated] = []
         self._evaluated: set[int] = set()
         self._unsent: dict[str, list[float]] = {}
         self._warned = False
@@ -289,7 +289,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         found = self._inner.concatenate(self._inner.attempt(rewards), len(batch.prompts)).tolist()
         known = panel.utilities(batch.prompts, batch.responses)
         columns = zip(batch.prompts, batch.responses, batch.tokens, found, known, strict=True)
-        self._answers += [Answer(*row) for row in columns]
+        self._answers += [Evaluated(*row) for row in columns]
         none = [0.0] * len(found)
         return {"reward": found, "penalty": none, "distance": none, "metrics": {}}
 
@@ -384,7 +384,7 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         answers, self._answers = self._answers, []
         self._together.attempt(lambda: self._record(answers))
 
-    def _record(self, answers: list[Answer]) -> None:
+    def _record(self, answers: list[Evaluated]) -> None:
         if self._journal is None or self.follower is None or not answers:
             return
         number = self.follower.buffer.counts.rounds

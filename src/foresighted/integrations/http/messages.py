@@ -1,0 +1,109 @@
+"""What is sent to a server and what comes back, as its OpenAPI says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from foresighted.types import Text
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Place = Annotated[int, Field(ge=0, lt=1 << 16)]
+Step = Annotated[int, Field(ge=0, lt=1 << 62)]
+Message = Annotated[str, StringConstraints(max_length=1 << 22)] | list[dict[str, Any]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class ScoreRequest(_Strict):
+    """A whole group (`responses`), or one response of a group (`response`, `member` and `size`)."""
+
+    run: Name = Field(default="http", description="whose group it is")
+    group: Name = Field(description="name of the group, which no other group of the run has")
+    prompt: Message = Field(description="text, or messages of a conversation")
+    responses: list[Message] | None = Field(default=None, min_length=1, max_length=4096)
+    response: Message | None = None
+    member: Place | None = Field(default=None, description="place of the response in its group, from 0")
+    size: Place | None = Field(default=None, description="responses of the group")
+    step: Step | None = Field(default=None, description="the trainer's")
+    evaluation: bool = Field(default=False, description="the bare reward; nothing is held, labelled or learnt")
+    references: list[Message] | None = Field(
+        default=None, max_length=64, description="responses of the frozen policy to the prompt"
+    )
+
+
+class Paid(BaseModel):
+    """What a response is paid, and why."""
+
+    reward: float = Field(description="what the policy is paid: score - penalty")
+    score: float = Field(description="what the reward model says")
+    penalty: float = Field(description="what was taken off for the response's influence on the reward model")
+    influence: float = Field(description="-penalty: what training on the response would do to its own reward")
+    version: int = Field(description="of the reward model")
+    foresight: bool = Field(description="false where the bare reward was paid")
+
+
+class ScoreResponse(BaseModel):
+    """One entry a response, in order."""
+
+    answers: list[Paid]
+
+
+class OpenRLHFRequest(BaseModel):
+    """What OpenRLHF sends: `query` is prompt and response in one text."""
+
+    model_config = ConfigDict(strict=True)
+
+    query: list[Message] = Field(max_length=4096)
+    prompts: list[Message] = Field(default_factory=list, max_length=4096)
+    labels: list[Any] = Field(default_factory=list, max_length=4096)
+
+
+class OpenRLHFResponse(BaseModel):
+    """What OpenRLHF reads."""
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+class Feedback(_Strict):
+    """A person's answer to one question of the queue."""
+
+    id: Name = Field(description="of the question, as it stands in questions.jsonl")
+    label: float | None = Field(ge=0, le=1, description="preference for first over second; null: skipped")
+    by: str = Field(default="", max_length=256, description="who says so")
+
+
+class FeedbackRequest(_Strict):
+    """Answers to questions of the queue."""
+
+    labels: list[Feedback] = Field(min_length=1, max_length=4096)
+
+
+class FeedbackResponse(BaseModel):
+    """How many answers were written down."""
+
+    taken: int
+
+
+class Health(BaseModel):
+    """Whether responses are scored."""
+
+    status: str
+    version: int
+
+
+class Fault(BaseModel):
+    """Why a request was refused, in one line."""
+
+    error: str
+
+
+__all__ = [
+    "Fault", "Feedback", "FeedbackRequest", "FeedbackResponse", "Health", "OpenRLHFRequest", "OpenRLHFResponse",
+    "Paid", "ScoreRequest", "ScoreResponse", "Text",
+]  # fmt: skip
