@@ -15,6 +15,8 @@ import yaml
 from foresighted.errors import ConfigError
 from foresighted.games import LINEAR, NETWORK
 from foresighted.games.run import Request
+from foresighted.integrations.http.config import ServeConfig
+from foresighted.integrations.owner import OwnerConfig
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.judging.settings import EvaluateConfig
 from foresighted.settings import (
@@ -39,6 +41,7 @@ NEEDED = {
     EvaluateConfig: {"policies": ("a=b", "c=d")},
     CompareConfig: {"train": TrainConfig()},
     RehearseConfig: {"train": TrainConfig()},
+    ServeConfig: {"owner": OwnerConfig()},
     Request: {"game": LINEAR, "base": LINEAR.settings()},
 }
 """What a class cannot be made without."""
@@ -114,7 +117,7 @@ def _inside(kind: type, name: str, source: random.Random) -> Any:
 def test_classes_of_all_commands_are_here():
     assert {kind.__name__ for kind in KINDS} >= {
         "TrainConfig", "CompareConfig", "RehearseConfig", "EvaluateConfig", "FPOConfig", "LinearSettings",
-        "NetworkSettings", "Request",
+        "NetworkSettings", "Request", "OwnerConfig", "ServeConfig",
     }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import uvicorn
+
 from foresighted.errors import ConfigError
 from foresighted.integrations.http.app import make_app
 from foresighted.integrations.http.config import ServeConfig
@@ -49,13 +51,16 @@ def _listen(config: ServeConfig) -> socket.socket:
 
 
 async def _answer(owner: RewardOwner, config: ServeConfig, token: str | None, listening: socket.socket) -> None:
-    import uvicorn
-
-    settings = uvicorn.Config(
-        make_app(owner, config, token), log_level="warning", access_log=False, timeout_graceful_shutdown=30,
-        limit_concurrency=None, server_header=False,
-    )  # fmt: skip
     try:
-        await uvicorn.Server(settings).serve([listening])
+        await server(owner, config, token).serve([listening])
     finally:
         await owner.close()
+
+
+def server(owner: RewardOwner, config: ServeConfig, token: str | None) -> uvicorn.Server:
+    """Return what answers for an open owner; arguments as those of `make_app`."""
+    settings = uvicorn.Config(
+        make_app(owner, config, token), log_level="warning", access_log=False, timeout_graceful_shutdown=30,
+        server_header=False,
+    )  # fmt: skip
+    return uvicorn.Server(settings)
