@@ -4,9 +4,9 @@
     python benchmarks/http_load.py --seconds 30 --clients 16   # a short look
 
 Half of the clients send whole groups to /score, half single samples to /openrlhf with a reference in the label.
-Meanwhile requests are sent twice, cut off in the middle, or no JSON, and the server is killed (SIGKILL) and started again
-`--kills` times. In the end every answer that a client got is compared with the journal, and the throughput with that of
-the same reward model reading the same groups in this process, in batches, with nothing else to do.
+Meanwhile requests are sent twice, cut off in the middle, or no JSON, and the server is killed (SIGKILL) and started
+again `--kills` times. In the end every answer that a client got is compared with the journal, and the throughput with
+that of the same reward model reading the same groups in this process, in batches, with nothing else to do.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from mkdocs.exceptions import PluginError
 
 import foresighted
 from foresighted.cli.main import parser
+from foresighted.integrations.http.config import ServeConfig
+from foresighted.integrations.owner import OwnerConfig
 from foresighted.integrations.people.settings import LabelConfig
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.settings import (
@@ -193,7 +195,11 @@ def type_text(hint: Any) -> str:
 def settings_tables(which: str) -> str:
     """Every setting of the command line's configurations, or of those inside TRL, one table a group."""
     parts = []
-    kinds: dict[str, tuple[type, ...]] = {"trl": (FPOConfig,), "people": (LabelConfig,)}
+    kinds: dict[str, tuple[type, ...]] = {
+        "trl": (FPOConfig,),
+        "people": (LabelConfig,),
+        "serve": (ServeConfig, OwnerConfig),
+    }
     for kind in kinds.get(which, (TrainConfig, CompareConfig, RehearseConfig)):
         hints = get_type_hints(kind)
         groups: dict[str, list[tuple[str, str, str, str]]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -34,6 +34,13 @@ class Held:
     timer: asyncio.TimerHandle | None = None
     taken: bool = False
     """It is being scored."""
+    late: int | None = None
+    """Place of a single response that came when its group had been paid."""
+
+    @property
+    def key(self) -> tuple[str, str, int | None]:
+        """Return what it is known by."""
+        return self.run, self.group, self.late
 
 
 class Holding:
@@ -46,7 +53,7 @@ class Holding:
 
     def __init__(self, book: Book, desk: Desk) -> None:
         self._book, self._desk = book, desk
-        self._held: dict[tuple[str, str], Held] = {}
+        self._held: dict[tuple[str, str, int | None], Held] = {}
 
     @property
     def waiting(self) -> list[Held]:
@@ -57,34 +64,51 @@ class Holding:
     def add(
         self, run: str, group: str, size: int, prompt: Text, responses: dict[int, Text], *, step: int | None,
         references: Sequence[Text] | None,
-    ) -> Future[dict[int, Answer]]:  # fmt: skip  # one argument a line says no more
+    ) -> dict[int, Future[dict[int, Answer]]]:  # fmt: skip  # one argument a line says no more
         """Return what will come of responses of a group, by place; the last of them has it scored.
 
         Raises:
             DataError: they do not go with what came of the group before.
         """
         digests = {place: digest(text) for place, text in responses.items()}
+        given = list(references or ())
         with self._book.turn:
             known = {place: self._book.known(run, group, place, own) for place, own in digests.items()}
-            if all(answer is not None for answer in known.values()):  # a retry
-                done: Future[dict[int, Answer]] = Future()
-                done.set_result({place: answer for place, answer in known.items() if answer is not None})
-                return done
-            held = self._held.get((run, group))
-            late = held is None and size > 1 and self._book.passed(run, group)
-            given = list(references or ())
+            found = {
+                place: _answered(place, answer) for place, answer in known.items() if answer is not None
+            }  # retries
+            rest = {place: (digests[place], text) for place, text in responses.items() if place not in found}
+            if not rest:
+                return found
             self._check_references(run, group, size, self._references(prompt, given))
+            held = self._held.get((run, group, None))
+            if found or self._passed(run, group, size, held, rest):
+                for place, own in rest.items():
+                    found[place] = self._late(Held(run, group, size, prompt, step, given, {place: own}, late=place))
+                return found
             if held is None:
-                held = self._held[run, group] = Held(run, group, size, prompt, step)
-                held.timer = asyncio.get_running_loop().call_later(
-                    0 if late else self._book.config.group_deadline, self._expire, held
-                )
+                held = self._held[run, group, None] = Held(run, group, size, prompt, step)
+                deadline = self._book.config.group_deadline
+                held.timer = asyncio.get_running_loop().call_later(deadline, self._expire, held)
             self._check(held, size, prompt, digests)
-            held.responses |= {place: (digests[place], text) for place, text in responses.items()}
+            held.responses |= rest
             held.references = held.references or given
             if len(held.responses) == held.size and not held.taken:
                 self._score(held)
-            return held.answers
+            return dict.fromkeys(rest, held.answers)
+
+    def _passed(self, run: str, group: str, size: int, held: Held | None, rest: Collection[int]) -> bool:
+        """Return whether a group was paid, or is being paid, without some responses that come now."""
+        if held is None:
+            return size > 1 and self._book.passed(run, group)
+        return held.taken and any(place not in held.responses for place in rest)
+
+    def _late(self, held: Held) -> Future[dict[int, Answer]]:
+        """Return what will come of a response that came when its group was paid: the bare reward, once."""
+        before = self._held.setdefault(held.key, held)
+        if before is held:
+            self._score(held)
+        return before.answers
 
     def _check(self, held: Held, size: int, prompt: Text, digests: dict[int, str]) -> None:
         where = f"group {held.group!r:.60} of run {held.run!r:.40}"
@@ -131,18 +155,18 @@ class Holding:
 
     def _done(self, held: Held) -> None:
         with self._book.turn:
-            if self._held.get((held.run, held.group)) is held:
-                del self._held[held.run, held.group]
+            if self._held.get(held.key) is held:
+                del self._held[held.key]
 
     def _expire(self, held: Held) -> None:
         """End a group whose deadline is there."""
         with self._book.turn:
-            if held.taken or self._held.get((held.run, held.group)) is not held:
+            if held.taken or self._held.get(held.key) is not held:
                 return
             if self._book.config.incomplete == "bare":
                 self._score(held)
                 return
-            del self._held[held.run, held.group]
+            del self._held[held.key]
         if self._book.fault is not None:
             held.answers.set_exception(self._book.fault)
             return
@@ -165,3 +189,9 @@ class Holding:
             if held.timer is not None:
                 held.timer.cancel()
             held.answers.set_exception(error)
+
+
+def _answered(place: int, answer: Answer) -> Future[dict[int, Answer]]:
+    done: Future[dict[int, Answer]] = Future()
+    done.set_result({place: answer})
+    return done

@@ -164,8 +164,11 @@ class RewardOwner:
             said = [Evaluated(*row, answers[place].score, None) for place, row in enumerate(rows)]
             await asyncio.to_thread(self._teacher.evaluated, said)
             return dict(zip(responses, answers.values(), strict=True))
-        future = self._holding.add(run, group, size, prompt, responses, step=step, references=references)
-        return await asyncio.shield(asyncio.wrap_future(future))
+        found = self._holding.add(run, group, size, prompt, responses, step=step, references=references)
+        waited = {future: asyncio.wrap_future(future) for future in found.values()}
+        for future in waited.values():
+            await asyncio.shield(future)
+        return {place: (await waited[future])[place] for place, future in found.items()}
 
     @property
     def queue(self) -> LabelQueue | None:
