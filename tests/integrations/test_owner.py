@@ -13,6 +13,7 @@ import torch
 
 from foresighted.errors import DataError, RunError
 from foresighted.integrations.owner import GroupIncomplete, OwnerConfig, RewardOwner
+from foresighted.integrations.owner.watch import Watch
 from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.store.rows import read
 
@@ -202,6 +203,15 @@ def test_evaluation_is_recorded_once_a_prompt_and_teaches_nothing(tmp_path, tiny
     rows = read(tmp_path / "heldout.jsonl", HeldoutRow)
     assert [(row.round, row.text) for row in rows] == [(0, RESPONSES[0]), (1, RESPONSES[0])]
     assert rows[0].utility == pytest.approx(sum(map(len, RESPONSES[:2])) / 20)
+
+
+def test_a_fall_of_the_utility_is_told_once(caplog):
+    watch = Watch()
+    for number in range(1, 41):
+        utility, reward = 4 - 0.1 * number + 0.05 * (number % 3), 0.02 * number
+        watch.add(RoundRow(number, reward, reward, 0.0, utility, None, 0, 0, None, None, None, None, 9, 0, 1, number))
+    assert "collapsed: by round" in watch.verdict
+    assert len(caplog.records) == 1
 
 
 def test_responses_alone_are_compared_with_references_that_are_kept(tmp_path, tiny_deberta, told):

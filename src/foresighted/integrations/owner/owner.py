@@ -104,6 +104,7 @@ class RewardOwner:
             teacher.hand_over()
             if book.state.closed is not None:
                 rounds.add(book, book.state.closed, book.state.last)
+            teacher.look_back()
             desk = Desk(book, scorer, teacher)
             owner = cls(book, desk, teacher, stack.pop_all())
             teacher.start()
@@ -195,6 +196,7 @@ class RewardOwner:
             state, held = book.state, self._holding.waiting
             waiting = {"held": len(held), "held_responses": sum(len(one.responses) for one in held)}
             said = {"fault": str(book.fault or ""), "last_error": book.last_error, "closed": book.closed}
+            said["verdict"] = self._teacher.watch.verdict
             return of_state(state, versions.present(book.folder)) | waiting | said
 
     async def rollback(self, version: int, reason: str) -> None:
@@ -268,6 +270,7 @@ class RewardOwner:
             else:
                 for name in (n for n, size in byte_counts(book.folder, (CANDIDATES, ROUNDS)).items() if size):
                     cut(book.folder / name, 0)
+            self._teacher.look_back()
             self._teacher.go_back()
             self._teacher.hand_over()
             return tie.version

@@ -21,15 +21,17 @@ from foresighted.store.rows import append
 from foresighted.texts import text_of
 
 
-def add(book: Book, event: Round, groups: Sequence[Scored]) -> None:
-    """Append the candidates of a round, then the round, to files that are cut back to where it begins."""
+def add(book: Book, event: Round, groups: Sequence[Scored]) -> RoundRow:
+    """Append the candidates of a round, then the round, to files that are cut back to where it begins; return it."""
     for name, have in byte_counts(book.folder, event.records).items():
         if have > event.records[name]:
             cut(book.folder / name, event.records[name])
     read = [(book.journal.group(one.place), one) for one in groups]
     rows = [row for group, one in read for row in _candidates(event.number, group, one.pairs)]
     append(book.folder / CANDIDATES, rows)
-    append(book.folder / ROUNDS, [_round(event, read, rows)])
+    row = _round(event, read, rows)
+    append(book.folder / ROUNDS, [row])
+    return row
 
 
 def _candidates(number: int, group: Group, pairs: Sequence[Pair]) -> list[CandidateRow]:

@@ -20,13 +20,14 @@ from foresighted.integrations.owner.book import Book
 from foresighted.integrations.owner.events import Collected, Label, Labels, Round
 from foresighted.integrations.owner.scoring import Scorer
 from foresighted.integrations.owner.state import Scored
+from foresighted.integrations.owner.watch import Watch
 from foresighted.labels.asking import Asker, forgiven
 from foresighted.labels.pair import Pair, unequal
 from foresighted.labels.queue import LabelQueue
 from foresighted.labels.waiting import arrivals
 from foresighted.prompts import prompt_id
 from foresighted.store.files import byte_counts, cut, drop_torn_line
-from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, HeldoutRow
+from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, HeldoutRow, RoundRow
 from foresighted.store.rows import append, read
 from foresighted.texts import text_of
 
@@ -57,6 +58,7 @@ class Teacher:
         self._wanted: deque[Wanted] = deque()
         self._failures = 0
         self._writing = threading.Lock()
+        self.watch = Watch()
         self._recorded = _evaluated(book.folder / HELDOUT)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True, name=f"foresighted-{name}")
@@ -199,7 +201,7 @@ class Teacher:
             book.commit(event)
             if loss is not None:
                 self.hand_over()
-            rounds.add(book, event, due)
+            self.watch.add(rounds.add(book, event, due))
 
     def _collect(self) -> None:
         asker = self._asker
@@ -247,6 +249,12 @@ class Teacher:
             read = model.features(prompts, [text for pair in lost for text in (pair.first, pair.second)])
             for place, pair in enumerate(lost):
                 pair.features = read[2 * place : 2 * place + 2]
+
+    def look_back(self) -> None:
+        """Begin to watch anew, from the records as they are now."""
+        path = self._book.folder / ROUNDS
+        drop_torn_line(path)
+        self.watch = Watch(read(path, RoundRow) if path.exists() else ())
 
     def hand_over(self) -> None:
         """Have the next groups scored by what the student knows. The caller holds `quiet`."""
