@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from foresighted.cli.options import Parser, add_run_flags, add_settings, given
+from foresighted.cli.options import Parser, add_settings, given
 from foresighted.integrations.http.config import ServeConfig
 from foresighted.settings import from_mapping, read_yaml, to_yaml
 
@@ -28,12 +29,11 @@ def add(commands: Any) -> None:
             "group_deadline", "incomplete",
         ),
     )  # fmt: skip
-    add_run_flags(
-        parser,
-        out="folder of the owner; what is there already is gone on with",
-        resume="no other than without it: an owner always goes on",
-        dry_run="check and print the configuration, start nothing",
-    )
+    group = parser.add_argument_group("directory and configuration")
+    told = "folder of the owner; what is there already is gone on with"
+    group.add_argument("--out", type=Path, metavar="DIR", required=True, help=told)
+    group.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings; flags override them")
+    group.add_argument("--dry-run", action="store_true", help="check and print the configuration, start nothing")
     add_settings(parser, ServeConfig)
     parser.set_defaults(run=run)
 

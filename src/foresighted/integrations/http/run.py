@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from foresighted.errors import ConfigError
 from foresighted.integrations.http.app import make_app
 from foresighted.integrations.http.config import ServeConfig
 from foresighted.integrations.owner import RewardOwner
+from foresighted.integrations.owner.folder import sign
 
 
 def serve(config: ServeConfig, out: Path, *, said: Callable[[str], None] = lambda _: None) -> None:
@@ -31,7 +33,14 @@ def serve(config: ServeConfig, out: Path, *, said: Callable[[str], None] = lambd
     listening = _listen(config)
     try:
         owner = RewardOwner.open(out, config.owner)
-        said("http://{}:{}".format(*listening.getsockname()[:2]))
+        address = "http://{}:{}".format(*listening.getsockname()[:2])
+        sign(out, address)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # uvicorn ends, then raises them again
+            signal.signal(number, lambda *_: None)
+        said(address)
         asyncio.run(_answer(owner, config, token, listening))
     finally:
         listening.close()

@@ -18,6 +18,7 @@ from foresighted.integrations.owner.events import Event
 from foresighted.integrations.owner.scoring import Scorer, Texts
 from foresighted.integrations.owner.teacher import Teacher, labels_of
 from foresighted.labels.pair import Groups, Pair
+from foresighted.store.directory import refused
 from foresighted.types import Text
 
 _log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ class Desk:
                 for job in jobs:
                     self._answer([job])
                 return
-            told = error if isinstance(error, ForesightedError) else RunError(f"owner: {one_line(error)}")
+            refusal = refused(error) if isinstance(error, OSError) else one_line(error)
+            told = error if isinstance(error, ForesightedError) else RunError(f"owner: {refusal}")
             if not isinstance(error, ForesightedError):
                 _log.exception("scoring failed")
             with self._book.turn:

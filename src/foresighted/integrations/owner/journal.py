@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from foresighted.errors import DataError
@@ -31,10 +32,19 @@ class Journal:
         return self._size
 
     def append(self, events: Sequence[Event]) -> list[int]:
-        """Write events; return where each begins, in bytes, once all are on the disk."""
+        """Write events; return where each begins, in bytes, once all are on the disk.
+
+        Raises:
+            OSError: the disk refuses; none of them is written.
+        """
         lines = [to_line(plain(event)) for event in events]
         sizes = [len(line.encode("utf-8", "replace")) for line in lines]
-        files.append(self.path, "".join(lines))
+        try:
+            files.append(self.path, "".join(lines))
+        except OSError:
+            with suppress(OSError):  # of a disk that takes nothing: the next line begins a line all the same
+                files.cut(self.path, self._size)
+            raise
         places = [self._size + sum(sizes[:i]) for i in range(len(sizes))]
         self._size += sum(sizes)
         return places

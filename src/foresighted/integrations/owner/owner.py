@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ import torch
 from foresighted.alignment.players import named_device
 from foresighted.alignment.probed import ProbedFollower, loaded
 from foresighted.alignment.rows import Evaluated
-from foresighted.errors import DataError, ForesightedError, RunError
+from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
 from foresighted.integrations.owner import rounds, versions
 from foresighted.integrations.owner.answer import Answer
 from foresighted.integrations.owner.book import Book
@@ -77,6 +78,8 @@ class RewardOwner:
             ModelError: a reward model that is none.
             RunError: another process has the folder, or it holds something else, another configuration, or damage.
         """
+        if not isinstance(config, OwnerConfig):
+            raise ConfigError(f"config: got {type(config).__name__}, expected OwnerConfig; labellers go to labels=")
         folder, config = Path(folder), config.resolved()
         device = named_device("cuda" if config.device == "auto" and torch.cuda.is_available() else _named(config))
         asker = _asker(config, labels, device)
@@ -156,6 +159,7 @@ class RewardOwner:
             raise RunError("owner: is closed; open it again")
         if self._book.fault is not None:
             raise self._book.fault
+        _check_names(run, group, step)
         _check_texts(prompt, *responses.values(), *(references or ()))
         if evaluation:
             question = Question([prompt] * len(responses), list(responses.values()))
@@ -312,8 +316,21 @@ def _check_place(member: int, size: int) -> None:
         raise DataError(f"member: got {member!r:.40} in a group of {size}; number them from 0")
 
 
+def _check_names(run: Any, group: Any, step: Any) -> None:
+    for name, value in (("run", run), ("group", group)):
+        if not isinstance(value, str) or not value:
+            raise DataError(f"{name}: got {value!r:.60}; give a name, as text")
+    if step is not None and (type(step) is not int or step < 0):
+        raise DataError(f"step: got {step!r:.60}; give the trainer's step, a whole number from 0 on, or none")
+
+
 def _check_texts(*texts: Any) -> None:
     for text in texts:
         talk = isinstance(text, list) and bool(text) and all(isinstance(m, dict) and "role" in m for m in text)
         if not (isinstance(text, str) or talk):
             raise DataError(f"prompt and response: got {text!r:.60}; each is text, or a list of messages")
+        try:
+            json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:  # of something in a message, or half of a surrogate pair
+            told = f"prompt and response: {text!r:.60} cannot be written ({one_line(error)[:80]}); send plain text"
+            raise DataError(told) from None

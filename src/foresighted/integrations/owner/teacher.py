@@ -26,6 +26,7 @@ from foresighted.labels.pair import Pair, unequal
 from foresighted.labels.queue import LabelQueue
 from foresighted.labels.waiting import arrivals
 from foresighted.prompts import prompt_id
+from foresighted.store.directory import refused
 from foresighted.store.files import byte_counts, cut, drop_torn_line
 from foresighted.store.records import CANDIDATES, HELDOUT, ROUNDS, HeldoutRow, RoundRow
 from foresighted.store.rows import append, read
@@ -98,6 +99,8 @@ class Teacher:
                 work()
         except ForesightedError as error:
             self._book.stop(error)
+        except OSError as error:
+            self._book.stop(RunError(f"owner: {refused(error)}, then start it again: its folder is whole"))
         except BaseException as error:  # a thread that dies in silence would leave everybody waiting
             _log.exception("a thread of the owner failed")
             self._book.stop(RunError(f"owner: {one_line(error)}; restart it, its folder is whole"))
