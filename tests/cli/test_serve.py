@@ -23,6 +23,13 @@ def ask(url, body=None):
         return json.loads(said.read())
 
 
+def heard(server):
+    try:
+        return server.stdout
+    except FileNotFoundError:  # it has not begun
+        return ""
+
+
 @pytest.fixture
 def owner(capsys):
     """Run `foresighted owner` in this process: exit code, standard output, standard error."""
@@ -45,7 +52,7 @@ def test_a_server_from_its_start_to_the_audit_of_its_folder(tmp_path, tiny_deber
              "--port", "0", "--update-every", "1", "--reward-model-learning-rate", "0.01"]  # fmt: skip
     server = start_foresighted(*words)
     end = time.monotonic() + 240
-    while not (said := re.search(r"listening on (\S+)", server.stdout)):
+    while not (said := re.search(r"listening on (\S+)", heard(server))):
         assert server.is_alive(), server.stderr
         assert time.monotonic() < end, server.stderr
         time.sleep(0.05)

@@ -159,17 +159,18 @@ def test_a_token_is_asked_for_and_needed_beyond_this_machine(tmp_path, tiny_debe
 
 def test_beyond_the_limit_of_what_waits_clients_are_told_when_to_come_again(tmp_path, tiny_deberta):
     async def play():
-        async with serving(tmp_path, tiny_deberta, server={"waiting": 2}, group_deadline=0.1) as (app, _):
+        async with serving(tmp_path, tiny_deberta, server={"waiting": 2}) as (app, owner):
             row = {"group": "a", "prompt": PROMPT, "response": "x", "size": 3}
             held = [asyncio.ensure_future(ask(app, "/score", {**row, "member": n})) for n in (0, 1)]
-            await asyncio.sleep(0.05)
+            while (await owner.status())["held_responses"] < 2:
+                await asyncio.sleep(0.01)
             full = await ask(app, "/score", {**row, "member": 2})
+            await owner.score("http", "a", 2, 3, PROMPT, "x")
             return full, await asyncio.gather(*held)
 
     full, held = asyncio.run(play())
     assert (full[0], full[1][b"retry-after"]) == (503, b"1")
-    assert [status for status, *_ in held] == [504, 504]
-    assert "2 of 3" in held[0][2].decode()
+    assert [status for status, *_ in held] == [200, 200]
 
 
 def test_people_send_their_answers_over_http(tmp_path, tiny_deberta):
@@ -191,6 +192,17 @@ def test_people_send_their_answers_over_http(tmp_path, tiny_deberta):
     assert odd[0] == 422
     (line,) = (tmp_path / "queue" / "labels.jsonl").read_text().splitlines()
     assert json.loads(line)["by"] == "ada"
+
+
+def test_a_group_that_is_incomplete_at_its_deadline_gets_504(tmp_path, tiny_deberta):
+    async def play():
+        async with serving(tmp_path, tiny_deberta, group_deadline=0.1) as (app, _):
+            row = {"group": "a", "prompt": PROMPT, "response": "x", "size": 3, "member": 1}
+            return await ask(app, "/score", row)
+
+    status, _, text = asyncio.run(play())
+    assert status == 504
+    assert "1 of 3" in text.decode()
 
 
 def test_depth_is_counted_outside_of_texts():
