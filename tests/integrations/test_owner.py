@@ -13,7 +13,7 @@ import torch
 
 from foresighted.errors import DataError, RunError
 from foresighted.integrations.owner import GroupIncomplete, OwnerConfig, RewardOwner
-from foresighted.integrations.owner.watch import Watch
+from foresighted.integrations.owner.watch import logged, watching
 from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.store.rows import read
 
@@ -205,13 +205,14 @@ def test_evaluation_is_recorded_once_a_prompt_and_teaches_nothing(tmp_path, tiny
     assert rows[0].utility == pytest.approx(sum(map(len, RESPONSES[:2])) / 20)
 
 
-def test_a_fall_of_the_utility_is_told_once(caplog):
-    watch = Watch()
+def test_a_fall_of_the_utility_is_told_once(tmp_path, caplog):
+    monitor = watching(tmp_path, [], trusted=True)
     for number in range(1, 41):
         utility, reward = 4 - 0.1 * number + 0.05 * (number % 3), 0.02 * number
-        watch.add(RoundRow(number, reward, reward, 0.0, utility, None, 0, 0, None, None, None, None, 9, 0, 1, number))
-    assert "collapsed: by round" in watch.verdict
-    assert len(caplog.records) == 1
+        row = RoundRow(number, reward, reward, 0.0, utility, None, 0, 0, None, None, None, None, 9, 0, 1, number)
+        monitor.log(number, logged(row))
+    assert monitor.verdict.verdict == "collapsed"
+    assert len(caplog.records) == len((tmp_path / "collapse.jsonl").read_text().splitlines()) == 1
 
 
 def test_responses_alone_are_compared_with_references_that_are_kept(tmp_path, tiny_deberta, told):
@@ -287,3 +288,13 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_recorded_twice(tmp_path, ti
     found = json.loads(process.stdout)
     assert found["kills"] >= (50 if most is None else most)
     assert not found["wrong"], found["wrong"][:5]
+
+
+def test_a_model_that_accelerate_places_pays_and_learns_alike(tmp_path, tiny_deberta):
+    async def play(folder, **settings):
+        async with opened(folder, tiny_deberta, longer, update_every=1, reward_model_train="all", **settings) as owner:
+            found = [await owner.score_group("run", "a", PROMPT, RESPONSES)]
+            await until(owner, rounds=1, version=1)
+            return [*found, await owner.score_group("run", "b", PROMPT, RESPONSES)]
+
+    assert asyncio.run(play(tmp_path / "plain")) == asyncio.run(play(tmp_path / "placed", device_map="auto"))

@@ -96,10 +96,13 @@ class ProbedFollower(Follower):
         return values
 
 
-def loaded(source: Any, tokenizer: Any, config: LearningConfig) -> RewardModel:
-    """Return a reward model as the settings read and train it, from a loaded one or the name of one."""
+def loaded(
+    source: Any, tokenizer: Any, config: LearningConfig, *, device_map: str | None = None
+) -> RewardModel:  # fmt: skip
+    """Return a reward model as the settings read and train it, from a loaded one or the name of one; `device_map` as
+    `models.loading.reward_model` takes it."""
     return load_reward_model(
         source, tokenizer, train=config.reward_model_train, layout=config.reward_model_input,
         append_eos=config.append_eos, max_length=config.reward_model_max_length, seed=config.seed,
-        lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha),
+        lora=Lora(config.reward_model_lora_rank, config.reward_model_lora_alpha), device_map=device_map,
     )  # fmt: skip  # one argument a line says no more

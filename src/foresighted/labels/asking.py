@@ -72,6 +72,11 @@ class Asker:
         self._sampled, self._seed = sampled, seed
         self._timeout, self._retries = timeout, retries
 
+    @property
+    def knows_utility(self) -> bool:
+        """Whether the labeller can say the true utility of a response."""
+        return isinstance(self._labels, Utility)
+
     def with_seed(self, seed: int) -> Asker:
         """Return who asks the same labeller and draws from another seed."""
         other = copy.copy(self)

@@ -6,6 +6,7 @@ import copy
 import importlib
 import logging
 from collections.abc import Collection, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -196,6 +197,7 @@ def reward_model(
     lora: Lora = _LORA,
     seed: int = 0,
     feature_scale: float = 1.0,
+    device_map: str | None = None,
 ) -> RewardModel:
     """Return a reward model in eval mode, what is trained of it in float32, once it was seen to read as it should.
 
@@ -212,6 +214,8 @@ def reward_model(
         lora: the adapter that `train="lora"` puts on a model without one.
         seed: of that adapter.
         feature_scale: length of an encoder's pooled states.
+        device_map: how Accelerate spreads a sequence classifier that is named over devices, `auto` say, in place of
+            `device`.
 
     Raises:
         ModelError: weights absent, left over or partitioned, another kind of model, more than one label, a tokenizer
@@ -223,7 +227,7 @@ def reward_model(
             body, folder, head = _encoder(source, feature_scale)
             relevance, source = source == RELEVANCE, folder
         else:
-            body = _classifier(source)
+            body = _classifier(source, {} if device_map is None else {"device_map": device_map})
             name, head = find_head(body, name_of(source))
     tokenizer = tokenizer_of("reward_model", source, tokenizer, pad=body.config.get_text_config().pad_token_id)
     _verify(body, tokenizer, source)
@@ -272,10 +276,10 @@ def _encoder(source: str, scale: float) -> tuple[Any, str, nn.Linear]:
     return body, folder, head
 
 
-def _classifier(source: Any) -> Any:
+def _classifier(source: Any, placed: Mapping[str, Any]) -> Any:
     """Return a sequence classifier with one label, from its name or as it is given."""
     if isinstance(source, str):
-        return assembled("reward_model", source, _whole_classifier, merge=False)
+        return assembled("reward_model", source, partial(_whole_classifier, placed=placed), merge=False)
     if not isinstance(source, nn.Module) or not hasattr(source, "config"):
         raise ModelError(f"reward_model: got {type(source).__name__}; {_CLASSIFIER}")
     if (kind := kind_of(source)).endswith((*_CAUSAL, "ForMaskedLM", "ForTokenClassification")):
@@ -285,7 +289,7 @@ def _classifier(source: Any) -> Any:
     return source
 
 
-def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
+def _whole_classifier(source: str, above: tuple[str, ...], *, placed: Mapping[str, Any]) -> Any:
     """Load a classifier with one label; its head may come from an adapter that goes on it."""
     transformers = importlib.import_module("transformers")
     if transformers.integrations.is_deepspeed_zero3_enabled():
@@ -310,7 +314,7 @@ def _whole_classifier(source: str, above: tuple[str, ...]) -> Any:
 
     return load_model(
         "reward_model", transformers.AutoModelForSequenceClassification, source, exempt=from_adapter, num_labels=1,
-        dtype=torch.float32,
+        dtype=torch.float32, **placed,
     )  # fmt: skip
 
 

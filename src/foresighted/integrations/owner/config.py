@@ -9,7 +9,7 @@ from typing import Literal
 from foresighted.settings import LearningConfig, setting
 
 MAY_CHANGE = (
-    "labels", "device", "group_deadline", "incomplete", "batch_rows", "label_timeout", "label_retries",
+    "labels", "device", "device_map", "group_deadline", "incomplete", "batch_rows", "label_timeout", "label_retries",
     "label_failures", "influence_chunk", "reward_model_batch_size",
 )  # fmt: skip  # one table
 """Settings that may be others when an owner goes on: they leave what is computed as it is, but for the last bits."""
@@ -26,6 +26,9 @@ class OwnerConfig(LearningConfig):
 
     seed: int = setting(0, "run", "seed of sampled labels and a fresh adapter", low=0)
     device: str = setting("auto", "run", "'auto' (a GPU where torch finds one), 'cpu', 'cuda', 'cuda:1', 'mps'")
+    device_map: str | None = setting(
+        None, "run", "how Accelerate spreads the reward model over devices, in place of device: auto, balanced, ..."
+    )
     group_deadline: float = setting(
         300.0, "groups", "seconds after a group's first response within which the others must come", above=0
     )

@@ -90,7 +90,7 @@ class RewardOwner:
             stack.enter_context(claimed(claim, folder, resume=True))
             stack.enter_context(signed(folder))
             write_environment(folder, device)
-            model = loaded(config.reward_model, None, config)
+            model = loaded(config.reward_model, None, config, device_map=config.device_map)
             if not hasattr(model.body, "hf_device_map"):
                 model.body.to(device)
                 model.head.to(device)
@@ -200,7 +200,8 @@ class RewardOwner:
             state, held = book.state, self._holding.waiting
             waiting = {"held": len(held), "held_responses": sum(len(one.responses) for one in held)}
             said = {"fault": str(book.fault or ""), "last_error": book.last_error, "closed": book.closed}
-            said["verdict"] = self._teacher.watch.verdict
+            verdict = self._teacher.monitor.verdict
+            said["verdict"] = "" if verdict is None else f"{verdict.verdict}: {verdict.reason}"
             return of_state(state, versions.present(book.folder)) | waiting | said
 
     async def rollback(self, version: int, reason: str) -> None:

@@ -20,7 +20,7 @@ from foresighted.integrations.owner.book import Book
 from foresighted.integrations.owner.events import Collected, Label, Labels, Round
 from foresighted.integrations.owner.scoring import Scorer
 from foresighted.integrations.owner.state import Scored
-from foresighted.integrations.owner.watch import Watch
+from foresighted.integrations.owner.watch import logged, watching
 from foresighted.labels.asking import Asker, forgiven
 from foresighted.labels.pair import Pair, unequal
 from foresighted.labels.queue import LabelQueue
@@ -59,12 +59,12 @@ class Teacher:
         self._wanted: deque[Wanted] = deque()
         self._failures = 0
         self._writing = threading.Lock()
-        self.watch = Watch()
         self._recorded = _evaluated(book.folder / HELDOUT)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True, name=f"foresighted-{name}")
             for name, work in (("labelling", self._label), ("learning", self._close_round))
         ]
+        self.look_back()
 
     @property
     def queue(self) -> LabelQueue | None:
@@ -204,7 +204,8 @@ class Teacher:
             book.commit(event)
             if loss is not None:
                 self.hand_over()
-            self.watch.add(rounds.add(book, event, due))
+            row = rounds.add(book, event, due)
+        self.monitor.log(row.round, logged(row))
 
     def _collect(self) -> None:
         asker = self._asker
@@ -257,7 +258,9 @@ class Teacher:
         """Begin to watch anew, from the records as they are now."""
         path = self._book.folder / ROUNDS
         drop_torn_line(path)
-        self.watch = Watch(read(path, RoundRow) if path.exists() else ())
+        rows = read(path, RoundRow) if path.exists() else []
+        trusted = self._asker is not None and self._asker.knows_utility
+        self.monitor = watching(path.parent, rows, trusted=trusted)
 
     def hand_over(self) -> None:
         """Have the next groups scored by what the student knows. The caller holds `quiet`."""
