@@ -52,6 +52,7 @@ def _listen(config: ServeConfig) -> socket.socket:
         found = socket.socket(kind)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((config.host, config.port))
+        found.listen(2048)  # who comes before uvicorn does waits
     except OSError as error:
         raise ConfigError(
             f"host: cannot listen on {config.host}:{config.port} ({error.strerror}); choose another"
