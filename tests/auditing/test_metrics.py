@@ -129,3 +129,10 @@ def test_runs_of_one_directory_share_the_chance_of_a_false_alarm(tmp_path):
     found = audit(tmp_path)
     assert [(arm.label, arm.verdict) for arm in found.arms] == [("a", "collapsed"), ("b", "no collapse seen")]
     assert "(1 of 2 arms: a)" in found.headline
+
+
+def test_a_trusted_metric_that_is_the_reward_tells_nothing(tmp_path):
+    rows = [{"step": n, "reward": n % 7, "gold": n % 7} for n in range(40)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    found = audit(tmp_path / "log.jsonl")
+    assert (found.verdict, "one value at every step" in found.headline) == ("cannot tell", True)

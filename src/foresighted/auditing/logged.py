@@ -56,7 +56,7 @@ def judge_logged(run: Logged, family: int) -> ArmAudit:
     ]
     judged = judge_logs(trusted, paid, alpha=ALPHA / family, threshold=thresholds[0], proxy_threshold=thresholds[1])
     flat = rose_alone(trusted, np.array([run.reward[step] for step in sorted(run.reward)]), alpha=ALPHA / family)
-    verdict, reason = _verdict(run, judged, flat, trusted)
+    verdict, reason = _verdict(run, judged, flat, trusted, paid)
     layout, rounds = _table(run)
     parts = _parts(run)
     fell = judged is not None and verdict == "collapsed"
@@ -68,13 +68,20 @@ def judge_logged(run: Logged, family: int) -> ArmAudit:
     )  # fmt: skip
 
 
-def _verdict(run: Logged, judged: Judged | None, flat: Flat | None, trusted: Floats) -> tuple[Verdict, str]:
+def _verdict(
+    run: Logged, judged: Judged | None, flat: Flat | None, trusted: Floats, paid: Floats
+) -> tuple[Verdict, str]:
     if not run.trusted:
         return "cannot tell", "no metric to trust is logged or named"
     if not run.reward:
         return "cannot tell", "no metric that the loop follows is logged or named"
     if judged is None:
         return "cannot tell", f"the trusted metric has {len(trusted)} logs, which is too little to compare"
+    if np.ptp(trusted) > 0 and np.allclose(trusted, paid, rtol=1e-6, atol=0):
+        return (
+            "cannot tell",
+            "the reward and the trusted metric have one value at every step, so no fall would show",
+        )
     fall = judged.fall
     if fall.collapsed:
         return "collapsed", REASONS[Reason.COLLAPSED]
@@ -99,8 +106,11 @@ def _in_steps(fall: Fall, steps: list[int]) -> Fall:
 
 
 def _onset(judged: Judged, trusted: Floats, steps: list[int]) -> Onset:
-    blocks = blocks_of(trusted[: judged.logs], window_of(len(trusted)))
-    return onset(blocks.profile(), _layout(steps[: judged.logs], window_of(len(trusted))))
+    """Return from when on it fell: by the whole log where it is still down at its end, else by what was judged."""
+    window = window_of(len(trusted))
+    means = blocks_of(trusted, window).means
+    logs = len(steps) if means.max() - means[-1] >= judged.fall.fall.mean else judged.logs
+    return onset(blocks_of(trusted[:logs], window).profile(), _layout(steps[:logs], window))
 
 
 def _layout(steps: list[int], window: int) -> Layout:

@@ -167,6 +167,10 @@ def _of_logs(arm: ArmAudit, audit: Audit) -> Iterable[str]:
     name, names = f"{arm.label}: " if len(audit.arms) > 1 else "", audit.source.columns
     if arm.fall and arm.fall.reward_change:
         yield f"{name}{fall_of_logs(arm.fall, names.get('utility', 'utility'), names.get('reward', 'reward'))}."
+    known = [row for row in arm.rounds if row.utility]
+    if arm.verdict == "collapsed" and len(known) > 1 and known[-1].utility:
+        last = known[-1]
+        yield f"{name}In steps {last.first} to {last.last}, the last, it is {interval_text(known[-1].utility)}."
     if arm.onset:
         yield (
             f"{name}The fall began about step {arm.onset.round} (between steps {arm.onset.low} and {arm.onset.high},"

@@ -336,7 +336,8 @@ def _checked(
             )
             numbers = {key: values for key, values in rollouts.numbers.items() if key != ours}
             rollouts = replace(rollouts, numbers=numbers)
-    _check_two(rollouts, columns)
+    if {"prompt", "prompt_id", "response"} & columns.keys():
+        _check_two(rollouts, columns)
     return rollouts, aside
 
 

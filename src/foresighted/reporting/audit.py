@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from foresighted.auditing.result import ArmAudit, Audit, Round
+from foresighted.auditing.result import ArmAudit, Audit, Component, Round
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
 from foresighted.reporting.labels import labels_section
 from foresighted.reporting.page import Legend, Opening, Page, Section
@@ -15,7 +15,9 @@ from foresighted.statistics.wording import interval_text, methods_text, number
 
 MAX_KIND_ROWS = 24
 """More rows than this are a table only."""
-ROUND = "round"
+ROUND, STEP = "round", "step"
+MAX_PARTS = 8
+"""Runs whose parts of the reward are drawn."""
 MARKED = ("utility", "reward", "gap")
 """Columns whose charts show onsets."""
 ONSET_NOTE = (
@@ -38,6 +40,7 @@ def audit_page(audit: Audit) -> Page:
         sections=(
             Section("summary", "Summary", "", tables=(_arms_table(audit.arms),)),
             *audit_sections(audit.arms, labels, own_curves=True),
+            *_parts_sections(audit.arms, labels),
             *labels_section(audit.label_quality),
             _rounds_section(audit.arms),
             _source_section(audit),
@@ -99,12 +102,46 @@ def _by_round(
 
     return drawn(
         Chart(
-            "-".join(filter(None, ("audit", of, column.replace("_", "-")))), title, ROUND, y,
+            "-".join(filter(None, ("audit", of, column.replace("_", "-")))), title, _unit(arms), y,
             series_of({arm.label: line(arm) for arm in arms}, planned), band=_level(arms),
             guide="zero" if column in ("gap", "overconfidence") else "none",
             marks=onset_marks(arms, planned) if column in MARKED else (),
         )
     )  # fmt: skip
+
+
+def _unit(arms: Sequence[ArmAudit]) -> str:
+    return STEP if arms and all(arm.logs for arm in arms) else ROUND
+
+
+def _parts_sections(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[Section, ...]:
+    """Return what only metrics tell: parts of the reward, and groups whose responses all have one reward."""
+    charts = [
+        Chart(
+            f"audit-parts-{place}", f"Parts of the reward{f', {arm.label}' if len(arms) > 1 else ''}", STEP,
+            f"share of the reward's {arm.components[0].of}",
+            tuple(_part(part, index) for index, part in enumerate(arm.components)), band=_level(arms),
+        )
+        for place, arm in enumerate(arms[:MAX_PARTS])
+        if arm.components
+    ]  # fmt: skip
+    idle = _by_round(arms, planned, "idle", "Groups whose responses all have one reward", "share of groups")
+    if not charts and not idle:
+        return ()
+    return (
+        Section(
+            "parts",
+            "Parts of the reward and groups without variance",
+            "A part takes over where its share is 0.8 or more and grew by 0.2, clearly. A group whose responses all"
+            " have one reward teaches nothing. Neither moves the verdict. Bands are Student intervals over logs.",
+            (*charts, *idle),
+        ),
+    )
+
+
+def _part(part: Component, index: int) -> Series:
+    points = (of_interval(x, one) for x, one in zip(part.rounds, part.shares, strict=True))
+    return Series(f"{part.name} x {number(part.weight)}", index, tuple(points))
 
 
 def _made(arms: Sequence[ArmAudit], *columns: str, of: str = "rounds") -> str:
@@ -116,14 +153,24 @@ def _opening(audit: Audit, planned: Sequence[str]) -> Opening:
     arms = audit.arms
     measures = {arm.measured_by for arm in arms if arm.measured_by}
     measure = "mean label" if measures == {"label"} else "true utility"
-    charts = (
-        *_by_round(arms, planned, "utility", "True utility", f"{measure} (labeller's unit)"),
-        *_by_round(arms, planned, "reward", "Proxy reward", "proxy reward (reward model's unit)"),
-    )
+    names = {
+        "utility": _titles(audit, "utility", "True utility", f"{measure} (labeller's unit)"),
+        "reward": _titles(audit, "reward", "Proxy reward", "proxy reward (reward model's unit)"),
+    }
+    charts = tuple(chart for column, words in names.items() for chart in _by_round(arms, planned, column, *words))
     return Opening(audit.headline, charts, note=_bands(arms, planned, "utility", "reward") if charts else "")
 
 
+def _titles(audit: Audit, column: str, title: str, y: str) -> tuple[str, str]:
+    """Return the title of a chart and of its values: a metric is called what it is called in its log."""
+    if not audit.source.metrics or column not in audit.source.columns:
+        return title, y
+    return ("Trusted metric" if column == "utility" else "What the loop follows"), audit.source.columns[column]
+
+
 def _bands(arms: Sequence[ArmAudit], planned: Sequence[str], *columns: str) -> str:
+    if _unit(arms) == STEP:
+        return f"Bands are {_made(arms, *columns)} over logs, which are pooled, and stand at the last of them."
     return (
         f"Bands are {_made(arms, *columns)} over prompts (and seeds where there are several)."
         " Rounds with few prompts are pooled, and stand at the last of them."
@@ -251,7 +298,7 @@ def _arms_table(arms: Sequence[ArmAudit]) -> Table:
 def _rounds_section(arms: Sequence[ArmAudit]) -> Section:
     columns: tuple[tuple[str, str], ...] = (
         ("utility", "true utility"), ("reward", "proxy reward"), ("gap", "gap"), ("kl", "KL (nats)"),
-        ("length", "length"), ("distinct_2", "distinct pairs"), ("alike", "alike"),
+        ("length", "length"), ("distinct_2", "distinct pairs"), ("alike", "alike"), ("idle", "groups of one reward"),
     )  # fmt: skip
     known = [pair for pair in columns if any(getattr(one, pair[0]) for arm in arms for one in arm.rounds)]
 
@@ -261,7 +308,8 @@ def _rounds_section(arms: Sequence[ArmAudit]) -> Section:
         return (arm.label, rounds, str(one.responses), str(one.prompts), *values)
 
     cells = tuple(row(arm, one) for arm in arms for one in arm.rounds)
-    head = ("arm", "rounds", "responses", "prompts", *(title for _, title in known))
+    of = ("steps", "logs") if _unit(arms) == STEP else ("rounds", "responses")
+    head = ("arm", *of, "prompts", *(title for _, title in known))
     return Section("rounds", "Round by round", "", (), (Table("Means with intervals", head, cells),) if cells else ())
 
 
