@@ -138,3 +138,21 @@ def test_the_documented_log_says_what_the_page_says(foresighted, monkeypatch):
     shown = page.split(f"$ foresighted {command}")[1].split("```text\n")[1].split("```")[0]
     assert shown.strip()
     assert all(line in out for line in shown.splitlines())
+
+
+def test_metrics_say_what_was_taken_as_what_and_have_an_exit_code_of_their_own(tmp_path, foresighted):
+    rows = [{"step": n, "reward": 0.02 * n + 0.01 * (n % 3), "true_reward": 0.01 * (n % 2)} for n in range(40)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": rows}))
+    code, out, _ = foresighted("audit", tmp_path, "--quiet")
+    lines = out.splitlines()
+    assert (code, lines[0].split(":")[0]) == (0, "SUSPICIOUS")
+    assert lines[2:6] == [
+        "Read 40 steps of 1 file (trainer state).", "--reward reward (guessed)", "--trusted true_reward (guessed)",
+        "Metrics: 'reward', 'true_reward'.",
+    ]  # fmt: skip
+    assert foresighted("audit", tmp_path, "--quiet", "--strict")[0] == 1
+    assert foresighted("audit", tmp_path, "--quiet", "--suspicious-exit", 7)[0] == 7
+    assert foresighted("audit", tmp_path, "--quiet", "--reward", "true_reward", "--trusted", "reward")[0] == 0
+    for wrong in ((2,), (126,), (3, "--strict")):
+        code, _, err = foresighted("audit", tmp_path, "--suspicious-exit", *wrong)
+        assert (code, "suspicious-exit: got" in err) == (2, True)

@@ -42,9 +42,9 @@ class Audit(FromFile):
 
     @cached_property
     def tables(self) -> dict[str, Any]:
-        """Rounds, calibration, kinds of prompts and symptoms by arm, and the responses to look at first."""
+        """Rounds, calibration, kinds, symptoms and parts of the reward by arm, and the responses to look at first."""
         arms = self.data.arms
-        parts = ("rounds", "calibration", "kinds", "symptoms")
+        parts = ("rounds", "calibration", "kinds", "symptoms", "components")
         found = {part: joined([frame(getattr(arm, part), arm=arm.label) for arm in arms]) for part in parts}
         return {"arms": frame(arms), **found, "look_at": frame(self.data.look_at)}
 
@@ -71,7 +71,8 @@ def audit(
 
     Args:
         source: a path (a run or a comparison, the output directory of a TRL trainer, rollout dumps, or a JSONL, CSV
-            or Parquet file), or a pandas or polars frame or a `datasets.Dataset` with a row a response.
+            or Parquet file, or a tracker's metrics), or a pandas or polars frame or a `datasets.Dataset` with a row a
+            response.
         columns: our name of a column -> what it is called there; those not named are guessed.
         power: chance with which the labels asked for should settle the question, in (0, 1).
         out: a directory for `audit.json`; None writes nothing.

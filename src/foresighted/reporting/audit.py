@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from foresighted.auditing.result import ArmAudit, Audit, Component, Round
+from foresighted.auditing.result import ArmAudit, Audit, Round
 from foresighted.reporting.charts import Chart, Mark, Point, Series, Table, drawn, interval_cell, of_interval, series_of
 from foresighted.reporting.labels import labels_section
 from foresighted.reporting.page import Legend, Opening, Page, Section
@@ -17,7 +17,7 @@ MAX_KIND_ROWS = 24
 """More rows than this are a table only."""
 ROUND, STEP = "round", "step"
 MAX_PARTS = 8
-"""Runs whose parts of the reward are drawn."""
+"""Parts of the reward that are drawn."""
 MARKED = ("utility", "reward", "gap")
 """Columns whose charts show onsets."""
 ONSET_NOTE = (
@@ -116,14 +116,13 @@ def _unit(arms: Sequence[ArmAudit]) -> str:
 
 def _parts_sections(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[Section, ...]:
     """Return what only metrics tell: parts of the reward, and groups whose responses all have one reward."""
+    names = dict.fromkeys((part.name, part.of) for arm in arms for part in arm.components)
     charts = [
         Chart(
-            f"audit-parts-{place}", f"Parts of the reward{f', {arm.label}' if len(arms) > 1 else ''}", STEP,
-            f"share of the reward's {arm.components[0].of}",
-            tuple(_part(part, index) for index, part in enumerate(arm.components)), band=_level(arms),
+            f"audit-part-{place}", f"Part of the reward: {name}", STEP, f"share of the reward's {of}",
+            series_of({arm.label: _part(arm, name) for arm in arms}, planned), band=_level(arms),
         )
-        for place, arm in enumerate(arms[:MAX_PARTS])
-        if arm.components
+        for place, (name, of) in enumerate(list(names)[:MAX_PARTS])
     ]  # fmt: skip
     idle = _by_round(arms, planned, "idle", "Groups whose responses all have one reward", "share of groups")
     if not charts and not idle:
@@ -139,9 +138,13 @@ def _parts_sections(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[S
     )
 
 
-def _part(part: Component, index: int) -> Series:
-    points = (of_interval(x, one) for x, one in zip(part.rounds, part.shares, strict=True))
-    return Series(f"{part.name} x {number(part.weight)}", index, tuple(points))
+def _part(arm: ArmAudit, name: str) -> Iterable[Point]:
+    return (
+        of_interval(x, one)
+        for part in arm.components
+        if part.name == name
+        for x, one in zip(part.rounds, part.shares, strict=True)
+    )
 
 
 def _made(arms: Sequence[ArmAudit], *columns: str, of: str = "rounds") -> str:
@@ -291,7 +294,7 @@ def _arms_table(arms: Sequence[ArmAudit]) -> Table:
             interval_cell(fall.fall if fall else None), number(fall.threshold) if fall else "unknown", onset,
         )  # fmt: skip
 
-    head = ("arm", "verdict", "reason", "seeds", "measured by", "fall", "threshold", "onset (round)")
+    head = ("arm", "verdict", "reason", "seeds", "measured by", "fall", "threshold", f"onset ({_unit(arms)})")
     return Table("One row an arm", head, tuple(map(row, arms)), tuple(range(len(arms))))
 
 
@@ -302,14 +305,16 @@ def _rounds_section(arms: Sequence[ArmAudit]) -> Section:
     )  # fmt: skip
     known = [pair for pair in columns if any(getattr(one, pair[0]) for arm in arms for one in arm.rounds)]
 
+    bare = _unit(arms) == STEP
+
     def row(arm: ArmAudit, one: Round) -> tuple[str, ...]:
         rounds = str(one.first) if one.first == one.last else f"{one.first} to {one.last}"
         values = (interval_cell(getattr(one, column), "") for column, _ in known)
-        return (arm.label, rounds, str(one.responses), str(one.prompts), *values)
+        return (arm.label, rounds, str(one.responses), *([] if bare else [str(one.prompts)]), *values)
 
     cells = tuple(row(arm, one) for arm in arms for one in arm.rounds)
-    of = ("steps", "logs") if _unit(arms) == STEP else ("rounds", "responses")
-    head = ("arm", *of, "prompts", *(title for _, title in known))
+    of = ("steps", "logs") if bare else ("rounds", "responses", "prompts")
+    head = ("arm", *of, *(title for _, title in known))
     return Section("rounds", "Round by round", "", (), (Table("Means with intervals", head, cells),) if cells else ())
 
 
