@@ -12,7 +12,7 @@ from foresighted.store.exchanges import number_of
 
 STEPS = ("train/global_step", "global_step", "_step", "step", "training_step", "training/global_step", "iteration")
 """Names of the step, best first: what the trainer counts before what the tracker does."""
-_BESIDE = {"_runtime", "_timestamp", "timestamp", "epoch", "train/epoch", "episode"} | set(STEPS)
+_BESIDE = {"id", "_runtime", "_timestamp", "timestamp", "epoch", "train/epoch", "episode"} | set(STEPS)
 """Names that are no metric."""
 
 

@@ -18,6 +18,7 @@ _RUN = ("run_name", "Run", "run", "run_id", "Run ID", "run_uuid")
 _LONG = (("key", "value"), ("metric", "value"), ("Metric", "Value"))
 _OF_A_RUN = re.compile(r"(.+) - (.+)")
 _BOUND = ("__MIN", "__MAX")
+_SIDECAR = re.compile(r"(.+?)_(?:system|configs|traces|\w*artifact\w*)\.parquet")
 _TEXTS = ("prompt", "response", "prompt_id")
 
 
@@ -44,9 +45,17 @@ def read(path: Path, format: Format | None = None) -> Metrics | None:
             return made("MLflow export", 1, _long(path, rows, key, value))
     if "Step" in names and any(_OF_A_RUN.fullmatch(name) for name in names):
         return made("W&B export", 1, _charts(rows))
-    if set(STEPS) & set(names) and ("_step" in names or any("/" in name for name in names)):
-        return made("W&B export" if "_step" in names else "table of metrics", 1, _wide(path, rows))
+    told_by = {"_step": "W&B export", "log_id": "trackio export"}
+    format_ = next((format_ for name, format_ in told_by.items() if name in names), None)
+    if set(STEPS) & set(names) and (format_ or any("/" in name for name in names)):
+        return made(format_ or "table of metrics", 1, _wide(path, rows))
     return None
+
+
+def beside_trackio(path: Path) -> bool:
+    """Return whether trackio wrote a file beside a project's metrics: its settings, its machine, its traces."""
+    found = _SIDECAR.fullmatch(path.name)
+    return found is not None and any((path.parent / f"{found.group(1)}{end}").exists() for end in (".db", ".parquet"))
 
 
 def _state(path: Path, rows: Iterator[dict[str, Any]]) -> MetricRun:
