@@ -44,13 +44,16 @@ def owner(capsys):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_server_from_its_start_to_the_audit_of_its_folder(tmp_path, tiny_deberta, start_foresighted, owner, told):
+def test_a_server_from_its_start_to_the_audit_of_its_folder(
+    tmp_path, tiny_deberta, start_foresighted, owner, told, request
+):
     (tmp_path / "judge.py").write_text("def longer(prompt, first, second): return float(len(first) > len(second))\n")
     out = tmp_path / "owner"
     judge = f"{tmp_path / 'judge.py'}:longer"
     words = ["serve", "--out", out, "--reward-model", tiny_deberta, "--labels", judge, "--device", "cpu",
              "--port", "0", "--update-every", "1", "--reward-model-learning-rate", "0.01"]  # fmt: skip
     server = start_foresighted(*words)
+    request.addfinalizer(lambda: server.is_alive() and server.kill())
     end = time.monotonic() + 240
     while not (said := re.search(r"listening on (\S+)", heard(server))):
         assert server.is_alive(), server.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 
 import pytest
@@ -17,6 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from foresighted.integrations.http import run
 from foresighted.integrations.http.config import ServeConfig
 from foresighted.integrations.owner import OwnerConfig, RewardOwner
+
+EXCUSED = [schemathesis.checks.positive_data_acceptance]
+"""What no schema can say: a member below its size, as many prompts as queries, ids of questions that are there."""
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,8 @@ def test_schemathesis_finds_nothing(url):
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(case=operation.as_strategy())
         def check(case):
-            response = case.call_and_validate()
+            response = case.call_and_validate(excluded_checks=EXCUSED)
             seen.append(response.status_code)
 
         check()
     assert {200, 422} <= set(seen) <= {200, 400, 409, 413, 422, 504}
-    json.dumps(seen)

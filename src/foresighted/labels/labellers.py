@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.inputs import shown
@@ -100,6 +101,10 @@ class RelevanceLabels(Utilities):
         ]
 
 
+_by_row: WeakSet[Any] = WeakSet()
+"""What `one_by_one` made: its signature is that of the plain function, and it must not be made again."""
+
+
 def one_by_one(function: Callable[..., Any]) -> Any:
     """Return the labeller that calls a plain function (prompt, first, second) -> preference for `first` on each row.
 
@@ -113,6 +118,7 @@ def one_by_one(function: Callable[..., Any]) -> Any:
         return await asyncio.gather(*map(contained, each(prompts, first, second)))
 
     made = gathered if inspect.iscoroutinefunction(function) else each
+    _by_row.add(made)
     return update_wrapper(made, function, assigned=(), updated=())  # messages say where it stands
 
 
@@ -208,7 +214,8 @@ def as_labeller(setting: str, own: Any) -> Labeller:
         ConfigError: it cannot be called with (prompt, first, second).
     """
     first = first_parameter(setting, own, "(prompt, first, second)", "for a queue give its folder")
-    found: Labeller = own if isinstance(own, Utility) or first == "prompts" else one_by_one(own)
+    ready = isinstance(own, Utility) or first == "prompts" or (inspect.isfunction(own) and own in _by_row)
+    found: Labeller = own if ready else one_by_one(own)
     return found
 
 

@@ -68,20 +68,19 @@ class Server:
         finally:
             self.metrics.waiting -= count
 
-    async def score(self, asked: messages.ScoreRequest) -> messages.ScoreResponse:
-        """Return what the responses of a request are paid."""
-        more: Any = {"step": asked.step, "evaluation": asked.evaluation, "references": asked.references}
-        if asked.responses is not None:
-            if asked.response is not None or asked.member is not None or asked.size is not None:
-                raise DataError("responses: got response, member or size, too; send a whole group, or one of it")
-            with self.room(len(asked.responses)):
-                found = await self.owner.score_group(asked.run, asked.group, asked.prompt, asked.responses, **more)
-        elif asked.response is None or asked.member is None or asked.size is None:
-            raise DataError("responses: got none; send them, or one response with its member and the group's size")
+    async def score(self, asked: messages.GroupRequest | messages.MemberRequest) -> messages.ScoreResponse:
+        """Return what the responses of a request are paid: of a whole group, or one of a group that is held for it."""
+        prompt = messages.plain(asked.prompt)
+        references = None if asked.references is None else [messages.plain(text) for text in asked.references]
+        more: Any = {"step": asked.step, "evaluation": asked.evaluation, "references": references}
+        if isinstance(asked, messages.GroupRequest):
+            responses = [messages.plain(text) for text in asked.responses]
+            with self.room(len(responses)):
+                found = await self.owner.score_group(asked.run, asked.group, prompt, responses, **more)
         else:
-            place = asked.run, asked.group, asked.member, asked.size
+            place, response = (asked.run, asked.group, asked.member, asked.size), messages.plain(asked.response)
             with self.room(1):
-                found = [await self.owner.score(*place, asked.prompt, asked.response, **more)]
+                found = [await self.owner.score(*place, prompt, response, **more)]
         return messages.ScoreResponse(answers=[paid(answer) for answer in found])
 
     async def openrlhf(self, asked: messages.OpenRLHFRequest) -> messages.OpenRLHFResponse:

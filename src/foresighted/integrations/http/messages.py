@@ -10,29 +10,49 @@ from foresighted.types import Text
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Place = Annotated[int, Field(ge=0, lt=1 << 16)]
+Size = Annotated[int, Field(ge=1, lt=1 << 16)]
 Step = Annotated[int, Field(ge=0, lt=1 << 62)]
-Message = Annotated[str, StringConstraints(max_length=1 << 22)] | list[dict[str, Any]]
+
+
+class Said(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+Message = Annotated[str, StringConstraints(max_length=1 << 22)] | Annotated[list[Said], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class ScoreRequest(_Strict):
-    """A whole group (`responses`), or one response of a group (`response`, `member` and `size`)."""
-
+class _Asked(_Strict):
     run: Name = Field(default="http", description="whose group it is")
     group: Name = Field(description="name of the group, which no other group of the run has")
     prompt: Message = Field(description="text, or messages of a conversation")
-    responses: list[Message] | None = Field(default=None, min_length=1, max_length=4096)
-    response: Message | None = None
-    member: Place | None = Field(default=None, description="place of the response in its group, from 0")
-    size: Place | None = Field(default=None, description="responses of the group")
     step: Step | None = Field(default=None, description="the trainer's")
     evaluation: bool = Field(default=False, description="the bare reward; nothing is held, labelled or learnt")
     references: list[Message] | None = Field(
         default=None, max_length=64, description="responses of the frozen policy to the prompt"
     )
+
+
+class GroupRequest(_Asked):
+    """A whole group; of one response where references of its prompt are known."""
+
+    responses: list[Message] = Field(min_length=1, max_length=4096)
+
+
+class MemberRequest(_Asked):
+    """One response of a group, which waits for the others."""
+
+    response: Message
+    member: Place = Field(description="place of the response in its group, from 0")
+    size: Size = Field(description="responses of the group")
 
 
 class Paid(BaseModel):
@@ -103,7 +123,12 @@ class Fault(BaseModel):
     error: str
 
 
+def plain(message: Any) -> Text:
+    """Return a text, or messages as plain values."""
+    return message if isinstance(message, str) else [said.model_dump(exclude_unset=True) for said in message]
+
+
 __all__ = [
-    "Fault", "Feedback", "FeedbackRequest", "FeedbackResponse", "Health", "OpenRLHFRequest", "OpenRLHFResponse",
-    "Paid", "ScoreRequest", "ScoreResponse", "Text",
+    "Fault", "Feedback", "FeedbackRequest", "FeedbackResponse", "GroupRequest", "Health", "MemberRequest",
+    "OpenRLHFRequest", "OpenRLHFResponse", "Paid", "ScoreResponse", "plain",
 ]  # fmt: skip

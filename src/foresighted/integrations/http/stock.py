@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foresighted.errors import DataError
-from foresighted.integrations.http.messages import OpenRLHFRequest
+from foresighted.integrations.http.messages import OpenRLHFRequest, plain
 from foresighted.types import Text
 
 RUN = "openrlhf"
@@ -47,7 +47,8 @@ def samples(request: OpenRLHFRequest, end_tokens: Sequence[str]) -> list[Sample]
         if len(column) not in ((0, count) if name == "labels" else (count,)):
             raise DataError(f"{name}: got {len(column)} for {count} queries; send one a query")
     labels = request.labels or [None] * count
-    rows = zip(request.query, request.prompts, labels, strict=True)
+    texts = [[plain(text) for text in column] for column in (request.query, request.prompts)]
+    rows = zip(*texts, labels, strict=True)
     return [_sample(f"query {i}", *row, end_tokens) for i, row in enumerate(rows)]
 
 

@@ -149,6 +149,9 @@ class Teacher:
         number = self._book.state.rounds + 1
         failed = bool(forgiven(lambda: asker.ask(asked, number), True, "these pairs are passed over"))
         self._failures = self._failures + 1 if failed else 0
+        if failed:
+            with self._book.turn:
+                self._book.last_error = "labels: the labeller failed; the log says why"
         if self._failures >= self._book.config.label_failures:
             raise RunError(
                 f"labels: no answer {self._failures} times, one after the other; the log says why. Mend the labeller,"
