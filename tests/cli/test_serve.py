@@ -61,6 +61,8 @@ def test_a_server_from_its_start_to_the_audit_of_its_folder(
         time.sleep(0.05)
     url = said[1]
     for group in range(2):
+        held_out = {"group": "e", "prompt": "What is rain?", "responses": ["Water falls."], "evaluation": True}
+        assert not ask(f"{url}/score", held_out)["answers"][0]["foresight"]
         body = {"group": str(group), "prompt": PROMPT, "responses": RESPONSES}
         assert len(ask(f"{url}/score", body)["answers"]) == 3
         while ask(f"{url}/status")["rounds"] <= group:
@@ -83,7 +85,7 @@ def test_a_server_from_its_start_to_the_audit_of_its_folder(
     assert read_yaml(out / "config.yaml")["update_every"] == 1
     assert main(["audit", str(out), "--quiet"]) == 0
     assert main(["report", str(out)]) == 0
-    assert "Light scatters." in (out / "report.html").read_text()
+    assert "Water falls." in (out / "report.html").read_text()
 
 
 def test_what_is_no_owner_is_named(tmp_path, owner, told):
