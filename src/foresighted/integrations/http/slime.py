@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, overload
+from typing import Any
 
 from foresighted.errors import DataError
 from foresighted.integrations.http.client import Client
@@ -13,10 +13,6 @@ client = lru_cache(Client)
 RUN = "slime"
 
 
-@overload
-async def reward(args: Any, samples: Sequence[Any], **_: Any) -> list[float]: ...
-@overload
-async def reward(args: Any, samples: Any, **_: Any) -> float: ...
 async def reward(args: Any, samples: Any, **_: Any) -> list[float] | float:
     """Return what the samples of a group are paid, or of one sample the bare reward: slime evaluates one by one.
 
@@ -29,7 +25,6 @@ async def reward(args: Any, samples: Any, **_: Any) -> list[float] | float:
 
     Raises:
         DataError: several prompts in one group.
-        GroupIncomplete: never: the group comes whole.
         RunError: the server is away for too long.
     """
     whole = isinstance(samples, Sequence)

@@ -47,8 +47,8 @@ def samples(request: OpenRLHFRequest, end_tokens: Sequence[str]) -> list[Sample]
         if len(column) not in ((0, count) if name == "labels" else (count,)):
             raise DataError(f"{name}: got {len(column)} for {count} queries; send one a query")
     labels = request.labels or [None] * count
-    texts = [[plain(text) for text in column] for column in (request.query, request.prompts)]
-    rows = zip(*texts, labels, strict=True)
+    queries, prompts = ([plain(text) for text in column] for column in (request.query, request.prompts))
+    rows = zip(queries, prompts, labels, strict=True)
     return [_sample(f"query {i}", *row, end_tokens) for i, row in enumerate(rows)]
 
 
