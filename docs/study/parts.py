@@ -58,6 +58,16 @@ EARNING = (
 )  # fmt: skip
 """Ways to spend the same labels."""
 
+ASKING = (
+    DEFAULT, *(f"practical:reward_model_pairs={ask}" for ask in ("uncertain", "influence", "disagreement")),
+    *(f"practical:reward_model_pairs={ask}:reward_model_pairs_random=0.5" for ask in ("influence", "disagreement")),
+)  # fmt: skip
+"""Ways to choose the pair of a prompt that people are asked about."""
+ASKED: dict[str, Any] = FITTED | {
+    "reward_model": "embedded", "initial_pairs": 32, "initial_steps": 100, "ensemble": 5, "sampled_labels": True,
+}  # fmt: skip  # one table
+"""All of them have the ensemble that `disagreement` needs, and labels of one bit."""
+
 PARTS: dict[str, Part] = {
     "reduced": Part(
         "three arms, three seeds, 60 rounds: half an hour on two cores",
@@ -137,6 +147,13 @@ PARTS: dict[str, Part] = {
     "earn-64": Part(
         "what earns: 64 prompts and 64 labels a round, the reward model fitted", EARNING, FINAL[:4],
         FITTED | {"prompts_per_round": 64},
+    ),
+    "questions-blind": Part(
+        "which pairs to ask: the reward model reads the response alone", ASKING, tuple(range(4001, 4009)),
+        ASKED | {"reward_model_input": "response"},
+    ),
+    "questions-pair": Part(
+        "which pairs to ask: the reward model reads prompt and response", ASKING, tuple(range(4001, 4009)), ASKED,
     ),
 }  # fmt: skip  # one table
 """By name, in the order in which they are played."""
