@@ -1,7 +1,8 @@
 """Which pairs to ask, at equal labels, in a game: what docs/study/questions.md shows.
 
     python docs/study/questions.py play      # 256 fresh seeds -> questions.parquet (four minutes of one core)
-    python docs/study/questions.py show      # from it -> questions_table.md
+    python docs/study/questions.py tuned     # reward-model steps tuned for each way of asking -> questions_tuned.parquet
+    python docs/study/questions.py show      # from these -> questions_table.md
 
 What is played on the language model are the parts `questions-blind` and `questions-pair` of run.py.
 """
@@ -26,6 +27,9 @@ from foresighted.statistics.intervals import paired_interval
 
 HERE = Path(__file__).parent
 SEEDS = tuple(range(21000, 21256))
+TUNING = tuple(range(20000, 20064))
+STEPS = (0.025, 0.05, 0.1, 0.2, 0.4)
+"""Of the reward model; .05 is the game's."""
 HEADS = 4
 """Reward models whose mean pays the leader; each learns from its own half of the labels (double or nothing)."""
 POOL = 4
@@ -159,6 +163,53 @@ def play(seeds: tuple[int, ...] = SEEDS, cells: tuple[str, ...] = tuple(CELLS)) 
     return pa.table(columns)
 
 
+def tuned() -> pa.Table:
+    """Play three ways of asking, each with the reward-model step of `STEPS` that ends best on seeds of its own.
+
+    A pair of large influence has a large gradient, so that asking for it also makes larger steps.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ("cell", "form", "ask", "step", "seed", "final", "area")}
+    for cell, config in CELLS.items():
+        for form in FORMS:
+            for ask in ASKS[:3]:
+                arms = [f"{form}:ask={ask}:reward_model_step={step:g}" for step in STEPS]
+                ends = simulate(BANDIT, arms, TUNING, config).utility[:, :, -1].mean(1)
+                best = int(np.argmax(ends))
+                (rows,) = simulate(BANDIT, [arms[best]], SEEDS, config).utility
+                known = {"cell": cell, "form": form, "ask": ask, "step": STEPS[best]}
+                for name, value in known.items():
+                    columns[name] += [value] * len(SEEDS)
+                columns["seed"] += SEEDS
+                columns["final"] += [np.float32(x) for x in rows[:, -1]]
+                columns["area"] += [np.float32(x) for x in rows.mean(1)]
+    return pa.table(columns)
+
+
+def show_tuned(table: pa.Table) -> str:
+    """Return the table of ways of asking with tuned steps."""
+    found = {name: np.array(values) for name, values in table.to_pydict().items()}
+    lines = [
+        "| cell | form | asked | step | utility at the end | against random | mean over rounds, against random |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for cell in CELLS:
+        for form in FORMS:
+            runs = {ask: (found["cell"] == cell) & (found["form"] == form) & (found["ask"] == ask) for ask in ASKS[:3]}
+            for ask, at in runs.items():
+                final = found["final"][at].astype(float)
+                told = [cell, form, ask, f"{found['step'][at][0]:g}", f"{final.mean():.2f}"]
+                for name in ("final", "area"):
+                    values, base = (found[name][rows].astype(float)[:, None] for rows in (at, runs["random"]))
+                    told.append("" if ask == "random" else _difference(values, base))
+                lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(values: Any, base: Any) -> str:
+    one = paired_interval(values, base, seed=0)
+    return f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+
+
 def show(table: pa.Table) -> str:
     """Return the table of the page: final utility and its mean over rounds, paired with asking at random."""
     found = {name: np.array(values) for name, values in table.to_pydict().items()}
@@ -178,11 +229,8 @@ def show(table: pa.Table) -> str:
                 final = runs("final", ask, chance)
                 cells = [cell, form, told, f"{final.mean():.2f}"]
                 for name in ("final", "area"):
-                    if ask == "random":
-                        cells.append("")
-                        continue
-                    one = paired_interval(runs(name, ask, chance)[:, None], runs(name, "random", 0.0)[:, None], seed=0)
-                    cells.append(f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
+                    values, base = runs(name, ask, chance)[:, None], runs(name, "random", 0.0)[:, None]
+                    cells.append("" if ask == "random" else _difference(values, base))
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -191,8 +239,12 @@ def main() -> None:
     """Do what the command line says."""
     if sys.argv[1:] == ["play"]:
         pq.write_table(play(), HERE / "questions.parquet", compression="zstd")
+    elif sys.argv[1:] == ["tuned"]:
+        pq.write_table(tuned(), HERE / "questions_tuned.parquet", compression="zstd")
     elif sys.argv[1:] == ["show"]:
-        (HERE / "questions_table.md").write_text(show(pq.read_table(HERE / "questions.parquet")), encoding="utf-8")
+        for name, shown in (("", show), ("_tuned", show_tuned)):
+            table = pq.read_table(HERE / f"questions{name}.parquet")
+            (HERE / f"questions{name}_table.md").write_text(shown(table), encoding="utf-8")
     else:
         raise SystemExit(__doc__)
 

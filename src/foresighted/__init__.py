@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foresighted.api.audit import Audit, audit
     from foresighted.api.compare import Comparison, compare
     from foresighted.api.evaluate import Evaluation, evaluate
+    from foresighted.api.label import label
     from foresighted.api.rehearse import Rehearsal, rehearse
     from foresighted.api.report import report
     from foresighted.api.simulate import Simulation, simulate
@@ -56,6 +57,7 @@ __all__ = [
     "compare",
     "encoder_source",
     "evaluate",
+    "label",
     "load_policy",
     "load_prompts",
     "policy_source",
@@ -71,6 +73,7 @@ _HOMES = {
     "api.audit": ("Audit", "audit"),
     "api.compare": ("Comparison", "compare"),
     "api.evaluate": ("Evaluation", "evaluate"),
+    "api.label": ("label",),
     "api.rehearse": ("Rehearsal", "rehearse"),
     "api.report": ("report",),
     "api.simulate": ("Simulation", "simulate"),

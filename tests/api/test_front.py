@@ -13,7 +13,7 @@ import foresighted as fpo
 
 pytestmark = pytest.mark.processes
 ROOMS = ("auditing", "reporting", "steering", "api", "api.train", "api.audit", "api.report", "cli.main", "games")
-CALLS = ("train", "compare", "rehearse", "simulate", "evaluate", "audit", "report")
+CALLS = ("train", "compare", "rehearse", "simulate", "evaluate", "audit", "report", "label")
 
 
 def test_every_name_is_shown_and_loads():

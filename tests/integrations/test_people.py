@@ -270,3 +270,21 @@ def test_a_last_line_is_made_whole(tmp_path):
     with only_writer(queue):
         Desk(queue, ONCE).answer("ann", names[1], "new", "0")
     assert queue.collect() == {names[0]: 1.0, names[1]: 0.5}
+
+
+def test_the_command_exports_imports_and_sums_up(tmp_path, capsys, told):
+    people, table = str(filled(tmp_path / "people", 3).folder), tmp_path / "pairs.csv"
+    assert main(["label", people, "--export", str(table)]) == 0
+    assert f"3 questions: {table}" in capsys.readouterr().out
+    table.write_text(table.read_text(encoding="utf-8-sig").replace(",,\n", ",1,\n").replace(",,\r\n", ",1,\r\n"))
+    assert main(["label", people, "--import", str(table), "--by", "ann"]) == 0
+    assert "3 new answers, 0 in place of earlier ones" in capsys.readouterr().out
+    assert main(["label", people, "--summary"]) == 0
+    assert "3 of 3 questions have a label, by 1 person." in capsys.readouterr().out
+    for words, said in (
+        (("--summary", "--export", str(table)), "export, import, summary: each is done alone"),
+        (("--summary", "--port", "1"), "port: a setting of the page, which summary does not serve"),
+        (("--import", str(tmp_path / "no.csv")), "no.csv"),
+    ):
+        assert main(["label", people, *words]) == 2
+        told(capsys.readouterr().err, said)

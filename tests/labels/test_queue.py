@@ -179,3 +179,29 @@ def test_what_people_cannot_answer_in_time_is_refused(tmp_path, tiny, settings, 
     config = replace(tiny, **{"labels": f"{tmp_path}/", "steering": "practical", **settings})
     with pytest.raises(ConfigError, match=told):
         waiting.check_late(config, Asker(tmp_path if config.labels.endswith("/") else lambda *_: [], setting="labels"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side_by_side", [2, 1])
+def test_runs_of_a_comparison_ask_in_one_folder(tmp_path, tiny, monkeypatch, side_by_side):
+    from foresighted.alignment.compare import compare
+    from foresighted.settings import CompareConfig
+
+    queue = FileQueue(tmp_path / "people")
+    base = replace(tiny, labels=f"{tmp_path}/people/", rounds=2, wait_for_labels=2 if side_by_side == 2 else 0)
+    if side_by_side == 1:  # processes of their own: nobody here to answer while they wait
+        base = replace(base, initial_pairs=0)
+
+    def people(_stopping) -> None:
+        known = {answer.id for answer in queue.answers()}
+        queue.answer([Answer(q.id, 1.0, "ann") for q in queue.questions().values() if q.id not in known])
+
+    monkeypatch.setattr(waiting, "_wait", people)
+    config = CompareConfig(train=base, arms=("rlhf", "practical:gamma=0.5"), seeds=(0,), side_by_side=side_by_side)
+    compare(config, tmp_path / "out")
+    rows = [read(path, records.RoundRow) for path in sorted((tmp_path / "out").rglob("rounds.jsonl"))]
+    questions = list(queue.questions().values())
+    assert [len(own) for own in rows] == [2, 2]
+    assert sum(q.round == 1 for q in questions) < 4 + 4  # the first round's candidates are the same in both arms
+    if side_by_side == 2:
+        assert all(own[-1].labels_total >= 3 + 2 + 2 for own in rows)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from foresighted.api.arguments import configured
+from foresighted.api.label import label
 from foresighted.cli.options import add_settings, given
 from foresighted.errors import ConfigError
 from foresighted.integrations.people.settings import LabelConfig
@@ -51,11 +51,16 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    config = configured(LabelConfig, given(args, LabelConfig), out=None, resume=False, config=args.config)
-    asked = [flag for flag in ("export", "answers", "summary") if getattr(args, flag)]
+    asked = [name for name in ("export", "answers", "summary") if getattr(args, name)]
     if len(asked) > 1:
         raise ConfigError("export, import, summary: each is done alone; give one of them")
-    from foresighted.integrations.people.serve import only_writer, queue_of, serve
+    values = given(args, LabelConfig)
+    if not asked:
+        label(args.queue, config=args.config, tell=lambda line: print(line, flush=True), **values)
+        return
+    if values:
+        raise ConfigError(f"{next(iter(values))}: a setting of the page, which {asked[0]} does not serve; leave it out")
+    from foresighted.integrations.people.serve import only_writer, queue_of
 
     queue = queue_of(args.queue)
     if args.export is not None:
@@ -71,8 +76,6 @@ def run(args: argparse.Namespace) -> None:
             f"{count(taken.new, 'new answer')}, {taken.changed} in place of earlier ones, {taken.same} known already,"
             f" {count(taken.empty, 'row')} without one"
         )
-    elif args.summary:
+    else:
         for sentence in told(quality(queue.answers(), len(queue.questions()))):
             print(f"- {printable(sentence)}")
-    else:
-        serve(queue, config, lambda line: print(line, flush=True))
