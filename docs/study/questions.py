@@ -1,7 +1,7 @@
 """Which pairs to ask, at equal labels, in a game: what docs/study/questions.md shows.
 
     python docs/study/questions.py play      # 256 fresh seeds -> questions.parquet (four minutes of one core)
-    python docs/study/questions.py tuned     # reward-model steps tuned for each way of asking -> questions_tuned.parquet
+    python docs/study/questions.py tuned     # each way with a tuned step of the reward model -> questions_tuned.parquet
     python docs/study/questions.py show      # from these -> questions_table.md
 
 What is played on the language model are the parts `questions-blind` and `questions-pair` of run.py.
