@@ -100,6 +100,30 @@ def test_what_is_paid_is_what_fpo_reward_pays(tmp_path, tiny_deberta):
     assert [a.penalty for a in found] == pytest.approx(penalty[0].tolist(), abs=1e-5)
 
 
+def test_a_share_of_the_spread_is_that_of_the_groups_so_far(tmp_path, tiny_deberta):
+    from foresighted.alignment.foresight import Foresight
+    from foresighted.alignment.probed import ProbedFollower, loaded
+
+    config = OwnerConfig(reward_model=str(tiny_deberta), device="cpu")
+    texts = [RESPONSES[:2], RESPONSES[2:], ["Rain is rain.", "It falls, and falls, and falls."]]
+
+    async def play(folder, parts):
+        found = []
+        for part in parts:  # an owner each
+            async with opened(folder, tiny_deberta) as owner:
+                found += [await owner.score_group("run", str(n), PROMPT, texts[n]) for n in part]
+        return found
+
+    found = asyncio.run(play(tmp_path / "one", [(0, 1, 2)]))
+    assert asyncio.run(play(tmp_path / "two", [(0, 1), (2,)])) == found  # the journal knows
+    model = loaded(str(tiny_deberta), None, config)
+    foresight = Foresight(config, model, ProbedFollower(model, config).learner.optimizer, "leave-one-out")
+    scores = foresight.score([PROMPT] * 6, [text for pair in texts for text in pair], groups=3)
+    together = foresight.penalty(scores, torch.full_like(scores.reward, 0.5))  # as a round of three
+    assert [a.penalty for a in found[2]] == pytest.approx(together.value[2].tolist(), abs=1e-5)
+    assert [row["gamma"] for row in lines(tmp_path / "one", "group")][2] == pytest.approx(together.gamma, rel=1e-4)
+
+
 def test_an_incomplete_group_is_an_error_or_paid_bare_and_counted(tmp_path, tiny_deberta, told):
     async def play(incomplete):
         settings = {"group_deadline": 0.05, "incomplete": incomplete}

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 Base = Callable[[Tensor], Tensor]
 """Labels p*, B N, to what gamma multiplies in the penalty, B N: what the form's row needs."""
+OneShare = Callable[[Tensor, Tensor], float]
+"""What is paid and what gamma multiplies, B N each, to the gamma of 1 share, in the form's own units."""
 
 
 class Scores(NamedTuple):
@@ -206,13 +208,16 @@ class Foresight:
             )
         return Scores(reward, other, products, base, None, None if every is None else self._each(every))
 
-    def penalty(self, scores: Scores, label: Tensor | None, paid: Tensor | None = None) -> Penalty:
+    def penalty(
+        self, scores: Scores, label: Tensor | None, paid: Tensor | None = None, *, one_share: OneShare | None = None
+    ) -> Penalty:
         """Return the steering penalty of every candidate.
 
         Args:
             scores: of the round.
             label: p* of every candidate, or a baseline for each, shape B N; None for the forms that read none.
             paid: what the policy is paid, of whose spread a gamma may be a share, shape B N; None: the reward.
+            one_share: says what a gamma of 1 share is, where more than this round tells; None: `steering.raw_gamma`.
 
         Raises:
             DataError: no label, and a form that reads it.
@@ -226,11 +231,14 @@ class Foresight:
                 raise DataError(f"label: got none; steering {self.form.name} reads that of every candidate")
             label = torch.zeros_like(gram)
         base = gram if scores.base is None else scores.base(label)
-        gamma, share = self._gamma(scores.reward if paid is None else paid, base)
+        gamma, share = self._gamma(scores.reward if paid is None else paid, base, one_share)
         return Penalty(self.form.pairwise(base, spread, scores.margin, label, gamma=gamma), gamma, share)
 
-    def _gamma(self, paid: Tensor, base: Tensor) -> tuple[float, float | None]:
-        one = float(steering.raw_gamma(1.0, paid, base, residual=self.form.residual(pairwise=True)))
+    def _gamma(self, paid: Tensor, base: Tensor, one_share: OneShare | None) -> tuple[float, float | None]:
+        if one_share is None:
+            one = float(steering.raw_gamma(1.0, paid, base, residual=self.form.residual(pairwise=True)))
+        else:
+            one = one_share(paid, base)
         given = self.config.weight
         if self.config.unit == "share":
             return given * one, given

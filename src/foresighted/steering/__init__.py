@@ -7,7 +7,17 @@ into gamma.
 
 from foresighted.steering import pairwise, pointwise
 from foresighted.steering.forms import inverse_products, practical
-from foresighted.steering.kernels import Influence, Kernels, Paid, Products, Reference, compared, kernels, raw_gamma
+from foresighted.steering.kernels import (
+    Influence,
+    Kernels,
+    Paid,
+    Products,
+    Reference,
+    compared,
+    kernels,
+    raw_gamma,
+    spread_and_size,
+)
 from foresighted.steering.pairwise import exact, proximal, relaxed, unrolled
 from foresighted.steering.table import FORMS, Form
 
@@ -29,5 +39,6 @@ __all__ = [
     "proximal",
     "raw_gamma",
     "relaxed",
+    "spread_and_size",
     "unrolled",
 ]

@@ -192,6 +192,19 @@ def raw_gamma(gamma: float, reward: Array, base: Array, *, residual: Literal["on
         Ours (docs/steering.md).
     """
     check_weight("gamma", gamma)
+    spread, scale = spread_and_size(reward, base, residual=residual)
+    xp = array_namespace(reward, base)
+    safe = xp.where(scale > 0, scale, xp.ones_like(scale))
+    return xp.where(scale > 0, gamma * spread / safe, xp.zeros_like(scale))
+
+
+def spread_and_size(
+    reward: Array, base: Array, *, residual: Literal["one", "probability", "reward"]
+) -> tuple[Array, Array]:
+    """Return s and size(base) of `raw_gamma`, each without axes, of the same arguments; raises what it does.
+
+    Of groups that come one by one, each as B = 1: the roots of the mean squares over groups are those of all together.
+    """
     check_rank("reward", reward, ("prompts", "candidates"))
     check_rank("base", base, ("prompts", "candidates"))
     check_finite(reward=reward, base=base)
@@ -200,6 +213,4 @@ def raw_gamma(gamma: float, reward: Array, base: Array, *, residual: Literal["on
     if residual == "one":
         apart = within_prompts(base)
         scale = xp.where(apart > _ROUNDING * scale, apart, xp.zeros_like(scale))
-    spread = within_prompts(reward) if residual != "reward" else xp.ones_like(scale)
-    safe = xp.where(scale > 0, scale, xp.ones_like(scale))
-    return xp.where(scale > 0, gamma * spread / safe, xp.zeros_like(scale))
+    return within_prompts(reward) if residual != "reward" else xp.ones_like(scale), scale

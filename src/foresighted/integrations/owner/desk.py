@@ -155,6 +155,8 @@ class Desk:
         book, scorer = self._book, self._scorer
         with book.quiet:
             version = book.state.version
+            with book.turn:
+                scorer.begin(book.state)
             groups = [job for job in jobs if isinstance(job, Job)]
             whole = [job for job in groups if job.texts.compared]
             questions = [job for job in jobs if isinstance(job, Question)]

@@ -60,6 +60,10 @@ class Group:
     share: float | None
     cut: int
     """Texts of which the reward model read the prompt without its beginning."""
+    spread: float | None
+    """Of its rewards, where gamma is a share of it, and"""
+    base_size: float | None
+    """size of what gamma multiplies, as `steering.spread_and_size` says them."""
     event: Literal["group"] = "group"
 
     def answers(self) -> dict[int, Answer]:

@@ -17,10 +17,10 @@ from foresighted.errors import NumericalError
 from foresighted.influence.passes import ROWS
 from foresighted.integrations.owner.config import OwnerConfig
 from foresighted.integrations.owner.events import Asked, Group, Member
-from foresighted.integrations.owner.state import SPREAD_OF
+from foresighted.integrations.owner.state import SPREAD_OF, State
 from foresighted.labels.pair import Groups, Pair, best_places, every_place
 from foresighted.models.reward_model import RewardModel
-from foresighted.steering import Reference, raw_gamma
+from foresighted.steering import FORMS, Reference, raw_gamma, spread_and_size
 from foresighted.texts import text_of
 from foresighted.types import Text
 
@@ -80,6 +80,12 @@ class Scorer:
         self._kinds: dict[tuple[Reference, int], Foresight] = {}
         self.alone: deque[tuple[float, float]] = deque(maxlen=SPREAD_OF)
         """As `State.alone`, and those of the batch that is being scored."""
+        self.apart: deque[tuple[float, float]] = deque(maxlen=SPREAD_OF)
+        """As `State.apart`, and those of the batch that is being scored."""
+
+    def begin(self, state: State) -> None:
+        """Go by what the journal says of the groups before; the caller holds the book's turn."""
+        self.alone, self.apart = state.alone.copy(), state.apart.copy()
 
     def foresight(self, references: int) -> Foresight:
         """Return what prices influence against so many references, or against a group's other responses."""
@@ -158,6 +164,7 @@ class Scorer:
                 pair.features = _features_of(pair, scores.features[0], len(texts.responses))
         label = self.follower.steering_label(self.config, pairs, scores.reward)
         found = None if label is None else self._penalty(foresight, scores, label)
+        told = self.apart[-1] if found is not None and self._pools(foresight, scores) else (None, None)
         penalty = Penalty(torch.zeros_like(scores.reward), 0.0, None) if found is None else found
         total = scores.reward - penalty.value
         if not pairs:
@@ -174,15 +181,17 @@ class Scorer:
             texts.number, texts.run, texts.group, texts.step, texts.size, version, found is not None, texts.prompt,
             list(texts.references), members,
             [Asked(p.id, p.place.first, p.place.second, m) for p, m in zip(pairs, margins, strict=True) if p.place],
-            penalty.gamma, penalty.share, cut,
+            penalty.gamma, penalty.share, cut, *told,
         )  # fmt: skip
         return event, pairs
 
     def _penalty(self, foresight: Foresight, scores: Scores, label: Tensor) -> Penalty | None:
-        """Return the penalty of a group; of a response that came alone, with gamma a share of the spread of the last
-        ones' margins, which nobody knows until there are `FEWEST` of them: None."""
-        if scores.reward.numel() > 1 or not foresight.steers or self.config.unit != "share":
-            return foresight.penalty(scores, label)
+        """Return the penalty of a group, where gamma may be a share of the spread within the last groups; of a response
+        that came alone, of the last ones' margins, which nobody knows until there are `FEWEST` of them: None."""
+        if not foresight.steers or self.config.unit != "share" or scores.reward.numel() > 1:
+            return foresight.penalty(
+                scores, label, one_share=self._one_share if self._pools(foresight, scores) else None
+            )
         gram, spread = scores.products
         self.alone.append((float(scores.margin[0, 0]), float(gram[0, 0])))
         if len(self.alone) < FEWEST:
@@ -192,6 +201,19 @@ class Scorer:
         gamma = self.config.weight * float(raw_gamma(1.0, margins, grams, residual=residual))
         value = foresight.form.pairwise(gram, spread, scores.margin, label, gamma=gamma)
         return Penalty(value, gamma, self.config.weight)
+
+    def _pools(self, foresight: Foresight, scores: Scores) -> bool:
+        """Return whether gamma is a share of a spread that the groups before tell, too."""
+        return foresight.steers and self.config.unit == "share" and scores.reward.numel() > 1
+
+    def _one_share(self, reward: Tensor, base: Tensor) -> float:
+        """Return what a gamma of 1 share is: of one group's own spread it would be noise, and of two responses it would
+        always take the whole difference, or double it."""
+        residual = FORMS[self.config.steering].residual(pairwise=True)
+        spread, size = spread_and_size(reward, base, residual=residual)
+        self.apart.append((float(spread), float(size)))
+        pooled, of = (math.hypot(*column) for column in zip(*self.apart, strict=True))
+        return pooled / of if of > 0 else 0.0
 
     def every_pair(self, texts: Texts) -> list[Pair]:
         """Return the pairs that hold every response of a group, as it is labelled where the form reads labels."""
@@ -224,7 +246,7 @@ class Scorer:
         ]
         return Group(
             texts.number, texts.run, texts.group, texts.step, texts.size, version, False, texts.prompt, [], members, [],
-            None, None, 0,
+            None, None, 0, None, None,
         )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from foresighted.prompts import prompt_id
 from foresighted.types import Text
 
 SPREAD_OF = 64
-"""Groups of one whose margins say how far rewards differ: within such a group nothing does."""
+"""Groups by which it is known how far rewards differ: those before a group, and itself."""
 MOST_PROMPTS = 4096
 """Whose references are kept; beyond it those that came first are forgotten."""
 
@@ -89,6 +89,8 @@ class State:
     rollbacks: int = 0
     alone: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SPREAD_OF))
     """Margin over its reference, and S, of the last responses that came alone, in groups of one."""
+    apart: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SPREAD_OF))
+    """Spread of the rewards of each of the last larger groups, and size of what gamma multiplies in its penalties."""
     buffer: Buffer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +127,8 @@ class State:
                 del self.references[name]
         if event.size == 1 and event.references:
             self.alone.extend((m.score - m.reference, m.gram) for m in event.members)
+        if event.spread is not None and event.base_size is not None:
+            self.apart.append((event.spread, event.base_size))
         if event.whole:
             pairs = [pair_of(event, asked) for asked in event.pairs]
             unequal(pairs)

@@ -275,7 +275,6 @@ class Teacher:
         scorer.learner.load_state(({name: tensor.clone() for name, tensor in tensors.items()}, numbers))
         with self._book.turn:
             scorer.buffer.counts = self._book.state.counts(self._book.state.version)
-            self._scorer.alone = self._book.state.alone.copy()
 
     def forget_evaluations(self, size: int) -> None:
         """Cut the records of evaluations back to so many bytes."""
