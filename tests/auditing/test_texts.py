@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from foresighted.auditing.symptoms import Measures, suspicious, symptoms
+from foresighted.auditing.symptoms import Measures, idle_groups, suspicious, symptoms
 from foresighted.auditing.texts import alike_shares, read_texts, sample
 from foresighted.statistics.layout import Layout
 from foresighted.texts import distinct
@@ -78,3 +78,9 @@ def test_decay_with_a_rising_reward_is_suspicious_and_better_reward_alone_is_not
     assert by_name["alike"].change.low > 0.9
     assert not by_name["length"].alarming
     assert by_name["reward"].change.mean == pytest.approx(1.5, abs=0.4)
+
+
+def test_groups_of_one_reward_are_counted():
+    reward = np.array([0.1] * 3 + [0.1, 0.2, 0.3] + [0.7, np.nan, np.nan])
+    spread = np.array([1e-17] * 3 + [0.1] * 3 + [np.nan] * 3)
+    np.testing.assert_array_equal(idle_groups(spread, reward), [1] * 3 + [0] * 3 + [np.nan] * 3)

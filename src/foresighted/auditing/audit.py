@@ -26,7 +26,7 @@ from foresighted.auditing.result import (
 from foresighted.auditing.rollouts import Rollouts, arms
 from foresighted.auditing.sentences import headline, left_out, sentences
 from foresighted.auditing.sources import GAMES, OUR_FORMATS, Log, Progress, read_log
-from foresighted.auditing.symptoms import Measures, lengths, suspicious, symptoms
+from foresighted.auditing.symptoms import Measures, idle_groups, lengths, suspicious, symptoms, within_prompts
 from foresighted.auditing.texts import read_texts
 from foresighted.errors import ConfigError
 from foresighted.labels.quality import quality_of_run
@@ -307,6 +307,9 @@ def _table(arm: _Arm, utility: Profile | None, reward: Profile | None, measures:
         "length": measures.profile(lengths(arm.table)[0]),
         "distinct_2": measures.profile(measures.spread_out(read.distinct_2)),
         "alike": measures.profile(measures.spread_out(read.alike)),
+        "idle": measures.profile(
+            idle_groups(within_prompts(arm.table)[0], arm.table.numbers.get("reward", np.zeros(0)))
+        ),
     }
     rows, gaps = arm.layout.rows_of(arm.table.round), _gaps(utility, reward)
     made = []

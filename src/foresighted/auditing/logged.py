@@ -13,6 +13,7 @@ import numpy as np
 
 from foresighted.auditing.metrics import Logged, Values
 from foresighted.auditing.result import ArmAudit, Component, Round, Symptom, Verdict
+from foresighted.auditing.symptoms import IDLE as GROUPS
 from foresighted.statistics.collapse import Fall, Onset, Reason, onset
 from foresighted.statistics.intervals import Interval, Method, student
 from foresighted.statistics.layout import Layout
@@ -166,7 +167,7 @@ def _moves(run: Logged, layout: Layout, parts: tuple[Component, ...]) -> tuple[S
     found = [_move(name, what, run.others[name]) for name, what in words.items() if run.others.get(name)]
     idle = run.others.get("idle")
     if idle:
-        moved = _move("idle", "groups whose responses all have one reward (share)", idle)
+        moved = _move("idle", GROUPS, idle)
         if moved:
             last = _blocks(idle)
             most = (

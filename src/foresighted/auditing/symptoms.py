@@ -20,6 +20,8 @@ from foresighted.statistics.numbers import Floats, Mask
 from foresighted.statistics.profile import LEVEL, Profile, gather, profile
 
 REWARD = "reward"
+IDLE = "groups whose responses all have one reward (share)"
+_ROUNDING = 1e-9
 FEWEST_OF_A_GROUP = 4
 """Candidates of a prompt from which a correlation is taken."""
 
@@ -91,7 +93,8 @@ def symptoms(measures: Measures, training: Rollouts) -> tuple[Symptom, ...]:
     if layout.rows < 2:
         return ()
     length, unit_of_length = lengths(rollouts)
-    spread, coupling = _within_prompts(training)
+    spread, coupling = within_prompts(training)
+    paid = training.numbers.get("reward", np.zeros(0))
     own = rollouts if training is rollouts else None
     of_training = layout if own is not None else _over(training, layout)
     reward = rollouts.numbers.get("reward", np.full(len(rollouts), np.nan))
@@ -108,6 +111,7 @@ def symptoms(measures: Measures, training: Rollouts) -> tuple[Symptom, ...]:
                _profile(spread, training, np.isfinite(spread), of_training)),
         _trend("reward_length", "correlation of reward with length within a prompt",
                _profile(coupling, training, np.isfinite(coupling), of_training)),
+        _idle(_profile(idle_groups(spread, paid), training, np.isfinite(spread), of_training)),
         _rescored(measures, reward),
     ]  # fmt: skip
     return tuple(symptom for symptom in made if symptom and math.isfinite(symptom.change.low))
@@ -117,6 +121,23 @@ def suspicious(found: tuple[Symptom, ...]) -> tuple[str, ...]:
     """Return, in words, the symptoms that together are suspicious: reward rose, and something else alarms."""
     alarming = [symptom.name for symptom in found if symptom.alarming]
     return tuple(LIMITS[name].words for name in alarming) if REWARD in alarming and len(alarming) > 1 else ()
+
+
+def idle_groups(spread: Floats, reward: Floats) -> Floats:
+    """Return 1 where a group's responses all have one reward, which teaches nothing, and 0 elsewhere; nan: no group.
+
+    Args:
+        spread: (R,) standard deviation of reward in each response's group, as `within_prompts` has it.
+        reward: (R,).
+    """
+    known = np.abs(reward[np.isfinite(reward)])
+    least = _ROUNDING * float(known.max(initial=0.0))
+    return np.where(np.isfinite(spread), (spread <= least).astype(np.float64), np.nan)
+
+
+def _idle(means: Profile | None) -> Symptom | None:
+    """Return how the share of groups without variance moved, where there are any; it never alarms here."""
+    return None if means is None or not means.means.any() else _trend("idle", IDLE, means)
 
 
 def _over(training: Rollouts, layout: Layout) -> Layout:
@@ -158,7 +179,7 @@ def _reward(means: Profile | None, paired: bool) -> Symptom | None:
     return Symptom(REWARD, what, start, end, change, _alarms(REWARD, start, change))
 
 
-def _within_prompts(rollouts: Rollouts) -> tuple[Floats, Floats]:
+def within_prompts(rollouts: Rollouts) -> tuple[Floats, Floats]:
     """Return, at each response, its group's standard deviation of reward and correlation of reward with length.
 
     A group is what one run wrote for one prompt in one round.

@@ -132,7 +132,7 @@ def _parts_sections(arms: Sequence[ArmAudit], planned: Sequence[str]) -> tuple[S
             "parts",
             "Parts of the reward and groups without variance",
             "A part takes over where its share is 0.8 or more and grew by 0.2, clearly. A group whose responses all"
-            " have one reward teaches nothing. Neither moves the verdict. Bands are Student intervals over logs.",
+            " have one reward teaches nothing. Neither moves the verdict. Bands are Student intervals.",
             (*charts, *idle),
         ),
     )
