@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from foresighted.auditing.audit import audit
 from foresighted.auditing.result import read_audit, write_audit
+from foresighted.auditing.sources import read_log
 from foresighted.errors import DataError
 
 
@@ -136,3 +139,16 @@ def test_a_trusted_metric_that_is_the_reward_tells_nothing(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     found = audit(tmp_path / "log.jsonl")
     assert (found.verdict, "one value at every step" in found.headline) == ("cannot tell", True)
+
+
+def test_a_folder_of_trackio_is_read_in_either_form_and_in_both(tmp_path):
+    written = Path(__file__).parents[1] / "data" / "trackers"
+    (run,) = read_log(written / "trackio_parquet", {}).runs
+    assert (run.label, len(run.reward), len(run.trusted)) == ("grpo-a", 40, 40)
+    for folder in ("trackio", "trackio_parquet"):
+        shutil.copytree(written / folder, tmp_path, dirs_exist_ok=True)
+    log = read_log(tmp_path, {})
+    assert (log.source.format, log.source.metrics) == (
+        "trackio database", ("train/reward", "train/rewards/gold/mean", "train/kl")
+    )  # fmt: skip
+    assert read_log(tmp_path / "loop.parquet", {}).source.format == "trackio export"

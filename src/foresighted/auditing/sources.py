@@ -26,6 +26,7 @@ from foresighted.store.logs import PEEKED_ROWS, Part, peek, read_tables
 from foresighted.store.records import CANDIDATES, HELDOUT
 from foresighted.store.trackers.find import find_metrics
 from foresighted.store.trackers.metrics import Metrics
+from foresighted.store.trackers.tables import beside_trackio
 
 OUR_FORMATS = ("comparison", "run")
 GAMES = "simulated games"
@@ -135,7 +136,7 @@ def _find(path: Path, told: Mapping[str, str]) -> _Found | Metrics:
 def _metrics_in(path: Path, parts: Sequence[Part]) -> Metrics | None:
     """Return the metrics in a directory: of its tables where it has some that are logs, else of a tracker."""
     logs = [part for part in parts if not _no_log(part)]
-    if not logs:
+    if all((path / f"{part.plain_name.partition('.')[0]}.db").exists() for part in logs):  # trackio's, in both forms
         return find_metrics(path)
     found = [find_metrics(part.path) for part in logs]
     whole = [one for one in found if one]
@@ -210,14 +211,15 @@ def _directory(path: Path, every: list[Part]) -> _Found:
 
 
 def _no_log(part: Part) -> bool:
-    """Return whether a file beside logs is plainly none: one JSON object, such as a config.json, or a trainer's state.
+    """Return whether a file beside logs is plainly none: one JSON object, such as a config.json, a trainer's state, or
+    what trackio keeps beside its metrics.
 
-    Only a file that ends in .json can be; JSON lines of one row are a log.
+    Of JSON, only a file that ends in .json can be; JSON lines of one row are a log.
     """
     if part.path.name.removesuffix(".gz").endswith(".json") and part.format.kind in ("json", "jsonl"):
         rows = peek(part)
         return len(rows) == 1 or part.path.name == TRAINER_STATE
-    return False
+    return beside_trackio(part.path)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
