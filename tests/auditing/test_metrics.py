@@ -14,6 +14,8 @@ from foresighted.auditing.audit import audit
 from foresighted.auditing.result import read_audit, write_audit
 from foresighted.auditing.sources import read_log
 from foresighted.errors import DataError
+from foresighted.integrations.monitoring.monitor import MetricsMonitor
+from foresighted.statistics.wording import fall_of_logs
 
 
 def _rows(logs=60, fall=0.02, slope=0.01, every=1, **more):
@@ -152,3 +154,25 @@ def test_a_folder_of_trackio_is_read_in_either_form_and_in_both(tmp_path):
         "trackio database", ("train/reward", "train/rewards/gold/mean", "train/kl")
     )  # fmt: skip
     assert read_log(tmp_path / "loop.parquet", {}).source.format == "trackio export"
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_monitor_says_the_same_at_the_same_step(every, tmp_path):
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        fall = (0, 0.5, 9)[seed % 3] * np.clip((np.arange(80) - 40) / 20, 0, 1)
+        gold, reward = random.normal(0, 1, 80) - fall, random.normal(0, 1, 80) + 0.05 * np.arange(80)
+        rows = [{"step": n, "reward": reward[n]} for n in range(80)]
+        rows += [{"step": n, "rewards/gold/mean": gold[n]} for n in range(0, 80, every)]
+        rows.sort(key=lambda row: row["step"])
+        monitor = MetricsMonitor("rewards/gold/mean", "reward")
+        for row in rows:
+            monitor.log(row["step"], row)
+        (arm,) = audit(_log(tmp_path, rows)).arms
+        assert (arm.verdict == "collapsed") == (monitor.verdict is not None) == (seed % 3 == 2), seed
+        if monitor.verdict:
+            assert (monitor.verdict.step, monitor.verdict.reason) == (arm.fall.last, said_of(arm))
+
+
+def said_of(arm):
+    return fall_of_logs(arm.fall, "rewards/gold/mean", "reward")

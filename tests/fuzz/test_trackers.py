@@ -37,4 +37,4 @@ def test_damaged_files_are_metrics_or_one_line(pattern, data, tmp_path, tally):
 def test_console_logs_are_metrics_or_one_line(lines, tmp_path, tally):
     path = tmp_path / "run.log"
     path.write_text("step:1 - reward:0.5\n" + "\n".join(lines) + "\n", "utf-8", "replace")
-    tally("trackers: console").call(read_log, path, {}, right=lambda log: log.source.rows > 0)
+    tally("trackers: console logs").call(read_log, path, {}, right=lambda log: log.source.rows > 0)

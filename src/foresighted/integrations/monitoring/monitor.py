@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from foresighted.errors import ConfigError, nearest
 from foresighted.integrations.monitoring.webhook import check_address, post
-from foresighted.statistics.collapse import Fall
-from foresighted.statistics.series import ALPHA, WINDOW, check_fall, counts_from, cut
+from foresighted.statistics.series import ALPHA, WINDOW, check_fall, counts_from, cut, paired
 from foresighted.statistics.wording import fall_of_logs
 from foresighted.store.directory import VERDICTS
 from foresighted.store.rows import append
@@ -117,14 +116,14 @@ class MetricsMonitor:
 
     def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Read again what was logged before a resumed run went on, without judging it."""
-        self._logs = [_finite(entry) for entry in history]
+        self._logs = [_finite(entry) for entry in history if "step" in entry]
         self._seen = set().union(*self._logs)
 
     def log(self, step: int, values: Mapping[str, Any], *, speak: bool = True) -> list[Verdict]:
         """Take in one log, judge all so far, and say what is new.
 
         Args:
-            step: of the trainer.
+            step: of the trainer; what is logged of one step in several logs goes together.
             values: what was logged; what is no finite number is passed over.
             speak: whether this process warns, writes and sends; of several that see the same logs, one does.
 
@@ -154,20 +153,29 @@ class MetricsMonitor:
     def _new_fall(self) -> Verdict | None:
         if self.gold is None or self.verdict is not None or self.gold not in self._logs[-1]:
             return None
-        points = [entry for entry in self._logs if entry.keys() >= {self.gold, self.proxy}]
-        fall = self._fall(points, self.gold)
+        steps, gold, proxy = paired(self._values(self.gold), self._values(self.proxy))
+        thresholds = [
+            counts_from(values, self.window, self._spreads(metric, steps))
+            for values, metric in ((gold, self.gold), (proxy, self.proxy))
+        ]
+        fall = check_fall(
+            gold, proxy, window=self.window, alpha=self.alpha, proxy_threshold=thresholds[1],
+            threshold=thresholds[0] if self._threshold is None else self._threshold,
+        )  # fmt: skip
         if fall is None or not fall.collapsed:
             return None
-        steps = [int(point["step"]) for point in points]
-        since = steps[fall.best + cut(len(points), self.window).size - 1]
-        told = fall_of_logs(fall, self.gold, self.proxy, steps)
-        return Verdict(steps[-1], "collapsed", since, told)
+        since = steps[fall.best + cut(len(steps), self.window).size - 1]
+        return Verdict(steps[-1], "collapsed", since, fall_of_logs(fall, self.gold, self.proxy, steps))
 
-    def _fall(self, points: list[dict[str, float]], gold: str) -> Fall | None:
-        values = [[entry[metric] for entry in points] for metric in (gold, self.proxy)]
-        usual, proxy = (_counts_from(points, metric, self.window) for metric in (gold, self.proxy))
-        threshold = usual if self._threshold is None else self._threshold
-        return check_fall(*values, window=self.window, alpha=self.alpha, threshold=threshold, proxy_threshold=proxy)
+    def _values(self, metric: str) -> dict[int, float]:
+        """Return a metric by step."""
+        return {int(entry["step"]): entry[metric] for entry in self._logs if metric in entry}
+
+    def _spreads(self, metric: str, steps: Sequence[int]) -> list[float]:
+        """Return the standard deviations over responses in the first window: TRL logs a `/std` beside a `/mean`."""
+        beside = metric.removesuffix("/mean") + "/std" if metric.endswith("/mean") else f"{metric}_std"
+        known = self._values(beside) if beside in self._seen else {}
+        return [known[step] for step in steps[: self.window] if step in known]
 
     def _say_missing(self) -> None:
         """Warn once, after a window of logs, of a metric that nobody logs."""
@@ -215,10 +223,3 @@ class MetricsMonitor:
 def _finite(entry: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite numbers of a log: TRL logs NaN where a judge abstained or a group had one response."""
     return {name: value for name, value in entry.items() if isinstance(value, int | float) and math.isfinite(value)}
-
-
-def _counts_from(points: list[dict[str, float]], metric: str, window: int) -> float:
-    """Return from which fall on a metric's falls count; TRL logs a `/std` beside a `/mean`."""
-    beside = metric.removesuffix("/mean") + "/std" if metric.endswith("/mean") else f"{metric}_std"
-    first = [entry[beside] for entry in points[:window] if beside in entry]
-    return counts_from([entry[metric] for entry in points], window, first)
