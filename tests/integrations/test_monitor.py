@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("trl")
 
+import foresighted as fpo
 from foresighted.auditing.audit import audit
 from foresighted.errors import ConfigError, RunError
 from foresighted.integrations.trl import CollapseMonitor
@@ -142,16 +143,20 @@ def test_a_trainer_stops_with_the_weights_from_before_the_fall(peft, tmp_path, t
         fall = 30.0 if trainer_state.global_step >= 6 else 0.0
         return [0.1 * len(text) - fall for text in completions]
 
-    monitor = CollapseMonitor(gold="rewards/gold/mean", window=3, action="rollback")
+    settings = {"window": 3, "action": "rollback"}
     args = trl.GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=6,
         max_steps=20, save_steps=3, logging_steps=1, report_to="none", use_cpu=True, bf16=False, learning_rate=1e-2,
         disable_tqdm=True, reward_weights=[1.0, 0.0], gradient_checkpointing=False,
     )  # fmt: skip
     trainer = trl.GRPOTrainer(
-        model=str(tiny_llama), reward_funcs=[reward, gold], callbacks=[monitor], args=args, train_dataset=prompts(),
+        model=str(tiny_llama), reward_funcs=[reward, gold], args=args, train_dataset=prompts(),
         peft_config=LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False) if peft else None,
     )  # fmt: skip
+    if peft:
+        monitor = fpo.watch(trainer, **settings)
+    else:
+        trainer.add_callback(monitor := CollapseMonitor(gold="rewards/gold/mean", **settings))
     trainer.train()
     assert monitor.verdict is not None
     assert (monitor.verdict.step, monitor.verdict.since) == (9, 6)

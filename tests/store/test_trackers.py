@@ -118,6 +118,24 @@ def test_rows_of_metrics(tmp_path):
     assert find_metrics(history).runs[0].metrics == {"train/reward": {10: 1.0}, "eval/gold": {10: 0.5}}
 
 
+def test_runs_and_seeds_in_one_table_are_apart_and_what_is_logged_twice_is_said(tmp_path):
+    rows = [{"run": run, "seed": seed, "step": 1, "a/b": run + seed} for run in (1, 2) for seed in (0, 1)]
+    found = find_metrics(_text(tmp_path / "a.jsonl", *map(json.dumps, rows)))
+    assert {run.name: run.metrics for run in found.runs} == {
+        f"{run}, seed {seed}": {"a/b": {1: run + seed}} for run in (1, 2) for seed in (0, 1)
+    }
+    assert not found.remarks
+    rows = [{"step": n % 3, "a/b": n, "a/big": 1e200} for n in range(5)]
+    found = find_metrics(_text(tmp_path / "b.jsonl", *map(json.dumps, rows)))
+    assert found.runs[0].metrics == {"a/b": {0: 3, 1: 4, 2: 2}}
+    assert found.remarks[0].startswith("2 values were logged again at a step that had one")
+
+
+def test_a_trainer_that_has_logged_nothing_has_no_metrics(tmp_path):
+    path = _text(tmp_path / "trainer_state.json", json.dumps({"global_step": 5, "max_steps": 9, "log_history": []}))
+    assert find_metrics(path).runs == ()
+
+
 @pytest.mark.parametrize("row", [{"step": 1, "prompt": "q", "a/b": 1}, {"step": 1, "reward": 2}, {"x/y": 1}])
 def test_other_tables_are_left_to_others(row, tmp_path):
     assert find_metrics(_text(tmp_path / "a.jsonl", json.dumps(row))) is None

@@ -142,7 +142,8 @@ def _metrics_in(path: Path, parts: Sequence[Part]) -> Metrics | None:
     whole = [one for one in found if one]
     if len(whole) < len(found):
         return None
-    return Metrics(whole[0].format, len(whole), tuple(run for one in whole for run in one.runs))
+    remarks = tuple(text for one in whole for text in one.remarks)
+    return Metrics(whole[0].format, len(whole), tuple(run for one in whole for run in one.runs), remarks)
 
 
 def _our_directory(path: Path) -> _Found | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from foresighted.store.exchanges import number_of
 
 STEPS = ("train/global_step", "global_step", "_step", "step", "training_step", "training/global_step", "iteration")
 """Names of the step, best first: what the trainer counts before what the tracker does."""
+LARGEST = 1e100
+"""Beyond it a value counts as unknown: squares of it would overflow."""
 _BESIDE = {"id", "_runtime", "_timestamp", "timestamp", "epoch", "train/epoch", "episode"} | set(STEPS)
 """Names that are no metric."""
 
@@ -23,13 +24,17 @@ class MetricRun:
     name: str
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """Name -> step -> value; a step that was logged twice (a run that was resumed) has the later value."""
+    replaced: int = 0
+    """Values that a later one of the same step took the place of."""
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Take in the finite numbers of one log."""
         for name, value in values.items():
             known = _number(value)
             if known is not None and name not in _BESIDE:
-                self.metrics.setdefault(name, {})[step] = known
+                own = self.metrics.setdefault(name, {})
+                self.replaced += own.get(step, known) != known
+                own[step] = known
 
     @property
     def steps(self) -> list[int]:
@@ -67,7 +72,11 @@ def of_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> MetricRun:
 
 def made(format: str, files: int, runs: Iterable[MetricRun], remarks: tuple[str, ...] = ()) -> Metrics:
     """Return what was read, without runs that hold no number."""
-    return Metrics(format, files, tuple(run for run in runs if run.metrics), remarks)
+    known = tuple(run for run in runs if run.metrics)
+    if replaced := sum(run.replaced for run in known):
+        again = f"{replaced} values were logged again at a step that had one, and the later ones count: a run that was"
+        remarks = (*remarks, f"{again} resumed, or several runs in one log.")
+    return Metrics(format, files, known, remarks)
 
 
 def named_by(path: Path) -> str:
@@ -84,4 +93,4 @@ def _number(value: Any) -> float | None:
         known = number_of(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return known if known is not None and math.isfinite(known) else None
+    return known if known is not None and abs(known) <= LARGEST else None

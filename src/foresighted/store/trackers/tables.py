@@ -15,6 +15,7 @@ from foresighted.store.trackers.metrics import STEPS, MetricRun, Metrics, made, 
 TRAINER_STATE = "trainer_state.json"
 _PEEKED = 200
 _RUN = ("run_name", "Run", "run", "run_id", "Run ID", "run_uuid")
+_SEED = "seed"
 _LONG = (("key", "value"), ("metric", "value"), ("Metric", "Value"))
 _OF_A_RUN = re.compile(r"(.+) - (.+)")
 _BOUND = ("__MIN", "__MAX")
@@ -62,7 +63,8 @@ def _state(path: Path, rows: Iterator[dict[str, Any]]) -> MetricRun:
     folder = path.resolve().parent
     run = MetricRun(folder.parent.name if folder.name.startswith("checkpoint-") else folder.name)
     for row in rows:
-        if (step := step_of(row)) is not None:
+        step = step_of(row)
+        if step is not None and "log_history" not in row:  # of a run that has logged nothing, the state itself
             run.add(step, row)
     return run
 
@@ -73,10 +75,16 @@ def _wide(path: Path, rows: Iterator[dict[str, Any]]) -> list[MetricRun]:
         step = step_of(row)
         if step is None:
             continue
-        told = next((row[name] for name in _RUN if isinstance(row.get(name), str) and row[name]), None)
-        name = told or path.name.split(".")[0]
-        runs.setdefault(name, MetricRun(name)).add(step, {key: value for key, value in row.items() if key not in _RUN})
+        name = _name(row, path)
+        values = {key: value for key, value in row.items() if key not in (*_RUN, _SEED)}
+        runs.setdefault(name, MetricRun(name)).add(step, values)
     return list(runs.values())
+
+
+def _name(row: Mapping[str, Any], path: Path) -> str:
+    """Return what a row's run is called: by its columns, else by its file."""
+    told = next((str(row[name]) for name in _RUN if row.get(name) not in (None, "")), path.name.split(".")[0])
+    return told if row.get(_SEED) in (None, "") else f"{told}, seed {row[_SEED]}"
 
 
 def _long(path: Path, rows: Iterator[dict[str, Any]], key: str, value: str) -> list[MetricRun]:
@@ -85,7 +93,7 @@ def _long(path: Path, rows: Iterator[dict[str, Any]], key: str, value: str) -> l
         step = step_of({name.lower(): one for name, one in row.items()})
         if step is None or not isinstance(row.get(key), str):
             continue
-        name = str(next((row[name] for name in _RUN if row.get(name)), path.name.split(".")[0]))
+        name = _name(row, path)
         runs.setdefault(name, MetricRun(name)).add(step, {row[key]: row.get(value)})
     return list(runs.values())
 
