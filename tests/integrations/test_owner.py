@@ -322,3 +322,31 @@ def test_a_model_that_accelerate_places_pays_and_learns_alike(tmp_path, tiny_deb
             return [*found, await owner.score_group("run", "b", PROMPT, RESPONSES)]
 
     assert asyncio.run(play(tmp_path / "plain")) == asyncio.run(play(tmp_path / "placed", device_map="auto"))
+
+
+def test_a_disk_that_refuses_is_told_and_leaves_whole_lines(tmp_path, tiny_deberta, monkeypatch, told):
+    from foresighted.store import files
+
+    append = files.append
+
+    def full(path, text):
+        if path.name == "journal.jsonl" and '"group": "b"' in text:
+            with path.open("ab") as file:
+                file.write(text.encode()[:50])
+            raise OSError(28, "No space left on device", str(path))
+        append(path, text)
+
+    async def play():
+        async with opened(tmp_path, tiny_deberta) as owner:
+            await owner.score_group("run", "a", PROMPT, RESPONSES)
+            monkeypatch.setattr(files, "append", full)
+            with pytest.raises(RunError) as refused:
+                await owner.score_group("run", "b", PROMPT, RESPONSES)
+            told(refused, "journal.jsonl", "No space left", "free some space")
+            monkeypatch.setattr(files, "append", append)
+            await owner.score_group("run", "c", PROMPT, RESPONSES)
+            with pytest.raises(DataError, match="cannot be written"):
+                await owner.score_group("run", "d", PROMPT, ["\ud800", "x"])
+
+    asyncio.run(play())
+    assert [row["group"] for row in lines(tmp_path)] == ["a", "c"]

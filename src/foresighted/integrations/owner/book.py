@@ -36,6 +36,8 @@ class Book:
         self.state = self._replayed()
         self.generation = 0
         """Grows when the reward model goes back: what was being learnt then is dropped."""
+        self.restores = 0
+        """Times that a trainer went back to an earlier step: groups of before are not scored any more."""
         self.closed = False
         self.fault: ForesightedError | None = None
         """Why no group is scored any more."""
@@ -61,6 +63,7 @@ class Book:
             self.journal.append(events)
             self.state = self._replayed()
             self.generation += 1
+            self.restores += 1
             self.turn.notify_all()
 
     def known(self, run: str, group: str, member: int, text: str) -> Answer | None:

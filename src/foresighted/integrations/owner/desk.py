@@ -35,6 +35,8 @@ class Job:
     """Labelled, where the form reads labels."""
     failed: bool = False
     """Those labels were not given."""
+    restores: int = 0
+    """As the book had it when the group was whole."""
 
     @property
     def rows(self) -> int:
@@ -83,11 +85,15 @@ class Desk:
     def take(self, job: Job | Question) -> None:
         """Have something scored; its `answers` tell when it is done."""
         if isinstance(job, Job) and job.texts.compared and job.pairs is None and self._book.config.reads_labels:
+            job.restores = self._book.restores
             job.pairs = pairs = self._scorer.every_pair(job.texts)
 
             def then(failed: bool) -> None:
                 job.failed = failed
-                self._put(job)
+                if job.restores == self._book.restores:
+                    self._put(job)
+                else:
+                    job.answers.set_exception(RunError("owner: went back to an earlier step meanwhile; ask again"))
 
             self._teacher.want(pairs, then)
         else:
@@ -144,7 +150,7 @@ class Desk:
                 return
             refusal = refused(error) if isinstance(error, OSError) else one_line(error)
             told = error if isinstance(error, ForesightedError) else RunError(f"owner: {refusal}")
-            if not isinstance(error, ForesightedError):
+            if not isinstance(error, ForesightedError | OSError):
                 _log.exception("scoring failed")
             with self._book.turn:
                 self._book.last_error = str(told)

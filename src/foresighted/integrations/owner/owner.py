@@ -170,7 +170,7 @@ class RewardOwner:
             await asyncio.to_thread(self._teacher.evaluated, said)
             return dict(zip(responses, answers.values(), strict=True))
         found = self._holding.add(run, group, size, prompt, responses, step=step, references=references)
-        waited = {future: asyncio.wrap_future(future) for future in found.values()}
+        waited = {future: asyncio.wrap_future(future) for future in set(found.values())}
         for future in waited.values():
             await asyncio.shield(future)
         return {place: (await waited[future])[place] for place, future in found.items()}
