@@ -60,15 +60,16 @@ test-capabilities: $(VENV)/.capabilities
 	@$(BIN)/pytest -m capabilities tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
 
 ENGINES := .engines
-IN_ENGINE = $(ENGINES)/$(1)/bin/python -m pytest -c tests/engines/pytest.ini --rootdir tests --confcutdir tests tests/engines/$(1)
+IN_ENGINE = $(ENGINES)/$(1)/bin/python -m pytest -c tests/engines/pytest.ini --rootdir tests --confcutdir tests tests/engines
 
 $(ENGINES)/%/.made: tests/engines/%/constraints.txt tests/engines/build pyproject.toml
 	@PYTHON=$(PYTHON) tests/engines/build $* $(ENGINES)/$* $(call STEP,building $(ENGINES)/$*)
 	@touch $@
 
 test-engines: $(ENGINES)/openrlhf/.made $(ENGINES)/verl/.made
-	@$(call IN_ENGINE,openrlhf) $(call STEP,pytest tests/engines/openrlhf)
-	@$(call IN_ENGINE,verl) $(call STEP,pytest tests/engines/verl)
+	@$(call IN_ENGINE,openrlhf)/openrlhf $(call STEP,pytest tests/engines/openrlhf)
+	@$(call IN_ENGINE,verl)/verl $(call STEP,pytest tests/engines/verl)
+	@$(call IN_ENGINE,openrlhf)/nodes $(call STEP,pytest tests/engines/nodes)
 
 FUZZ_EXAMPLES ?= 600
 

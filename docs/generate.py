@@ -23,6 +23,7 @@ from foresighted.cli.main import parser
 from foresighted.integrations.http.config import ServeConfig
 from foresighted.integrations.owner import OwnerConfig
 from foresighted.integrations.people.settings import LabelConfig
+from foresighted.integrations.ray.config import Placement
 from foresighted.integrations.trl.config import FPOConfig
 from foresighted.settings import (
     MAY_CHANGE_ON_RESUME,
@@ -199,6 +200,7 @@ def settings_tables(which: str) -> str:
         "trl": (FPOConfig,),
         "people": (LabelConfig,),
         "serve": (ServeConfig, OwnerConfig),
+        "ray": (Placement,),
     }
     for kind in kinds.get(which, (TrainConfig, CompareConfig, RehearseConfig)):
         hints = get_type_hints(kind)

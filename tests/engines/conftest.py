@@ -29,8 +29,14 @@ def paths() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def cluster(paths):
-    """A head node with two CPUs, and the test connected to it. FORESIGHTED_RAY=HOST:PORT uses one that is there."""
+def head_cpus() -> int:
+    """CPUs of the head node."""
+    return 2
+
+
+@pytest.fixture(scope="session")
+def cluster(paths, head_cpus):
+    """A head node, and the test connected to it. FORESIGHTED_RAY=HOST:PORT uses one that is there."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -38,7 +44,7 @@ def cluster(paths):
     os.environ.update(QUIET, PYTHONPATH=os.pathsep.join(words), PYTHONDONTWRITEBYTECODE="")
     sys.path[:0] = words
     there = os.environ.get("FORESIGHTED_RAY")
-    made = None if there else started(Cluster)
+    made = None if there else started(Cluster, head_cpus)
     ray.init(address=there or made.address, namespace="tests", log_to_driver=False, logging_level="ERROR")
     yield made
     ray.shutdown()
@@ -46,15 +52,14 @@ def cluster(paths):
         made.shutdown()
 
 
-def started(kind):
+def started(kind, cpus: int):
     """Return a cluster with one node; Ray gives its own agents 15 s to start, which a busy machine may exceed once."""
-    for left in (2, 1, 0):
+    for _ in range(2):
         try:
-            return kind(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80_000_000})
-        except Exception:
-            if not left:
-                raise
-    raise AssertionError
+            return kind(initialize_head=True, head_node_args={"num_cpus": cpus, "object_store_memory": 80_000_000})
+        except Exception as error:
+            print(f"Ray did not start in time: {error}")
+    return kind(initialize_head=True, head_node_args={"num_cpus": cpus, "object_store_memory": 80_000_000})
 
 
 JUDGE = '''
@@ -113,15 +118,21 @@ class Made:
             for member in row["members"]
         }
 
-    def in_process(self, groups, evaluation=False):
-        """Return what an owner of this process pays for groups (prompt, responses), before it has learnt anything."""
+    def logs(self, cluster) -> list[Path]:
+        """Return what the processes of a cluster said."""
+        return sorted((Path(cluster.head_node.get_session_dir_path()) / "logs").glob("worker-*.err"))
+
+    def in_process(self, groups, folder: str = "beside"):
+        """Return what an owner of this process pays for groups (prompt, responses), before it has learnt anything, or
+        once it has taken up a folder."""
         from foresighted.integrations.owner import OwnerConfig, RewardOwner
 
-        own = {name: value for name, value in self.settings.items() if name not in ("cpus", "labels")}
+        beside = ("cpus", "labels", "replicas", "replica_cpus")
+        own = {name: value for name, value in self.settings.items() if name not in beside}
 
         async def play():
-            owner = RewardOwner.open(self.traps / "beside", OwnerConfig(**own))
-            asked = [owner.score_group("run", str(i), p, r, evaluation=evaluation) for i, (p, r) in enumerate(groups)]
+            owner = RewardOwner.open(self.traps / folder, OwnerConfig(**own))
+            asked = [owner.score_group("run", str(i), p, r) for i, (p, r) in enumerate(groups)]
             found = await asyncio.gather(*asked)
             await owner.close()
             return found
@@ -139,11 +150,9 @@ def owner_files(tmp_path_factory, tiny_deberta):
     return make
 
 
-def kill(owner) -> int:
-    """SIGKILL the process of an owner; return its id."""
-    pid = owner.wait("status")["pid"]
-    os.kill(pid, signal.SIGKILL)
-    return pid
+def kill(owner) -> None:
+    """SIGKILL the process of an owner."""
+    os.kill(owner.wait("status")["pid"], signal.SIGKILL)
 
 
 def until(owner, true, seconds: float = 60) -> dict:

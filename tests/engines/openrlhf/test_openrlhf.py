@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from foresighted.integrations.ray import planned, start, stop
+from foresighted.integrations.ray import planned, start
+from foresighted.integrations.ray.client import end
 
 SIZE = 3
 KEYS = {"reward", "score", "penalty", "version", "foresight"}
@@ -21,7 +22,7 @@ def made(owner_files):
 def owner(cluster, made):
     found = start("rewards", planned(made.config, made.folder))
     yield found
-    stop("rewards")
+    end("rewards")
 
 
 def groups_of(experiences):

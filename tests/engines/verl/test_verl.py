@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from foresighted.errors import ConfigError, RunError
-from foresighted.integrations.ray import RayOwner, stop
+from foresighted.integrations.ray import RayOwner
+from foresighted.integrations.ray.client import end
 
 SIZE = 3
 KEYS = {"reward", "score", "penalty", "version", "foresight"}
@@ -30,7 +31,7 @@ def callback(config):
     from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 
     yield build_checkpoint_callback(config)  # verl's first act, and it makes the owner
-    stop("verl-rewards")
+    end("verl-rewards")
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,14 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foresighted.alignment.players import named_device
-from foresighted.alignment.probed import ProbedFollower, loaded
+from foresighted.alignment.probed import ProbedFollower
 from foresighted.alignment.rows import Evaluated
 from foresighted.errors import ConfigError, DataError, ForesightedError, RunError, one_line
 from foresighted.integrations.owner import rounds, versions
@@ -28,13 +27,14 @@ from foresighted.integrations.owner.desk import Desk, Question
 from foresighted.integrations.owner.events import Restore, Rollback, Tie
 from foresighted.integrations.owner.folder import check_version, signed, wish_of
 from foresighted.integrations.owner.holding import Holding
-from foresighted.integrations.owner.scoring import Scorer
+from foresighted.integrations.owner.scoring import Scorer, device_of, placed
 from foresighted.integrations.owner.status import of_state
 from foresighted.integrations.owner.teacher import Teacher
 from foresighted.integrations.owner.twin import twin
 from foresighted.labels.asking import Asker
 from foresighted.labels.labellers import as_labeller, named_labeller
 from foresighted.labels.queue import LabelQueue, as_queue
+from foresighted.models.reward_model import RewardModel
 from foresighted.settings import check_labels, to_yaml
 from foresighted.store.directory import Claim, claimed
 from foresighted.store.environment import write_environment
@@ -64,7 +64,10 @@ class RewardOwner:
         self._listener = threading.Thread(target=self._listen, daemon=True, name="foresighted-wishes")
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], config: OwnerConfig, labels: Any = None) -> RewardOwner:
+    def open(
+        cls, folder: str | os.PathLike[str], config: OwnerConfig, labels: Any = None, *,
+        scorer: Callable[[RewardModel, OwnerConfig], Scorer] = Scorer,
+    ) -> RewardOwner:  # fmt: skip  # one argument a line says no more
         """Take up what lies in a folder, or begin there.
 
         Args:
@@ -72,6 +75,7 @@ class RewardOwner:
             config: settings; those of a folder that is taken up must be the same, but for some (docs/clusters.md).
             labels: who labels, in place of `config.labels`: a function of (prompts, first, second) or of one pair, an
                 object with a utility too, or a `LabelQueue`.
+            scorer: what makes the one that reads with the reward model.
 
         Raises:
             ConfigError: a form whose labels nobody gives in time.
@@ -81,7 +85,7 @@ class RewardOwner:
         if not isinstance(config, OwnerConfig):
             raise ConfigError(f"config: got {type(config).__name__}, expected OwnerConfig; labellers go to labels=")
         folder, config = Path(folder), config.resolved()
-        device = named_device("cuda" if config.device == "auto" and torch.cuda.is_available() else _named(config))
+        device = device_of(config)
         asker = _asker(config, labels, device)
         queued = asker is not None and asker.queue is not None
         check_labels(config, asker is not None, queued)
@@ -90,15 +94,12 @@ class RewardOwner:
             stack.enter_context(claimed(claim, folder, resume=True))
             stack.enter_context(signed(folder))
             write_environment(folder, device)
-            model = loaded(config.reward_model, None, config, device_map=config.device_map)
-            if not hasattr(model.body, "hf_device_map"):
-                model.body.to(device)
-                model.head.to(device)
-            scorer, student = Scorer(model, config), ProbedFollower(twin(model), config)
+            model = placed(config)
+            reader, student = scorer(model, config), ProbedFollower(twin(model), config)
             book = Book(
                 folder, config, labelled=asker is not None, queued=asker is not None and asker.queue is not None
             )
-            teacher = Teacher(book, scorer, student, asker)
+            teacher = Teacher(book, reader, student, asker)
             if not versions.present(folder):
                 versions.save(folder, 0, student, [])
             for left in (v for v in versions.present(folder) if v > book.state.newest):
@@ -108,7 +109,7 @@ class RewardOwner:
             if book.state.closed is not None:
                 rounds.add(book, book.state.closed, book.state.last)
             teacher.look_back()
-            desk = Desk(book, scorer, teacher)
+            desk = Desk(book, reader, teacher)
             owner = cls(book, desk, teacher, stack.pop_all())
             teacher.start()
             desk.start()
@@ -304,10 +305,6 @@ def _asker(config: OwnerConfig, labels: Any, device: torch.device) -> Asker | No
         found, sampled=config.sampled_labels, seed=config.seed, timeout=config.label_timeout,
         retries=config.label_retries,
     )  # fmt: skip
-
-
-def _named(config: OwnerConfig) -> str:
-    return "cpu" if config.device == "auto" else config.device
 
 
 def _check_place(member: int, size: int) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from foresighted.alignment.foresight import Foresight, Penalty, Scores
-from foresighted.alignment.probed import ProbedFollower
+from foresighted.alignment.players import named_device
+from foresighted.alignment.probed import ProbedFollower, loaded
 from foresighted.errors import NumericalError
 from foresighted.influence.passes import ROWS
 from foresighted.integrations.owner.config import OwnerConfig
@@ -31,6 +32,23 @@ FEWEST = 8
 def digest(text: Text) -> str:
     """Return what a response is known by: the first 16 hex digits of the SHA-256 of its text."""
     return hashlib.sha256(text_of(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def device_of(config: OwnerConfig) -> torch.device:
+    """Return where an owner's settings put its reward model; raises a `ConfigError` for a device that is none."""
+    if config.device == "auto":
+        return named_device("cuda" if torch.cuda.is_available() else "cpu")
+    return named_device(config.device)
+
+
+def placed(config: OwnerConfig) -> RewardModel:
+    """Return an owner's reward model, where its settings put it; raises a `ModelError` for one that is none."""
+    model = loaded(config.reward_model, None, config, device_map=config.device_map)
+    if not hasattr(model.body, "hf_device_map"):
+        device = device_of(config)
+        model.body.to(device)
+        model.head.to(device)
+    return model
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,13 @@ class Scorer:
                 )
         return found
 
+    def read(self, groups: Groups, features: Tensor | None) -> Scores:
+        """Return the scores of one whole group; `features` are the head's inputs, where they were read."""
+        foresight = self.foresight(len(groups.references[0]) if groups.references else 0)
+        if features is None:
+            return foresight.score(*groups.rows(), groups=1)
+        return foresight.score_features(features, groups=1)
+
     def scored(
         self, texts: Texts, version: int, features: Tensor | None, asked: Sequence[Pair]
     ) -> tuple[Group, list[Pair]]:
@@ -153,10 +178,7 @@ class Scorer:
         groups = texts.groups
         foresight = self.foresight(len(texts.references))
         before = self.model.reader.cut
-        if features is None:
-            scores = foresight.score(*groups.rows(), groups=1)
-        else:
-            scores = foresight.score_features(features, groups=1)
+        scores = self.read(groups, features)
         cut = self.model.reader.cut - before
         pairs = list(asked)
         if scores.features is not None and self.model.head_only:

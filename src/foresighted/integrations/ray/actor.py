@@ -14,8 +14,10 @@ from typing import Any
 from foresighted.errors import ConfigError, ForesightedError, RunError
 from foresighted.integrations.owner import Answer, OwnerConfig, RewardOwner
 from foresighted.integrations.owner.config import MAY_CHANGE
-from foresighted.integrations.ray.client import NAMESPACE, RayOwner, find, join, ray
-from foresighted.settings import Settings, from_mapping, names, read_yaml, setting
+from foresighted.integrations.ray.client import NAMESPACE, RayOwner, end, join, ray
+from foresighted.integrations.ray.config import Placement
+from foresighted.integrations.ray.replicas import spread
+from foresighted.settings import from_mapping, names, read_yaml
 from foresighted.store.directory import Taken
 
 _log = logging.getLogger(__name__)
@@ -24,16 +26,6 @@ MOST_CALLS = 1_000_000
 
 _LINGERS = 60.0
 """Seconds that a process may have the folder after Ray gave its node up."""
-
-
-@dataclass(frozen=True)
-class Placement(Settings):
-    """What an owner takes of the cluster."""
-
-    cpus: float = setting(1.0, "ray", "CPUs that Ray keeps for the owner", low=0)
-    gpus: float = setting(
-        0.0, "ray", "GPUs that Ray keeps for the owner; with device_map the model is spread over them", low=0
-    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,8 @@ class OwnerActor:
             end = time.monotonic() + (_LINGERS if self._again else 0)
             while self._owner is None and self._refused is None:
                 try:
-                    self._owner = RewardOwner.open(self.plan.folder, self.plan.config, _labeller(self.plan.config))
+                    scorer = spread(self.plan.config, self.plan.placement)
+                    self._owner = RewardOwner.open(self.plan.folder, self.plan.config, scorer=scorer)
                     await self._tell()
                 except Taken as error:
                     if time.monotonic() > end:
@@ -181,33 +174,11 @@ def start(name: str, plan: Plan) -> RayOwner:
     try:
         there: Plan = owner.wait("made_of")
     except ForesightedError:
-        _end(name)  # it could not be made, and would keep the name
+        end(name)  # it could not be made, and would keep the name
         raise
     if told := plan.differences(there):
         raise ConfigError(
             f"owner {name!r}: runs already, made of something else ({told}); use it as it is, give another name, or"
-            f" stop it (foresighted owner stop --ray {name})"
+            f" stop it (foresighted owner stop ray:{name})"
         )
     return owner
-
-
-def stop(name: str) -> None:
-    """Close an owner and end its actor. Its folder stays, and a new owner takes it up.
-
-    Raises:
-        RunError: there is none of that name.
-    """
-    owner = RayOwner(name)
-    owner.wait("close")
-    _end(name)
-
-
-def _end(name: str) -> None:
-    ray().kill(find(name), no_restart=True)
-
-
-def _labeller(config: OwnerConfig) -> Any:
-    """Return who labels, FILE.py:FUNCTION, if anybody does."""
-    from foresighted.labels.labellers import own_labels
-
-    return own_labels("labels", config.labels) if config.labels else None

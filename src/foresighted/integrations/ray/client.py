@@ -75,6 +75,11 @@ def find(name: str) -> Any:
         ) from None
 
 
+def end(name: str) -> None:
+    """End the actor of an owner for good."""
+    ray().kill(find(name), no_restart=True)
+
+
 class RayOwner:
     """A `RewardOwner` that lives in an actor: the same methods, for any process of the cluster.
 
@@ -123,11 +128,26 @@ class RayOwner:
                 self._told(error)
             await asyncio.sleep(pause)
 
-    def wait(self, method: str, *words: Any, **given: Any) -> Any:
-        """Do as `ask` does, where no event loop runs."""
+    def wait(self, method: str, *words: Any, within: float | None = None, **given: Any) -> Any:
+        """Do as `ask` does, where no event loop runs.
+
+        Args:
+            method: of the owner.
+            *words: its arguments.
+            within: seconds after which it is given up; None: never.
+            **given: its arguments by name.
+
+        Raises:
+            ForesightedError: what the owner raised, or that it has died for good, or does not answer in time.
+        """
         for pause in self._pauses():
             try:
-                return ray().get(getattr(self._actor, method).remote(*words, **given))
+                return ray().get(getattr(self._actor, method).remote(*words, **given), timeout=within)
+            except ray().exceptions.GetTimeoutError:
+                raise RunError(
+                    f"owner {self.name!r}: no answer within {within:g} s; Ray may be starting it again, or lack the"
+                    " CPUs and GPUs that it needs"
+                ) from None
             except Exception as error:
                 self._told(error)
             time.sleep(pause)
