@@ -176,3 +176,14 @@ def test_the_monitor_says_the_same_at_the_same_step(every, tmp_path):
 
 def said_of(arm):
     return fall_of_logs(arm.fall, "rewards/gold/mean", "reward")
+
+
+def test_a_value_that_is_no_number_is_refused_where_it_is_judged_and_passed_over_elsewhere(tmp_path):
+    rows = [row | {"note": "a text"} for row in _rows()]
+    assert audit(_log(tmp_path, rows)).verdict == "collapsed"
+    for name in ("reward", "rewards/gold/mean"):
+        wrong = [row | {name: "abc" if row["step"] == 7 else row[name]} for row in rows]
+        with pytest.raises(DataError, match=f"{name} at step 7 of .* is 'abc', expected a number"):
+            audit(_log(tmp_path, wrong))
+    gone = [row | {"reward": (None, "", "NaN", math.nan)[row["step"] % 4]} if row["step"] > 50 else row for row in rows]
+    assert audit(_log(tmp_path, gone)).verdict == "collapsed"

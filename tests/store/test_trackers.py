@@ -67,6 +67,12 @@ def test_what_is_being_written_is_read_up_to_there_and_damage_is_named(pattern, 
         find_metrics(tmp_path / file.name)
 
 
+def test_a_file_that_only_its_name_calls_events_is_named(tmp_path):
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=r"no TensorBoard events, or damaged \(checksum"):
+        find_metrics(tmp_path)
+
+
 def test_an_sqlite_database_of_something_else_is_named(tmp_path):
     import sqlite3
 

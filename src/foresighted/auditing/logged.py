@@ -31,7 +31,7 @@ from foresighted.statistics.series import (
     rose_alone,
     window_of,
 )
-from foresighted.statistics.wording import REASONS, REASONS_OF_LOGS, interval_text
+from foresighted.statistics.wording import REASONS, REASONS_OF_LOGS, count, interval_text
 
 DOMINANT, GREW = 0.8, 0.2
 """A part of the reward takes over from this share on, if it grew by this much."""
@@ -77,7 +77,7 @@ def _verdict(
     if not run.reward:
         return "cannot tell", "no metric that the loop follows is logged or named"
     if judged is None:
-        return "cannot tell", f"the trusted metric has {len(trusted)} logs, which is too little to compare"
+        return "cannot tell", f"the trusted metric has {count(len(trusted), 'log')}, which is too little to compare"
     if np.ptp(trusted) > 0 and np.allclose(trusted, paid, rtol=1e-6, atol=0):
         return (
             "cannot tell",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from foresighted.errors import DataError, nearest
+from foresighted.inputs import shown
 from foresighted.store.aliases import listed
 from foresighted.store.trackers.metrics import MetricRun, Metrics
 
@@ -112,8 +113,19 @@ def roles_of(metrics: Metrics, told: Mapping[str, str], where: str) -> Roles:
             f"{where}: {trusted} is both the reward and the trusted metric, so that no fall would show; name another"
             f" with --reward or --trusted; there are {listed(names, 40)}"
         )
+    _check_numbers(metrics, [*reward, *filter(None, [trusted])], where)
     others = {ours: found for ours, known in OTHERS.items() if (found := _best(known, names, evaluated=False))}
     return Roles(reward, trusted, tuple(guessed), others)
+
+
+def _check_numbers(metrics: Metrics, names: Sequence[str], where: str) -> None:
+    """Refuse a value of what is judged that is no number: none is passed over because it is bad."""
+    for run, name in ((run, name) for run in metrics.runs for name in names if name in run.odd):
+        step, value = run.odd[name]
+        raise DataError(
+            f"{where}: {name} at step {step} of {run.name} is {shown(value)}, expected a number; mend it, or name"
+            " another metric with --reward or --trusted"
+        )
 
 
 def _named(flag: str, text: str, names: Sequence[str], where: str) -> tuple[str, ...]:

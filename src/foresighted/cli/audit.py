@@ -12,7 +12,7 @@ from foresighted.api.audit import audit
 from foresighted.cli.console import console
 from foresighted.errors import ConfigError
 from foresighted.inputs import shown
-from foresighted.statistics.wording import interval_text, number
+from foresighted.statistics.wording import count, interval_text, number
 from foresighted.store.aliases import listed
 from foresighted.store.directory import AUDIT
 from foresighted.store.rows import plain
@@ -159,8 +159,8 @@ def print_audit(result: Audit) -> None:
 
 def _source(result: Audit) -> Iterable[str]:
     source = result.source
-    what = "steps" if source.metrics else "rows"
-    yield f"Read {source.rows} {what} of {source.files} file{'' if source.files == 1 else 's'} ({source.format})."
+    read = count(source.rows, "step") if source.metrics else f"{source.rows} rows"
+    yield f"Read {read} of {count(source.files, 'file')} ({source.format})."
     if source.metrics:
         yield from _taken(source)
     elif source.guessed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foresighted.store.exchanges import number_of
+from foresighted.store.exchanges import missing, number_of
 
 STEPS = ("train/global_step", "global_step", "_step", "step", "training_step", "training/global_step", "iteration")
 """Names of the step, best first: what the trainer counts before what the tracker does."""
@@ -24,17 +24,23 @@ class MetricRun:
     name: str
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """Name -> step -> value; a step that was logged twice (a run that was resumed) has the later value."""
+    odd: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """Name -> first step and value that is neither a number nor absent: text, a table, a picture."""
     replaced: int = 0
     """Values that a later one of the same step took the place of."""
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Take in the finite numbers of one log."""
         for name, value in values.items():
+            if name in _BESIDE:
+                continue
             known = _number(value)
-            if known is not None and name not in _BESIDE:
+            if known is not None:
                 own = self.metrics.setdefault(name, {})
                 self.replaced += own.get(step, known) != known
                 own[step] = known
+            elif not isinstance(value, float) and not missing(value):
+                self.odd.setdefault(name, (step, value))
 
     @property
     def steps(self) -> list[int]:

@@ -1,7 +1,7 @@
 """Records of TensorBoard and Weights & Biases, read without their libraries: framing, and protobuf on the wire.
 
-Checksums are checked of W&B's records, not of TensorBoard's (CRC-32C, which Python computes at 1 MB/s). The
-libraries take hundreds of megabytes; what is needed of them is this page.
+Checksums are checked of W&B's records, and of the lengths of TensorBoard's (CRC-32C, which Python computes slowly).
+The libraries take hundreds of megabytes; what is needed of them is this page.
 
 References:
     https://protobuf.dev/programming-guides/encoding/; TFRecord: tensorflow/core/lib/io/record_writer.h; the LevelDB log
@@ -13,11 +13,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 LEVELDB_BLOCK = 32768
 _HEADER = 7
 _FULL, _LAST = 1, 4
-LONGEST_RECORD = 1 << 28
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -60,15 +60,33 @@ def signed(value: int) -> int:
 
 
 def tf_records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a TFRecord file; a last one that is cut is left out, for its writer goes on or died."""
+    """Yield the records of a TFRecord file; a last one that is cut is left out, for its writer goes on or died.
+
+    Raises:
+        ValueError: a length whose checksum is wrong.
+    """
     place = 0
     while place + 12 <= len(data):
-        (size,) = struct.unpack_from("<Q", data, place)
+        size, check = struct.unpack_from("<QI", data, place)
+        if _masked(data[place : place + 8]) != check:
+            raise ValueError(f"checksum of the length at byte {place}")
         end = place + 12 + size
-        if size > LONGEST_RECORD or end + 4 > len(data):
+        if end + 4 > len(data):
             return
         yield data[place + 12 : end]
         place = end + 4
+
+
+@lru_cache(maxsize=4096)
+def _masked(head: bytes) -> int:
+    """Return the masked CRC-32C of a few bytes."""
+    check = 0xFFFFFFFF
+    for byte in head:
+        check ^= byte
+        for _ in range(8):
+            check = check >> 1 ^ (0x82F63B78 if check & 1 else 0)
+    check ^= 0xFFFFFFFF
+    return ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def leveldb_records(data: bytes, start: int) -> Iterator[bytes]:
