@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -91,6 +92,22 @@ def test_an_owner_that_is_killed_while_samples_come_answers_as_its_journal_says(
 def test_a_label_that_is_wrong_ends_the_run_with_its_cause(owner, generator):
     with pytest.raises(Exception, match="label: step is 'seven'"):
         generator([("Why?", {"step": "seven"})]).generate_samples(max_new_tokens=8, max_len=64)
+
+
+def test_the_command_line_looks_at_it_and_takes_it_back(owner, made, capsys):
+    from foresighted.cli.main import main
+
+    assert main(["owner", "status", "ray:rewards", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["version"], said["folder"]) == (owner.wait("status")["version"], str(made.folder))
+    assert main(["owner", "rollback", "ray:rewards", "1", "--reason", "tests"]) == 0
+    assert owner.wait("status")["version"] == 1
+    assert made.journal("rollback")[-1]["reason"] == "tests"
+    assert main(["serve", "--ray", "rewards", "--out", str(made.folder), "--config", str(made.config)]) == 0
+    assert "pays at version 1" in capsys.readouterr().out
+    assert main(["owner", "rollback", "ray:rewards", "99"]) == 2
+    assert main(["owner", "status", "ray:nobody"]) == 2
+    assert "foresighted serve --ray nobody" in capsys.readouterr().err
 
 
 def test_an_owner_that_is_not_there_is_said(cluster):
