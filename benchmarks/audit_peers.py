@@ -86,7 +86,21 @@ def kl(path: Path) -> None:
         if len(values) >= 10 and not hacked:
             start = np.mean(values[:5])
             shown[data].append(any(min(values[n : n + 5]) > 4 * start for n in range(5, len(values) - 4)))
+    blind(path)
     print("KL symptom of 0.2 in clean runs:", {data: f"{sum(some)} of {len(some)}" for data, some in shown.items()})
+
+
+def blind(path: Path) -> None:
+    """Print how many runs the monitor names without a trusted metric, by reward, KL and length."""
+    counts = collections.Counter()
+    for _, _, hacked, _, rows in peer_runs(path):
+        if "tokens" not in rows[0]:
+            continue
+        monitor = MetricsMonitor(None, "reward")
+        logs = [{"reward": row["reward"], "kl": row["kl"], "completions/mean_length": row["tokens"]} for row in rows]
+        said = [one for row, log in zip(rows, logs, strict=True) for one in monitor.log(row["step"], log)]
+        counts["hacked" if hacked else "clean", bool(said)] += 1
+    print("monitor without a trusted metric (whose, named):", dict(counts))
 
 
 def generated() -> None:

@@ -87,6 +87,7 @@ def test_what_is_no_loop_is_refused():
         fpo.watch(Tracking, window=2)
 
 
+@pytest.mark.slow  # imports trl
 def test_a_trainer_of_trl_gets_a_callback_that_trusts_the_reward_of_weight_zero():
     pytest.importorskip("trl")
     added = []
