@@ -143,7 +143,7 @@ def test_a_name_an_answer_and_what_is_said_of_it(served):
     assert client.get("/state").json() == {"person": None, "link": False}
     assert post(client, "/name", {"name": " ann "}).json()["person"] == "ann"
     state = client.get("/state").json()
-    assert set(state) == {"person", "form", "pair", "answered", "open"}
+    assert set(state) == {"person", "form", "pair", "answered", "open", "seconds"}
     assert set(state["pair"]) == {"id", "ask", "prompt", "responses"}  # no arm, no round, no order
     answer = {"id": state["pair"]["id"], "ask": "new", "choice": "0", "seconds": float("1e9")}
     said = post(client, "/answer", answer, **{"X-Form": state["form"]})

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 from typing import Literal, NamedTuple
 
 from foresighted.errors import DataError
@@ -51,6 +52,8 @@ class Progress(NamedTuple):
     """By this person, skipped ones included."""
     open: int
     """Pairs that this person can be asked now."""
+    seconds: float | None
+    """Median time of this person's answers."""
 
 
 @dataclass
@@ -134,7 +137,8 @@ class Desk:
         questions, found = self._queue.questions(), standing(self._queue.answers())
         mine = _of(person, found)
         left = sum(1 for _ in self._open(person, questions, found)) + sum(1 for _ in self._due(mine, questions))
-        return Progress(len(mine), left)
+        took = [answer.seconds for answer in mine if answer.seconds is not None]
+        return Progress(len(mine), left, median(took) if took else None)
 
     def _stands(self, lease: _Lease, person: str, questions: Mapping[str, Question], found: _Standing) -> bool:
         """Return whether the pair before a person is still to be answered."""

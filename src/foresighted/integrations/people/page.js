@@ -3,7 +3,7 @@
 
 const find = (id) => document.getElementById(id);
 const MARKS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
-const WAIT = 1000; // milliseconds before a server that is away is asked again
+const WAIT = 500; // milliseconds before a server that is away is asked again
 const LOOK = 3000; // milliseconds before looking for new pairs
 const KEPT = "foresighted-label";
 
@@ -68,7 +68,8 @@ function show(state) {
   }
   form = state.form;
   if (pair === null && state.answered > 0) find("guidelines")?.removeAttribute("open"); // they were read before
-  find("progress").textContent = `${state.person}: ${state.answered} answered, ${state.open} to go`;
+  const pace = state.seconds === null ? "" : `, ${state.seconds.toFixed(state.seconds < 10 ? 1 : 0)} s each`;
+  find("progress").textContent = `${state.person}: ${state.answered} answered, ${state.open} to go${pace}`;
   const other = pair === null || state.pair === null || state.pair.id !== pair.id || state.pair.ask !== pair.ask;
   pair = state.pair;
   find("pair").hidden = pair === null;

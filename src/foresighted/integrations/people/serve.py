@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from foresighted.errors import ConfigError, RunError
@@ -93,9 +93,9 @@ def serve(queue: FileQueue, config: LabelConfig, tell: Callable[[str], None]) ->
         for name in config.people or ("",):
             tell(f"{name}: {where}?token={gate.token(name)}" if name else where)
         app = application(Desk(queue, config), gate, guidelines)
-        uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-        ).run(sockets=[listening])
+        settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
+        with suppress(KeyboardInterrupt):  # the way to stop it
+            uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _guidelines(path: str | None) -> str:

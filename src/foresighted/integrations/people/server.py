@@ -160,7 +160,7 @@ def _state(desk: Desk, gate: Gate, person: str | None, **more: Any) -> Response:
     shown = None if asked is None else _shown(asked)
     return _json(
         {"person": person, "form": gate.form(person), "pair": shown, "answered": progress.answered,
-         "open": progress.open} | more
+         "open": progress.open, "seconds": progress.seconds} | more
     )  # fmt: skip  # one mapping
 
 
