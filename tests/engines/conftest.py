@@ -100,7 +100,8 @@ class Made:
     def __init__(self, folder: Path, **settings) -> None:
         self.folder, self.config, self.traps = folder / "owner", folder / "owner.yaml", folder
         (folder / "judge.py").write_text(JUDGE)
-        self.settings = {"device": "cpu", "cpus": 0, "labels": f"{folder / 'judge.py'}:prefer", **settings}
+        gamma = {"gamma": 0.1, "gamma_unit": "raw"}  # a share would be that of the groups before, in their order
+        self.settings = {"device": "cpu", "cpus": 0, "labels": f"{folder / 'judge.py'}:prefer", **gamma, **settings}
         self.config.write_text(yaml.safe_dump(self.settings))
 
     def trap(self, where: str) -> None:

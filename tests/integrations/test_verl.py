@@ -18,7 +18,10 @@ class Section(dict):
 def config(*, workers=8, prompts=64, size=8, mode="sync", **foresighted):
     v1 = Section(trainer_mode=mode, sync=Section(), separate_async=Section(num_warmup_batches=1, parameter_sync_step=4))
     found = Section(
-        data=Section(train_batch_size=prompts), reward=SimpleNamespace(num_workers=workers),
+        data=Section(train_batch_size=prompts), algorithm=Section(),
+        reward=Section(
+            num_workers=workers, reward_model=Section(enable=False), custom_reward_function=Section(path=None)
+        ),
         trainer=Section(v1=v1, use_v1=True, project_name="p", experiment_name="e"),
         actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(n=size)),
     )  # fmt: skip
@@ -40,6 +43,9 @@ def test_groups_that_would_block_each_other_are_refused(told):
         check_capacity(config(workers=1, prompts=110, size=16))  # left no whole group
     told(error, "reward.num_workers", "got 1", "1760", "1000", "reward.num_workers=3")
     assert in_flight(config(prompts=10, size=4, mode="separate_async")) == 10 * 4 * 6
+    filtered = config(prompts=10, size=4)
+    filtered["algorithm"]["filter_groups"] = {"enable": True, "max_inflight_gen_batches": 3}
+    assert in_flight(filtered) == 10 * 4 * 3
 
 
 def test_the_section_names_an_owner_or_what_it_is_made_of(told, tmp_path):
@@ -62,3 +68,8 @@ def test_the_section_names_an_owner_or_what_it_is_made_of(told, tmp_path):
     with pytest.raises(ConfigError) as error:
         Asked.of(old)
     told(error, "trainer.use_v1", "true")
+    own = config(owner="a")
+    own["reward"]["reward_model"]["enable"] = True
+    with pytest.raises(ConfigError) as error:
+        Asked.of(own)
+    told(error, "reward.reward_model.enable", "leave the owner out", "false")

@@ -49,6 +49,9 @@ class Asked:
             raise ConfigError(
                 "trainer.use_v1: got false; the owner tells evaluation by the V1 trainer's queue, use true"
             )
+        if config.reward.reward_model.enable and config.reward.custom_reward_function.path is None:
+            told = "verl would ask that model and leave the owner out; use false, the owner has the reward model"
+            raise ConfigError(f"reward.reward_model.enable: got true; {told}")
         if "owner" not in said:
             raise ConfigError("foresighted.owner: missing; name the owner with +foresighted.owner=NAME")
         plan = planned(said["config"], said["out"]) if "config" in said else None
@@ -86,7 +89,9 @@ def in_flight(config: Any) -> int:
     data, trainer = config.data, config.trainer
     prompts = int(data.get("gen_batch_size", None) or data.train_batch_size)
     prompts = max(prompts, int(data.train_batch_size))
-    mode = trainer.v1.trainer_mode
+    mode, filtered = trainer.v1.trainer_mode, config.algorithm.get("filter_groups", None)
+    if filtered is not None and filtered.get("enable", False):
+        prompts = math.ceil(prompts * max(1, filtered.get("max_inflight_gen_batches", 1)))
     if mode != "sync":  # batches that are generated ahead, and those of the step that goes on
         own = trainer.v1[mode]
         prompts = math.ceil(prompts * (1 + own.get("num_warmup_batches", 1) + own.get("parameter_sync_step", 1)))
