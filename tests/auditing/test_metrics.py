@@ -140,7 +140,8 @@ def test_a_trusted_metric_that_is_the_reward_tells_nothing(tmp_path):
     rows = [{"step": n, "reward": n % 7, "gold": n % 7} for n in range(40)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     found = audit(tmp_path / "log.jsonl")
-    assert (found.verdict, "one value at every step" in found.headline) == ("cannot tell", True)
+    assert (found.verdict, "is the reward, number for number" in found.headline) == ("cannot tell", True)
+    assert found.look_at == ()  # there are no words
 
 
 def test_a_folder_of_trackio_is_read_in_either_form_and_in_both(tmp_path):

@@ -290,7 +290,7 @@ def test_another_column_that_may_be_the_utility_or_the_reward_is_said(tmp_path):
 @pytest.mark.parametrize("slip", [0.0, 1e-9])
 def test_a_utility_that_is_the_reward_is_refused(tmp_path, slip):
     rows = _both(lambda n: n / 9 % 1 * (1 + slip))
-    with pytest.raises(DataError, match=r"reward and utility have one value in every row.*--column utility=NAME"):
+    with pytest.raises(DataError, match=r"reward and utility are the same number in every row.*--column utility=NAME"):
         read_log(_write(tmp_path / "log.jsonl", rows), {})
     rows[5]["utility"] += 0.1
     assert "utility" in read_log(_write(tmp_path / "log.jsonl", rows), {}).training.numbers

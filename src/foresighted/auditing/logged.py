@@ -81,7 +81,7 @@ def _verdict(
     if np.ptp(trusted) > 0 and np.allclose(trusted, paid, rtol=1e-6, atol=0):
         return (
             "cannot tell",
-            "the reward and the trusted metric have one value at every step, so no fall would show",
+            "the trusted metric is the reward, number for number at every step, so no fall of one alone would show",
         )
     fall = judged.fall
     if fall.collapsed:

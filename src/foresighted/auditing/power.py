@@ -117,6 +117,9 @@ def look_at(arms: list[tuple[str, Rollouts, Layout, str | None]], count: int = L
     Args:
         arms: label, responses, rows and measure (`utility`, `label` or None) of each arm.
         count: how many.
+
+    Returns:
+        They, the first one first; none where the log has neither prompts nor responses.
     """
     found: list[tuple[float, int, int]] = []
     for place, (_, rollouts, layout, measure) in enumerate(arms):
@@ -142,7 +145,7 @@ def look_at(arms: list[tuple[str, Rollouts, Layout, str | None]], count: int = L
         chosen.append(_response(label, rollouts, layout, i, score, text))
         if len(chosen) == count:
             break
-    return tuple(chosen)
+    return tuple(chosen) if any(one.prompt or one.text for one in chosen) else ()  # numbers alone: nothing to read
 
 
 def excess(rollouts: Rollouts, layout: Layout, measure: str | None) -> Floats:

@@ -353,8 +353,8 @@ def _check_two(rollouts: Rollouts, columns: Mapping[str, Column]) -> None:
     if np.ptp(reward) > 0 and np.allclose(utility, reward, rtol=1e-6, atol=0):
         names = " and ".join(written(columns[name].name) for name in ("reward", "utility"))
         raise DataError(
-            f"{names} have one value in every row, so that neither could be judged by the other and no fall would show;"
-            " name another column with --column reward=NAME or --column utility=NAME (--column utility= for none)"
+            f"{names} are the same number in every row, so that neither could be judged by the other and no fall would"
+            " show; name another column with --column reward=NAME or --column utility=NAME (--column utility= for none)"
         )
 
 
