@@ -70,7 +70,7 @@ def test_evaluation_gets_the_bare_reward_and_leaves_no_trace(owner, made, genera
 
 
 def test_an_owner_that_is_killed_while_samples_come_answers_as_its_journal_says(owner, made, generator, tell):
-    for turn, where in enumerate(("journal", "swap")):  # verl's test has the others
+    for turn, where in enumerate(("journal", "answer", "swap")):  # verl's test has the others
         prompts = [(f"Turn {turn}, prompt {i}?", {"step": turn, "evaluation": False}) for i in range(4)]
         before = owner.wait("status")
         made.trap(where)
