@@ -170,7 +170,7 @@ def players(tiny):
     return policy, load_reward_model(tiny, device), load_labels(tiny, policy, device)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop goes on in this thread meanwhile: no other can be run
 def chromium() -> Iterator[Any]:
     """Return a headless Chromium of this machine, driven by Playwright."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
