@@ -21,6 +21,13 @@ _ERRORS: Mapping[int, type[ForesightedError]] = {504: GroupIncomplete, 400: Data
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
 
+def references_of(told: Mapping[str, Any]) -> Any:
+    """Return the references that a row of an engine's dataset has, under `references` or `reference`; one text as a
+    list of it, anything else as it is, None where there are none."""
+    found = told.get("references", told.get("reference"))
+    return [found] if isinstance(found, str) else found
+
+
 class Client:
     """Asks a server for rewards; a request may be sent again, since the owner answers a retry with the same.
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from foresighted.errors import DataError
-from foresighted.integrations.http.client import Client
+from foresighted.integrations.http.client import Client, references_of
 from foresighted.prompts import prompt_id
 
 client = lru_cache(Client)
@@ -64,11 +64,10 @@ class Foresighted:
         answered = bool(talk) and talk[-1].get("role") == "assistant"
         prompt = [dict(message) for message in (talk[:-1] if answered else talk)]
         name = own.get("prompt_id") or prompt_id(prompt)
-        reference = own.get("references", own.get("reference"))
         return {
             "run": RUN, "group": f"{step}-{name}-{place // size}", "member": place % size, "size": size,
             "prompt": prompt, "response": text, "step": step, "evaluation": own.get("evaluation") is True,
-            "references": [reference] if isinstance(reference, str) else reference,
+            "references": references_of(own),
         }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from foresighted.errors import DataError
-from foresighted.integrations.http.client import Client
+from foresighted.integrations.http.client import Client, references_of
 
 client = lru_cache(Client)
 RUN = "slime"
@@ -33,13 +33,11 @@ async def reward(args: Any, samples: Any, **_: Any) -> list[float] | float:
     if len(prompts) > 1:
         raise DataError(f"prompt: slime's group has {len(prompts)}; use --group-rm")
     metadata = every[0].metadata if isinstance(every[0].metadata, dict) else {}
-    references = metadata.get("references", metadata.get("reference"))
-    listed = [references] if isinstance(references, str) else references
     first = every[0]
     name = f"{first.group_index}-{first.index}" if whole else f"evaluation-{first.index}"
     found = await client().score(
         run=RUN, group=name, prompt=first.prompt, responses=[sample.response for sample in every],
-        evaluation=not whole, references=listed,
+        evaluation=not whole, references=references_of(metadata),
     )  # fmt: skip
     paid = [answer.reward for answer in found]
     return paid if whole else paid[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foresighted.errors import DataError
+from foresighted.integrations.http.client import references_of
 from foresighted.integrations.http.messages import OpenRLHFRequest, plain
 from foresighted.types import Text
 
@@ -57,8 +58,7 @@ def _sample(where: str, query: Any, prompt: Any, label: Any, end_tokens: Sequenc
     response = told.get("response")
     if response is None:
         response = _response(where, query, prompt, end_tokens)
-    references = told.get("references", told.get("reference"))
-    listed = [references] if isinstance(references, str) else references
+    listed = references_of(told)
     group, member, size = told.get("group"), told.get("member", 0), told.get("size", 1)
     step, run, evaluation = told.get("step"), told.get("run", RUN), told.get("evaluation", False)
     kinds = (

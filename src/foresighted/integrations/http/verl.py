@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from foresighted.integrations.http.client import Client
+from foresighted.integrations.http.client import Client, references_of
 
 client = lru_cache(Client)
 
@@ -35,10 +35,10 @@ async def compute_score(
     told = dict(extra_info or {})
     asked = {name: told[name] for name in ("group", "run", "evaluation") if told.get(name) is not None}
     asked |= {name: int(told[name]) for name in ("member", "size", "step") if told.get(name) is not None}
-    references = told.get("references", told.get("reference"))
+    references = references_of(told)
     label = asked | {"prompt": told.get("prompt", ""), "response": solution_str}
     if references is not None:
-        label["references"] = [references] if isinstance(references, str) else list(references)
+        label["references"] = list(references)
     said = await client(url, token).ask("/openrlhf", {"query": [""], "prompts": [""], "labels": [label]})
     logs = {name: values[0] for name, values in said["extra_logs"].items()}
     return {"score": said["rewards"][0], "reward_model": said["scores"][0], **logs}

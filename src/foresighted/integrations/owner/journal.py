@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
 from foresighted.errors import DataError
@@ -45,8 +46,7 @@ class Journal:
             with suppress(OSError):  # of a disk that takes nothing: the next line begins a line all the same
                 files.cut(self.path, self._size)
             raise
-        places = [self._size + sum(sizes[:i]) for i in range(len(sizes))]
-        self._size += sum(sizes)
+        *places, self._size = accumulate(sizes, initial=self._size)
         return places
 
     def group(self, place: int) -> Group:

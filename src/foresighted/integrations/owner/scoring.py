@@ -210,10 +210,10 @@ class Scorer:
     def _penalty(self, foresight: Foresight, scores: Scores, label: Tensor) -> Penalty | None:
         """Return the penalty of a group, where gamma may be a share of the spread within the last groups; of a response
         that came alone, of the last ones' margins, which nobody knows until there are `FEWEST` of them: None."""
-        if not foresight.steers or self.config.unit != "share" or scores.reward.numel() > 1:
-            return foresight.penalty(
-                scores, label, one_share=self._one_share if self._pools(foresight, scores) else None
-            )
+        if self._pools(foresight, scores):
+            return foresight.penalty(scores, label, one_share=self._one_share)
+        if not foresight.steers or self.config.unit != "share":
+            return foresight.penalty(scores, label)
         gram, spread = scores.products
         self.alone.append((float(scores.margin[0, 0]), float(gram[0, 0])))
         if len(self.alone) < FEWEST:
