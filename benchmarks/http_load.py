@@ -6,7 +6,7 @@
 Half of the clients send whole groups to /score, half single samples to /openrlhf with a reference in the label.
 Meanwhile requests are sent twice, cut off in the middle, or no JSON, and the server is killed (SIGKILL) and started
 again `--kills` times. In the end every answer that a client got is compared with the journal, and the throughput with
-that of the same reward model reading the same groups in this process, in batches, with nothing else to do.
+that of the same reward model answering the same mix of requests in this process, in batches, with nothing else to do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import signal
@@ -34,13 +35,15 @@ from foresighted.integrations.owner.journal import JOURNAL, read
 from foresighted.prompts import load_prompts
 
 SIZE = 8
+REFERENCE = "It depends on what you mean."
 WORDS = list(map("w{}".format, range(200)))
+PROMPTS = [prompt.text for prompt in load_prompts("bundled").train]
 
 
 def texts(number: int, count: int) -> tuple[str, list[str]]:
     """Return a prompt and some responses, the same for the same number."""
     draw = random.Random(number)
-    prompt = draw.choice([p.text for p in load_prompts("bundled").train])
+    prompt = draw.choice(PROMPTS)
     return prompt, [f"{number}: {' '.join(draw.choices(WORDS, k=draw.randint(8, 40)))}" for _ in range(count)]
 
 
@@ -93,7 +96,7 @@ class Load:
                     found = said and [answer["reward"] for answer in said["answers"]]
                 else:
                     prompt, responses = texts(key, 1)
-                    label = {"reference": "It depends on what you mean.", "group": f"s{key}"}
+                    label = {"reference": REFERENCE, "group": f"s{key}"}
                     asked = {"query": [prompt + responses[0]], "prompts": [prompt], "labels": [label]}
                     said = await self.ask(session, "/openrlhf", asked)
                     found = said and said["rewards"]
@@ -169,23 +172,31 @@ def check(load: Load, out: Path) -> None:
     load.wrong += [f"{name} was heard and is not written so" for name in lost]
 
 
-def in_process(model: str, seconds: float) -> float:
-    """Return the responses a second that the reward model reads here, groups in batches, with penalties."""
+def in_process(model: str, seconds: float, singles: float) -> float:
+    """Return the responses a second that the reward model answers here, with penalties, in batches as large as the
+    server's. Of the requests, the share `singles` are single responses with a reference, the others whole groups."""
     from foresighted.alignment.probed import loaded
     from foresighted.integrations.owner.scoring import Scorer, Texts
 
     config = OwnerConfig(reward_model=model, device="cpu").resolved()
-    scorer = Scorer(loaded(model, None, config), config)
-    end, count, began, number = time.monotonic() + seconds, 0, time.monotonic(), 0
-    while time.monotonic() < end:
-        groups = []
-        for _ in range(config.batch_rows // SIZE):
-            number += 1
-            prompt, responses = texts(number, SIZE)
-            groups.append(Texts("r", str(number), None, SIZE, prompt, dict(enumerate(responses)), (), number))
-        features = scorer.features([group.groups for group in groups])
-        for group, own in zip(groups, features, strict=True):
-            count += len(scorer.scored(group, 0, own, ())[0].members)
+    scorer, draw = Scorer(loaded(model, None, config), config), random.Random(0)
+
+    def asked(number: int) -> Texts:
+        size, references = (1, (REFERENCE,)) if draw.random() < singles else (SIZE, ())
+        prompt, responses = texts(number, size)
+        return Texts("r", str(number), None, size, prompt, dict(enumerate(responses)), references, number)
+
+    numbers = itertools.count()
+    waiting, count, began = asked(next(numbers)), 0, time.monotonic()
+    while time.monotonic() < began + seconds:
+        batch, rows = [], 0
+        while not batch or rows + waiting.size + len(waiting.references) <= config.batch_rows:
+            batch.append(waiting)
+            rows += waiting.size + len(waiting.references)
+            waiting = asked(next(numbers))
+        features = scorer.features([one.groups for one in batch])
+        for one, own in zip(batch, features, strict=True):
+            count += len(scorer.scored(one, 0, own, ())[0].members)
     return count / (time.monotonic() - began)
 
 
@@ -203,10 +214,11 @@ def main() -> None:
         load, took = asyncio.run(play(args, out))
         check(load, out)
         rounds = len((out / "rounds.jsonl").read_text().splitlines()) if (out / "rounds.jsonl").exists() else 0
-    most = in_process(args.reward_model, min(30.0, args.seconds / 2))
+    singles = statistics.fmean(len(said) == 1 for said in load.heard.values())
+    most = in_process(args.reward_model, min(60.0, args.seconds / 2), singles)
     responses = sum(len(said) for said in load.heard.values())
     print(json.dumps({
-        "seconds": round(took, 1), "responses": responses, "a second": round(responses / took, 1),
+        "seconds": round(took, 1), "responses": responses, "single": round(singles, 2), "a second": round(responses / took, 1),
         "in process a second": round(most, 1), "share": round(responses / took / most, 2),
         "latency": {path: quantiles(own) for path, own in load.seconds.items()}, "rounds": rounds,
         "faults": dict(load.counts), "wrong": load.wrong[:5], "wrong in all": len(load.wrong),

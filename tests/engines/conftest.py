@@ -123,7 +123,7 @@ class Made:
         """Return what the processes of a cluster said."""
         return sorted((Path(cluster.head_node.get_session_dir_path()) / "logs").glob("worker-*.err"))
 
-    def in_process(self, groups, folder: str = "beside"):
+    def in_process(self, groups, folder: str = "beside", references=None):
         """Return what an owner of this process pays for groups (prompt, responses), before it has learnt anything, or
         once it has taken up a folder."""
         from foresighted.integrations.owner import OwnerConfig, RewardOwner
@@ -133,7 +133,7 @@ class Made:
 
         async def play():
             owner = RewardOwner.open(self.traps / folder, OwnerConfig(**own))
-            asked = [owner.score_group("run", str(i), p, r) for i, (p, r) in enumerate(groups)]
+            asked = [owner.score_group("run", str(i), p, r, references=references) for i, (p, r) in enumerate(groups)]
             found = await asyncio.gather(*asked)
             await owner.close()
             return found

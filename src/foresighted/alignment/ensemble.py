@@ -119,6 +119,6 @@ class Ensemble(Follower):
         fit = super()._fit_to(pairs)
         if fit.known is None:
             raise RuntimeError("heads learn from pairs whose features are known")
-        counts = draws(pairs, len(self._heads), self._config.seed).to(fit.known)
-        apart = fit.known[:, 0] - fit.known[:, 1]
+        apart = fit.known[0] - fit.known[1]
+        counts = draws(pairs, len(self._heads), self._config.seed).to(apart)
         return _OfHeads(fit.model, fit.pairs, fit.label, fit.known, apart, self._heads, counts)

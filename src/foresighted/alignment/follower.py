@@ -41,13 +41,16 @@ class Lesson:
     model: RewardModel
     pairs: Sequence[Pair]
     label: Tensor
-    known: Tensor | None
-    """Head inputs of both responses, shape pairs 2 D, where they are known and never change."""
+    known: tuple[Tensor, Tensor] | None
+    """Head inputs of the first and of the second responses, each of shape pairs D, where they never change."""
 
     def loss(self, index: list[int]) -> Tensor:
         """Return the mean loss of some pairs."""
-        chosen, known = [self.pairs[i] for i in index], self.known
-        features = None if known is None else (known[index, 0], known[index, 1])
+        every, known = len(index) == len(self.pairs), self.known
+        chosen = self.pairs if every else [self.pairs[i] for i in index]
+        features = None
+        if known is not None:  # of all pairs they are not copied, at every step, to be read once
+            features = known if every else (known[0][index], known[1][index])
         prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
         return self.model.loss(prompts, first, second, self.label[index], features)
 
@@ -160,7 +163,9 @@ class Follower:
         """Return some pairs as they are learnt from."""
         model = self.reward_model
         found = [pair.features for pair in pairs if pair.features is not None]
-        known = torch.stack(found) if model.head_only and len(found) == len(pairs) else None
+        known = None
+        if model.head_only and pairs and len(found) == len(pairs):
+            known = torch.stack([both[0] for both in found]), torch.stack([both[1] for both in found])
         return Lesson(model, pairs, torch.tensor([pair.label for pair in pairs], device=model.device), known)
 
     def _learn(self, fit: Lesson, steps: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 
 import pytest
 
+from foresighted.errors import RunError
 from foresighted.integrations.ray import planned, start
 from foresighted.integrations.ray.client import end
 
@@ -21,9 +23,9 @@ def made(owner_files):
 
 @pytest.fixture(scope="module")
 def owner(cluster, made):
-    found = start("rewards", planned(made.config, made.folder))
-    yield found
-    end("rewards")
+    yield start("rewards", planned(made.config, made.folder))
+    with contextlib.suppress(RunError):  # the last test has ended it
+        end("rewards")
 
 
 def groups_of(experiences):
@@ -33,13 +35,7 @@ def groups_of(experiences):
     return found
 
 
-def told(tokenizer, experience):
-    """Return the response of an experience as text."""
-    ids = experience.sequences[0][1:][experience.action_mask[0].bool()]
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-
-
-def test_groups_are_whole_and_paid_as_in_one_process(owner, made, generator, tokenizer, tell):
+def test_groups_are_whole_and_paid_as_in_one_process(owner, made, generator, told, tell):
     prompts = [(f"Why is number {i} odd?", {"step": 7, "evaluation": False}) for i in range(4)]
     found, *_ = generator(prompts).generate_samples(max_new_tokens=8, max_len=64)
     groups = groups_of(found)
@@ -48,7 +44,7 @@ def test_groups_are_whole_and_paid_as_in_one_process(owner, made, generator, tok
     assert [(row["run"], row["size"], row["step"], len(row["members"])) for row in rows] == [
         ("openrlhf", SIZE, 7, SIZE)
     ] * 4
-    texts = [(prompt, [told(tokenizer, one) for one in own]) for prompt, own in groups.items()]
+    texts = [(prompt, [told(one) for one in own]) for prompt, own in groups.items()]
     for own, answers in zip(groups.values(), made.in_process(texts), strict=True):
         assert [float(one.rewards[0]) for one in own] == pytest.approx([a.reward for a in answers], abs=1e-4)
         assert [float(one.scores[0]) for one in own] == pytest.approx([a.score for a in answers], abs=1e-4)
@@ -70,7 +66,7 @@ def test_evaluation_gets_the_bare_reward_and_leaves_no_trace(owner, made, genera
 
 
 def test_an_owner_that_is_killed_while_samples_come_answers_as_its_journal_says(owner, made, generator, tell):
-    for turn, where in enumerate(("journal", "answer", "swap")):  # verl's test has the others
+    for turn, where in enumerate(("journal", "answer", "swap")):  # verl's test has two more, the owner's own has all
         prompts = [(f"Turn {turn}, prompt {i}?", {"step": turn, "evaluation": False}) for i in range(4)]
         before = owner.wait("status")
         made.trap(where)
@@ -111,7 +107,6 @@ def test_the_command_line_looks_at_it_and_takes_it_back(owner, made, capsys):
 
 
 def test_an_owner_that_is_not_there_is_said(cluster):
-    from foresighted.errors import RunError
     from foresighted.integrations.ray import RayOwner
 
     with pytest.raises(RunError, match="foresighted serve --ray nobody"):
@@ -135,3 +130,12 @@ def test_two_owners_of_one_name_are_refused(owner, made):
     made.config.write_text(made.config.read_text().replace("update_every: 4", "update_every: 5"))
     with pytest.raises(ConfigError, match="update_every 5, there 4"):
         start("rewards", planned(made.config, made.folder))
+
+
+def test_the_command_line_ends_it(owner, capsys):
+    from foresighted.cli.main import main
+
+    assert main(["owner", "stop", "ray:rewards"]) == 0
+    assert capsys.readouterr().out == "owner 'rewards' has ended\n"
+    assert main(["owner", "status", "ray:rewards"]) == 2
+    assert "foresighted serve --ray rewards" in capsys.readouterr().err

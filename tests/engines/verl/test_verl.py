@@ -88,7 +88,7 @@ def test_evaluation_gets_the_bare_reward_and_leaves_no_trace(loop, owner, made):
 
 
 def test_an_owner_that_is_killed_while_groups_are_held_answers_as_its_journal_says(loop, owner, made, tell):
-    for turn, where in enumerate(("hold", "label", "retrain")):
+    for turn, where in enumerate(("hold", "retrain")):
         before = owner.wait("status")
         if where != "hold":
             made.trap(where)
