@@ -218,7 +218,8 @@ def main() -> None:
     most = in_process(args.reward_model, min(60.0, args.seconds / 2), singles)
     responses = sum(len(said) for said in load.heard.values())
     print(json.dumps({
-        "seconds": round(took, 1), "responses": responses, "single": round(singles, 2), "a second": round(responses / took, 1),
+        "seconds": round(took, 1), "responses": responses, "single": round(singles, 2),
+        "a second": round(responses / took, 1),
         "in process a second": round(most, 1), "share": round(responses / took / most, 2),
         "latency": {path: quantiles(own) for path, own in load.seconds.items()}, "rounds": rounds,
         "faults": dict(load.counts), "wrong": load.wrong[:5], "wrong in all": len(load.wrong),

@@ -38,6 +38,17 @@ def test_every_room_is_known():
     assert present - {"__init__", "__main__"} <= set(ROOMS)
 
 
+def test_files_and_functions_can_be_read_at_one_sitting():
+    long = [f"{path.name}: {n} lines" for path in HOME.rglob("*.py") if (n := len(path.read_text().splitlines())) > 400]
+    for path in HOME.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                lines = node.end_lineno - first.lineno + 1
+                long += [f"{path.name}: {node.name} has {lines} lines"] if lines > 60 else []
+    assert not long
+
+
 def test_import_and_command_line_load_no_heavy_library():
     lines = [
         "import sys",

@@ -21,8 +21,8 @@ from foresighted.auditing.rollouts import Rollouts
 from foresighted.errors import DataError
 from foresighted.statistics.numbers import Floats, Ints
 from foresighted.store.aliases import written
-from foresighted.store.columns import as_text
 from foresighted.store.exchanges import number_of
+from foresighted.store.values import as_text
 
 MOST_COLUMNS = 8
 FEWEST_GROUPS = 2

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 from foresighted.errors import ConfigError
 from foresighted.inputs import shown
 from foresighted.settings.fields import setting, settings
+from foresighted.settings.pay import rules_of_pay, without_effect
 from foresighted.settings.steering import SteeringConfig
 
 LAYERS = re.compile(r"all|last:[1-9]\d{0,5}")
@@ -302,24 +303,9 @@ class TrainConfig(SteeringConfig):
         Raises:
             ConfigError: as `SteeringConfig.resolved`; or settings that would do nothing with `policy_update` dpo.
         """
-        if self.policy_update == "dpo" and (idle := list(self._without_effect())):
+        if self.policy_update == "dpo" and (idle := list(without_effect(self))):
             raise ConfigError("; ".join(idle))
         return super().resolved()
-
-    def _without_effect(self) -> Iterable[str]:
-        """Say what has no part in DPO, which no reward pays and no penalty steers."""
-        why = "but policy_update dpo learns from labels alone"
-        if self.form.gamma and self.weight:
-            yield f"steering: got {self.steering}, {why}, without a penalty; use rlhf"
-        if self.kl_coefficient:
-            yield f"kl_coefficient: got {self.kl_coefficient:g}, {why} and has dpo_beta in its place; use 0"
-        if self.selection != "reward":
-            yield f"selection: got {self.selection}, {why} and pays by no score; use reward"
-        if self.control != "none":
-            yield f"control: got {self.control}, {why}, without a penalty; use none"
-        for name, usual in (("confidence", 0), ("shaping", "none"), ("correction", 0)):
-            if (got := getattr(self, name)) != usual:
-                yield f"{name}: got {got}, {why} and is paid by no score; use {usual}"
 
     def _rules(self) -> Iterable[tuple[bool, str]]:
         return (
@@ -342,7 +328,7 @@ class TrainConfig(SteeringConfig):
                 self.initial_preferences is None or self.initial_pairs > 0,
                 "initial_preferences: without effect with initial_pairs 0; give how many are to be read",
             ),
-            *self._rules_of_pay(),
+            *rules_of_pay(self),
             (
                 self.quantization == "none" or self.policy_train == "lora",
                 "policy_train: a quantised policy can only be trained with lora",
@@ -362,53 +348,4 @@ class TrainConfig(SteeringConfig):
                 "rollback_window: got 1 with prompts_per_round 1, and one label says nothing of its spread; raise one"
                 " of them",
             ),
-        )
-
-    def _rules_of_pay(self) -> Iterable[tuple[bool, str]]:
-        """Return the rules of an ensemble, and of labels that are read before the choice."""
-        pairs = self.reward_model_pairs
-        trained, one = (self.reward_model_train, self.scope), self.ensemble == 1
-        yield (
-            one or trained == ("head", "head"),
-            f"ensemble: got {self.ensemble}, and its heads share a body that is not trained; use reward_model_train and"
-            f" scope head, not {' and '.join(trained)}",
-        )
-        follows = self.steering == "unrolled" or (self.steering == "exact" and self.curvature == "adamw")
-        yield (
-            one or not follows or not self.weight,
-            f"ensemble: got {self.ensemble}, and {self.steering} follows the optimiser of one head; use ensemble 1, or"
-            " another form or curvature",
-        )
-        yield not self.confidence or not one, "confidence: needs an ensemble of at least 2"
-        yield (
-            pairs != "disagreement" or not one,
-            "reward_model_pairs: disagreement is that of an ensemble; give an ensemble of at least 2",
-        )
-        share = self.reward_model_pairs_random
-        yield (
-            not share or pairs not in ("random", "all"),
-            f"reward_model_pairs_random: got {share:g}, without effect with reward_model_pairs {pairs}; use 0",
-        )
-        yield (
-            not self.corrects or self.shaping == "none",
-            f"correction: pays sigmoid(r - r_ref) already; use shaping none, not {self.shaping}",
-        )
-        yield (
-            not self.corrects or pairs == "random",
-            "correction: is without bias for a candidate that is drawn at random; use reward_model_pairs random, not"
-            f" {pairs}",
-        )
-        yield (
-            not self.corrects or not self.reads_labels,
-            f"correction: reads one label a prompt, and {self.steering} that of every candidate; use steering_labels"
-            " group or baseline",
-        )
-        yield (
-            not self.carries_label or pairs in ("random", "uncertain"),
-            "steering_labels: group reads its label before the choice; use reward_model_pairs random or uncertain, not"
-            f" {pairs}",
-        )
-        yield (
-            not self.carries_label or self.selection == "reward",
-            "steering_labels: group spares labels, and selection labels reads them all; use candidate",
         )

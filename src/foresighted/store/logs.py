@@ -21,11 +21,12 @@ from pyarrow import json as arrow_json
 from foresighted.errors import DataError
 from foresighted.store import formats
 from foresighted.store.aliases import written
-from foresighted.store.columns import NUMBERS, Column, Table, as_text, canonical, flattened
+from foresighted.store.columns import NUMBERS, Column, flattened
 from foresighted.store.exchanges import MISSING, number_of, parts_of
 from foresighted.store.foreign import batches, first, header_of, in_python, rows_as, whole
 from foresighted.store.formats import EXPECTED, MARK, Format, format_of, opened, readable, told_by
 from foresighted.store.rows import object_of
+from foresighted.store.values import Table, as_text, canonical
 
 BLOCK_BYTES = 16 << 20
 BATCH_ROWS = 65536

@@ -18,8 +18,8 @@ def paths():
 
 @pytest.fixture(scope="session")
 def generator(cluster, tokenizer):
-    """Make OpenRLHF's samples generator over rollout actors: generator(prompts, evaluated). They are paid by the owner in
-    the cluster, or by a server: generator(prompts, remote_rm_url=...)."""
+    """Make OpenRLHF's samples generator over rollout actors: generator(prompts, evaluated). They are paid by the owner
+    in the cluster, or by a server: generator(prompts, remote_rm_url=...)."""
     from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 

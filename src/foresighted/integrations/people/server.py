@@ -96,6 +96,13 @@ def application(desk: Desk, gate: Gate, guidelines: str = "") -> FastAPI:
         undone = desk.undo(person)
         return _state(desk, gate, person, undone=undone)
 
+    _tell_errors(app)
+    return app
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Have errors answered in one line that the page shows."""
+
     @app.exception_handler(HTTPException)
     async def nothing(_: Request, error: HTTPException) -> Response:
         told = {401: "say who you are first", 403: "this needs the link that you were given"}
@@ -110,8 +117,6 @@ def application(desk: Desk, gate: Gate, guidelines: str = "") -> FastAPI:
     async def away(_: Request, error: Exception) -> Response:
         _log.warning("%s", error)  # the page names no path of this machine, and tries again
         return _said("the queue cannot be read or written", 503)
-
-    return app
 
 
 def _refused(request: Request, gate: Gate) -> tuple[int, str] | None:

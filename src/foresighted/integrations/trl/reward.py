@@ -72,16 +72,9 @@ class FPOReward(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     """
 
     def __init__(
-        self,
-        reward_model: Any,
-        args: FPOConfig | None = None,
-        labels: Any = None,
-        *,
-        tokenizer: Any = None,
-        name: str = "fpo",
-        reference_policy: Any = None,
-        resume_from: str | os.PathLike[str] | None = None,
-    ) -> None:
+        self, reward_model: Any, args: FPOConfig | None = None, labels: Any = None, *, tokenizer: Any = None,
+        name: str = "fpo", reference_policy: Any = None, resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:  # fmt: skip  # one argument a line says no more
         self.__name__ = name  # what TRL calls it in its logs
         if not isinstance(args, FPOConfig | None):
             raise ConfigError(f"args: got {type(args).__name__}, expected FPOConfig; labellers go to labels=")
