@@ -189,6 +189,8 @@ def claims_table(table: pd.DataFrame) -> str:
         shift = MARGIN if claim == "B" else 0.0
         p = float(ttest_1samp(apart + shift, 0.0).pvalue)
         told = f"{name} ({NAMES[against]})" if other == "tuned" else name
+        if len(seeds) < len(PARTS["main"].seeds):
+            told += f", {len(seeds)} of {len(PARTS['main'].seeds)} seeds so far"
         rows.append((claim, told, over_seeds(apart), paired_interval(mine, theirs, seed=0), p, flips(apart + shift)))
     corrected = holm([None if row is None else row[4] for row in rows])
     lines = [
