@@ -11,7 +11,7 @@ STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
 	@echo "make test    the test suite, on two cores (WORKERS=2)"
-	@echo "make test-fast   the tests that need neither seconds, nor a browser, nor processes of their own"
+	@echo "make test-fast   the tests that need neither half a second, nor a browser, nor processes of their own"
 	@echo "make test-capabilities   the tests of lm-evaluation-harness, which it installs first"
 	@echo "make test-engines   OpenRLHF and verl, unchanged, in Ray with an owner of the reward model; builds .engines first"
 	@echo "make fuzz    generated inputs by the thousand (20 minutes); counts by kind at the end"

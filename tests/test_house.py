@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import foresighted
@@ -15,9 +16,14 @@ ROOMS = ("types", "errors", "inputs", "texts", "steering", "settings", "store", 
 HOME = Path(foresighted.__file__).parent
 
 
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def _imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("foresighted"):
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names if a.name in ROOMS}
@@ -41,7 +47,7 @@ def test_every_room_is_known():
 def test_files_and_functions_can_be_read_at_one_sitting():
     long = [f"{path.name}: {n} lines" for path in HOME.rglob("*.py") if (n := len(path.read_text().splitlines())) > 400]
     for path in HOME.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in _nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
                 lines = node.end_lineno - first.lineno + 1

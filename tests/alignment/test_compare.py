@@ -30,6 +30,7 @@ def test_a_killed_run_is_said_by_its_signal(tmp_path, script, said):
     assert told.startswith(f"arm rlhf, seed 3: {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="an orphan has no other parent there")
 def test_a_run_ends_with_the_process_that_plays_it():
     child = (

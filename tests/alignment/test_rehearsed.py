@@ -58,6 +58,7 @@ def test_a_fall_that_an_arm_prevents(wished, told) -> None:
     assert [one.role for one in wished.standings] == ["baseline", "candidate", "candidate", "control", "ceiling"]
 
 
+@pytest.mark.slow
 def test_the_same_records_under_swapped_names_give_no_wished_words(said, synthetic: SimpleNamespace, told) -> None:
     found = said({
         PLAIN: synthetic.STEADY, KL: synthetic.STEADY, "practical": synthetic.FALLING, "shuffled": synthetic.STEADY,
@@ -71,6 +72,7 @@ def test_the_same_records_under_swapped_names_give_no_wished_words(said, synthet
     assert found.best in (PLAIN, KL)
 
 
+@pytest.mark.slow
 def test_nothing_prevents_it(said, synthetic: SimpleNamespace, told) -> None:
     same = said({PLAIN: synthetic.FALLING, "practical": synthetic.FALLING}, rounds=20)
     told(sentences(same)[1], "Nothing is shown to prevent it at equal labels", "practical (", "no clear difference")
@@ -95,6 +97,7 @@ def test_a_fall_that_the_loop_shows_is_no_collapse(said, synthetic: SimpleNamesp
     told(sentences(found)[1], "What prevents it", "practical (")
 
 
+@pytest.mark.slow
 def test_too_early_and_one_seed(said, synthetic: SimpleNamespace, told) -> None:
     arms = {PLAIN: synthetic.FALLING, "practical": synthetic.STEADY}
     early = said(arms, rounds=20, cut={(arm, seed): 0 for arm in arms for seed in range(4)})

@@ -117,6 +117,7 @@ def test_it_raises_what_scored_well_and_lowers_the_rest(config):
     assert float((advantage.flatten() * moved).sum()) > 0
 
 
+@pytest.mark.slow
 def test_several_steps_are_clipped(config):
     far = replace(config, policy_learning_rate=0.05)
     ratios = []

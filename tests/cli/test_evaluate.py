@@ -65,6 +65,7 @@ def test_it_answers_judges_and_prints(foresighted, files, tmp_path):
     assert again == text
 
 
+@pytest.mark.slow
 def test_dry_run_prints_a_configuration_that_runs_and_an_estimate(foresighted, files, tmp_path):
     flags = ["--policies", files[0], "--judge", "openai:m", "--base-url", "http://localhost:1/v1"]
     flags += ["--out", tmp_path / "x"]
@@ -93,6 +94,7 @@ def test_a_table_is_read_without_anything_else(foresighted, tmp_path):
     assert foresighted("evaluate", "--judgements", path, "--baseline", "b")[1].count("a over b: 3:6") == 1
 
 
+@pytest.mark.slow
 def test_a_table_loads_no_model_library(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a_vs_b\na\nb\n")

@@ -51,6 +51,7 @@ def test_help_shows_its_own_defaults(foresighted):
         assert words in " ".join(foresighted("rehearse", flag)[1].split())
 
 
+@pytest.mark.slow
 def test_it_ends_with_sentences_table_and_what_follows(foresighted, tmp_path, played, prompt_file):
     out = tmp_path / "r"
     code, said, err = foresighted("rehearse", "--out", out, "--prompts", prompt_file, "--seeds", "0,1", "--arms", ARMS)
@@ -73,6 +74,7 @@ def test_it_ends_with_sentences_table_and_what_follows(foresighted, tmp_path, pl
     assert "candidates was 4, now 8" in err
 
 
+@pytest.mark.slow
 def test_what_was_played_when_it_is_stopped_is_reported(foresighted, tmp_path, played, prompt_file):
     played["stop"] = 10
     given = ["--prompts", prompt_file, "--seeds", "0,1", "--arms", ARMS]
@@ -83,6 +85,7 @@ def test_what_was_played_when_it_is_stopped_is_reported(foresighted, tmp_path, p
     assert (tmp_path / "r" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_without_a_directory_it_makes_one(foresighted, tmp_path, played, prompt_file, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert foresighted("rehearse", "--prompts", prompt_file, "--seeds", "0", "--arms", PLAIN)[0] == 0

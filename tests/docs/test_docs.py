@@ -116,6 +116,7 @@ def _undocumented(node: ast.AST, name: str) -> list[str]:
     return lacking
 
 
+@pytest.mark.slow
 def test_public_names_have_docstrings():
     lacking = []
     for path in sorted(SOURCE.rglob("*.py")):
@@ -137,6 +138,7 @@ def test_every_room_has_a_page():
     assert {path.stem for path in (ROOT / "docs" / "rooms").glob("*.md")} == rooms | {"shapes"}
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_rooms_is_drawn_from_the_code():
     spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
     house = importlib.util.module_from_spec(spec)

@@ -35,6 +35,7 @@ def test_tables_are_made_from_what_was_played(questions):
     assert (STUDY / "questions_tuned_table.md").read_text() == questions.show_tuned(tuned)
 
 
+@pytest.mark.slow
 def test_a_question_is_the_one_of_its_policy(questions):
     """Each policy against its definition, on drawn margins."""
     random = np.random.default_rng(0)

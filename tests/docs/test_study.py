@@ -36,6 +36,7 @@ def study() -> dict[str, ModuleType]:
             sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_every_part_is_a_comparison_and_tuning_seeds_are_no_others(study):
     parts = study["parts"].PARTS
     for part in parts.values():
@@ -102,6 +103,7 @@ def test_collapse_in_the_tables_is_the_one_definition(study):
     assert tables.flips(np.array([1.0, 1.0, 1.0])) == pytest.approx(2 / 8)
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_results(study):
     tables = study["tables"]
     assert (STUDY / "tables.md").read_text(encoding="utf-8") == tables.text(tables.played())

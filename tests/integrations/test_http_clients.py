@@ -64,6 +64,7 @@ class AsyncORM:
         self.args = args
 
 
+@pytest.mark.slow
 def test_engines_get_what_the_owner_pays(tmp_path, tiny_deberta, monkeypatch):
     async def play():
         async with served(

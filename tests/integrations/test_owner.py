@@ -100,6 +100,7 @@ def test_what_is_paid_is_what_fpo_reward_pays(tmp_path, tiny_deberta):
     assert [a.penalty for a in found] == pytest.approx(penalty[0].tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_spread_is_that_of_the_groups_so_far(tmp_path, tiny_deberta):
     from foresighted.alignment.foresight import Foresight
     from foresighted.alignment.probed import ProbedFollower, loaded
@@ -314,6 +315,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_recorded_twice(tmp_path, ti
     assert not found["wrong"], found["wrong"][:5]
 
 
+@pytest.mark.slow
 def test_a_model_that_accelerate_places_pays_and_learns_alike(tmp_path, tiny_deberta):
     async def play(folder, **settings):
         async with opened(folder, tiny_deberta, longer, update_every=1, reward_model_train="all", **settings) as owner:

@@ -63,6 +63,7 @@ def test_everything_is_asked_once_whatever_happens_to_the_server(tmp_path):
     assert all(desks.ask(who) is None or desks.ask(who).question.id in skipped for who in ("ann", "bob"))
 
 
+@pytest.mark.slow
 def test_shares_are_asked_again_in_the_other_order_as_before_and_of_a_second_person(tmp_path):
     queue = filled(tmp_path, 200)
     desk = Desk(queue, LabelConfig(both_orders=0.2, again=0.1, shared=0.3, gap=5))

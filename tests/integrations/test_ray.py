@@ -64,6 +64,7 @@ class Here:
         return SimpleNamespace(**calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["head", "all"])
 def test_replicas_read_what_the_owner_would_with_the_weights_of_its_version(tiny_deberta, scope, monkeypatch):
     import torch

@@ -201,6 +201,7 @@ def test_of_two_objects_of_one_trainer_one_takes_the_distance_off(
     assert "FPOReward 'helpful' of the same trainer takes the distance off already" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.1, [0.2, 0.1]])
 def test_another_trainers_beta_counts_in_place_of_ours(beta, tmp_path, tiny_llama, tiny_deberta, tokenizer, caplog):
     model = _policy(tiny_llama, trained=False)

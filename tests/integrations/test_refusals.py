@@ -37,6 +37,7 @@ def test_a_reward_model_with_two_labels_is_refused(tiny_deberta):
         FPOReward(model)
 
 
+@pytest.mark.slow
 def test_a_policy_for_a_reward_model_is_refused(tiny_llama):
     from transformers import AutoModelForCausalLM
 

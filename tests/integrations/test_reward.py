@@ -68,6 +68,7 @@ def test_a_score_is_the_reward_less_the_penalty_of_its_ring_of_labels(scope, tra
     )
 
 
+@pytest.mark.slow
 def test_the_reward_model_learns_the_labels_it_paid_for(tmp_path, tiny_deberta):
     config = FPOConfig(steering="rlhf", reward_model_pairs="all", reward_model_train="all",
                        reward_model_learning_rate=1e-3, sampled_labels=False)  # fmt: skip
@@ -116,6 +117,7 @@ def test_an_async_labeller_is_awaited(tmp_path, tiny_deberta):
     assert both[0] == both[1]
 
 
+@pytest.mark.slow
 def test_an_async_labeller_keeps_its_event_loop_and_its_time_limit(tmp_path, tiny_deberta):
     loops = []
 
@@ -166,6 +168,7 @@ class Unreliable:
         return prefer(prompts, first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["late", "raises"])
 def test_a_labeller_that_fails_is_asked_again_then_its_round_is_skipped(
     how, tmp_path, tiny_deberta, monkeypatch, caplog

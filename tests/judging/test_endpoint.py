@@ -59,6 +59,7 @@ def test_asks_with_a_schema_and_reads_the_verdict(server, config):
     assert server.headers[0]["authorization"] == "Bearer sk-secret-key"
 
 
+@pytest.mark.slow
 def test_rate_limits_are_waited_out_as_the_server_says(server, config, fake):
     def behave(request, number):
         if number in (0, 1):
@@ -193,6 +194,7 @@ def test_a_key_is_needed_where_no_address_is_given(monkeypatch, config):
         _ask(replace(config, base_url=None))
 
 
+@pytest.mark.slow
 def test_no_more_requests_at_a_time_than_asked_for(server, config):
     server.delay = 0.05
     many = [Question(f"Question {i}?", "good", "bad") for i in range(20)]
@@ -200,6 +202,7 @@ def test_no_more_requests_at_a_time_than_asked_for(server, config):
     assert 2 <= server.most_at_once <= 3
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_is_given_up(server, config):
     server.behave = lambda *_: (500, {"error": {"message": "down"}}, {})
     many = [Question(f"Question {i}?", "good", "bad") for i in range(60)]
@@ -288,6 +291,7 @@ def test_a_judge_that_obeys_an_answer_shows_as_position_bias(server, config, fak
     assert result.judge.defused == 1
 
 
+@pytest.mark.slow
 def test_a_run_with_failures_goes_on_says_so_and_resumes_only_them(server, config, fake, answer_files, tmp_path):
     named = answer_files(a=["bad"] * 6, b=[f"good {i}" for i in range(6)])
     config = replace(config, policies=tuple(named.split(",")), retries=0)

@@ -85,6 +85,7 @@ def test_who_stops_reading_waits_for_no_reply(config, drip):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_body_without_end_is_cut_and_named(server, config, fake):
     whole = json.dumps(fake.verdict("first")).encode()
     server.behave = lambda *_: (200, whole + b" " * (9 << 20), {})

@@ -23,6 +23,7 @@ def config(prompt_file) -> EvaluateConfig:
     )
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(config, tiny_llama, judge_file, tmp_path, monkeypatch):
     config = replace(config, policies=(f"a={tiny_llama}", f"b={tiny_llama}"), system_prompt="x", temperature=1.0)
     whole = tmp_path / "whole"
@@ -71,6 +72,7 @@ def test_answers_that_changed_are_judged_anew_and_no_others(config, judge_file, 
     assert answers["b", "p"] == "short"
 
 
+@pytest.mark.slow
 def test_a_prompt_that_reads_otherwise_is_answered_anew(config, tiny_llama, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"id": "p", "prompt": "One?"}\n{"id": "q", "prompt": "Two?"}\n')

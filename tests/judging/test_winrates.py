@@ -103,6 +103,7 @@ def test_seeds_on_one_prompt_are_one_draw_of_the_sign_test():
     assert once.by_seed == ()
 
 
+@pytest.mark.slow
 def test_interval_of_one_seed_covers_as_often_as_it_says():
     """Coverage of the 95 % interval over simulated evaluations: 40 prompts, true net rate 0.2."""
     random = np.random.default_rng(1)
@@ -215,6 +216,7 @@ def _three(random, prompts: int) -> list[JudgementRow]:
     return data
 
 
+@pytest.mark.slow
 def test_ratings_of_three_recover_their_strengths_and_agree_with_a_bootstrap_of_the_fit():
     random = np.random.default_rng(5)
     data = _three(random, 200)

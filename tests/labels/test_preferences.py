@@ -65,6 +65,7 @@ def test_what_is_no_preference_is_named(tmp_path, rows, told):
         read_preferences(_write(tmp_path / "p.jsonl", rows), 2, seed=0)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_them_and_goes_on_without_the_file(tiny, tmp_path):
     path = _write(tmp_path / "p.jsonl", [{**SHAPES["plain"], "prompt": f"Question {n}?"} for n in range(5)])
     config = replace(tiny, rounds=1, initial_preferences=str(path), reward_model_buffer=-1)

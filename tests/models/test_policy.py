@@ -54,6 +54,7 @@ def _naive_sample(policy, prompt: str, row_key: int, *, frozen: bool) -> list[in
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_sampling_equals_the_naive_twin(policy, frozen):
     rollout = policy.sample(PROMPTS, 3, _keys(3), frozen=frozen)

@@ -20,6 +20,7 @@ def test_the_faster_one_is_found(monkeypatch, slow):
     assert precision.faster(torch.device("cpu"), 16) == {"float32": "bfloat16", "bfloat16": "float32"}[slow]
 
 
+@pytest.mark.slow
 def test_products_are_counted(monkeypatch):
     monkeypatch.setattr(precision, "_SECONDS", 0.02)
     few, many = (precision.products_a_second(torch.device("cpu"), rows, torch.float32) for rows in (2000, 8))

@@ -202,6 +202,7 @@ def _adapter(folder, **settings):
     return folder
 
 
+@pytest.mark.slow
 def test_an_adapter_whose_tensors_are_not_the_models_is_refused(policy_adapter, tiny, changed, told):
     file = "adapter_model.safetensors"
     cases = (
@@ -255,6 +256,7 @@ def test_a_pattern_that_matches_without_end_is_stopped(policy_adapter, told, mon
         told(error, name, pattern, "takes more than 0.2 seconds")
 
 
+@pytest.mark.slow
 def test_a_policy_goes_on_from_an_adapter_and_its_own_adapter_finds_the_way_back(policy_adapter, tiny, tmp_path):
     """Its initial policy is the base with the adapter; what it saves is an adapter on that."""
     before = _plain(policy_adapter).sample(PROMPTS, 1, [1, 2]).texts

@@ -275,11 +275,13 @@ def test_many_rounds_are_sampled_evenly() -> None:
     assert {b - a for a, b in itertools.pairwise(many)} == {10}
 
 
+@pytest.mark.slow
 def test_writes_the_same_page_again_and_leaves_no_parts(comparison: Path, pages: dict[str, str]) -> None:
     assert write_report(comparison).read_text() == pages["comparison"]
     assert not list(comparison.glob("*.part")) + list(comparison.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_no_utility(synthetic: SimpleNamespace, tmp_path: Path) -> None:
     out = synthetic.write_comparison(tmp_path / "out", {"rlhf": synthetic.NO_UTILITY}, seeds=[0], rounds=20)
     text = write_report(out).read_text()
@@ -371,6 +373,7 @@ def test_paths_that_are_nothing(tmp_path: Path) -> None:
             write_report(path)
 
 
+@pytest.mark.slow
 def test_picture(comparison: Path, tmp_path: Path) -> None:
     path = write_picture(comparison, tmp_path / "chart.png")
     data = path.read_bytes()

@@ -36,6 +36,7 @@ def test_alpha_is_its_definition_and_the_literatures_number():
     assert alpha([(1.0, 0.0), (1.0,)]) is None
 
 
+@pytest.mark.slow
 def test_alpha_covers_and_errors_come_out_of_agreement():
     random_ = np.random.default_rng(1)
     error, inside = 0.15, 0

@@ -33,6 +33,7 @@ def _close(row):
     return {n: pytest.approx(v, rel=1e-4, abs=1e-5) if isinstance(v, float) else v for n, v in row.items()}
 
 
+@pytest.mark.slow
 def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, tmp_path):
     from foresighted.alignment.run import train
 
