@@ -68,7 +68,7 @@ class Follower:
         learner: of its trainable parameters.
         config: how it learns: steps an update, pairs that it remembers, what draws it back to where it began.
         steps: optimiser steps an update, where they are not the configuration's.
-        batch_size: most pairs in one pass; None leaves it to the learner's `accumulation`.
+        batch_size: most pairs in one pass through the body; None leaves it to the learner's `accumulation`.
         buffer: what it learns from.
         share: the rows of so many that this process computes (None: all).
         reduce: sums tensors over the processes that hold a replica, in place.
@@ -180,7 +180,7 @@ class Follower:
         # A head on known features costs nothing: every process does all of it, in the bits of one process alone.
         mine = range(count) if known or self._share is None else self._share(count)
         if self._batch_size is not None:
-            self.learner.accumulation = max(1, math.ceil(len(mine) / self._batch_size))
+            self.learner.accumulation = 1 if known else max(1, math.ceil(len(mine) / self._batch_size))
         return self.learner.learn(count, loss, steps=steps, mine=mine, reduce=None if known else self._reduce)
 
     def steering_label(self, config: SteeringConfig, pairs: Sequence[Pair], reward: Tensor) -> Tensor | None:
