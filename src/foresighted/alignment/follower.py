@@ -47,12 +47,12 @@ class Lesson:
     def loss(self, index: list[int]) -> Tensor:
         """Return the mean loss of some pairs."""
         every, known = len(index) == len(self.pairs), self.known
-        chosen = self.pairs if every else [self.pairs[i] for i in index]
-        features = None
-        if known is not None:  # of all pairs they are not copied, at every step, to be read once
-            features = known if every else (known[0][index], known[1][index])
+        label = self.label if every else self.label[index]
+        if known is not None:  # of all pairs nothing is copied or listed, at every step, to be read once
+            return self.model.loss([], [], [], label, known if every else (known[0][index], known[1][index]))
+        chosen = [self.pairs[i] for i in index]
         prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
-        return self.model.loss(prompts, first, second, self.label[index], features)
+        return self.model.loss(prompts, first, second, label)
 
     @torch.no_grad()
     def now(self) -> float:
