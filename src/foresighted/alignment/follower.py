@@ -41,15 +41,16 @@ class Lesson:
     model: RewardModel
     pairs: Sequence[Pair]
     label: Tensor
-    known: tuple[Tensor, Tensor] | None
-    """Head inputs of the first and of the second responses, each of shape pairs D, where they never change."""
+    known: Tensor | None
+    """Head inputs of the first and of the second responses, shape 2 pairs D, where the head alone is trained."""
 
     def loss(self, index: list[int]) -> Tensor:
         """Return the mean loss of some pairs."""
-        every, known = len(index) == len(self.pairs), self.known
+        every = len(index) == len(self.pairs)
         label = self.label if every else self.label[index]
-        if known is not None:  # of all pairs nothing is copied or listed, at every step, to be read once
-            return self.model.loss([], [], [], label, known if every else (known[0][index], known[1][index]))
+        if self.known is not None:  # of all pairs nothing is copied or listed, at every step, to be read once
+            known = self.known if every else self.known[:, index]
+            return self.model.loss_of_features(known[0], known[1], label)
         chosen = [self.pairs[i] for i in index]
         prompts, first, second = ([getattr(p, name) for p in chosen] for name in ("prompt", "first", "second"))
         return self.model.loss(prompts, first, second, label)
@@ -163,9 +164,7 @@ class Follower:
         """Return some pairs as they are learnt from."""
         model = self.reward_model
         found = [pair.features for pair in pairs if pair.features is not None]
-        known = None
-        if model.head_only and pairs and len(found) == len(pairs):
-            known = torch.stack([both[0] for both in found]), torch.stack([both[1] for both in found])
+        known = torch.stack(found, 1) if model.head_only and pairs and len(found) == len(pairs) else None
         return Lesson(model, pairs, torch.tensor([pair.label for pair in pairs], device=model.device), known)
 
     def _learn(self, fit: Lesson, steps: int) -> float:

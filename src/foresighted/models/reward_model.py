@@ -158,10 +158,7 @@ class RewardModel:
         weight, bias = self.head.weight.float(), self.head.bias
         return nn.functional.linear(features, weight, None if bias is None else bias.float())[..., 0]
 
-    def loss(
-        self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text], labels: Tensor,
-        features: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:  # fmt: skip  # one argument a line says no more
+    def loss(self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text], labels: Tensor) -> Tensor:
         """Return the Bradley-Terry loss of the first responses over the second ones, mean over rows.
 
         Args:
@@ -169,12 +166,13 @@ class RewardModel:
             first: the response that `labels` is the preference of.
             second: the other response.
             labels: p in [0, 1], shape R: soft, or hard bits.
-            features: head inputs of both sides where they are known already (the body is frozen).
 
         Returns:
             Scalar.
         """
-        if features is None or not self.head_only:
-            every = self.features_with_gradient([*prompts, *prompts], [*first, *second])
-            features = (every[: len(prompts)], every[len(prompts) :])
-        return bradley_terry(self.rewards(features[0]) - self.rewards(features[1]), labels)
+        every = self.features_with_gradient([*prompts, *prompts], [*first, *second])
+        return self.loss_of_features(every[: len(prompts)], every[len(prompts) :], labels)
+
+    def loss_of_features(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        """Return the same of head inputs of both sides, each of shape R D."""
+        return bradley_terry(self.rewards(first) - self.rewards(second), labels)

@@ -38,7 +38,9 @@ class LearningConfig(SteeringConfig):
     reward_model_learning_rate: float = setting(
         5e-5, "reward model", "AdamW learning rate of the reward model", above=0
     )
-    reward_model_batch_size: int = setting(16, "reward model", "most pairs in one pass while it learns", low=1)
+    reward_model_batch_size: int = setting(
+        16, "reward model", "most pairs in one pass through its body while it learns", low=1
+    )
     reward_model_max_grad_norm: float = setting(
         1.0, "reward model", "its gradient is scaled down to this norm", above=0
     )
