@@ -6,17 +6,18 @@ RUN ?= runs/demo
 WORKERS ?= 2
 STEP = || { echo "make $@: failed at: $(1)" >&2; exit 1; }
 
-.PHONY: help demo test test-fast test-capabilities test-engines fuzz lint types docs ci bench bench-loops bench-influence bench-trl bench-games clean
+.PHONY: help demo test test-campaigns test-fast test-capabilities test-engines fuzz lint types docs ci bench bench-loops bench-influence bench-trl bench-games clean
 
 help:
 	@echo "make demo    align the embedded model with and without foresight; writes $(RUN)/report.html"
 	@echo "make test    the test suite, on two cores (WORKERS=2)"
+	@echo "make test-campaigns   kills and generated inputs by the dozen, and what somebody does for a while in a browser or a notebook"
 	@echo "make test-fast   the tests that need neither half a second, nor a browser, nor processes of their own"
 	@echo "make test-capabilities   the tests of lm-evaluation-harness, which it installs first"
 	@echo "make test-engines   OpenRLHF and verl, unchanged, in Ray with an owner of the reward model; builds .engines first"
 	@echo "make fuzz    generated inputs by the thousand (20 minutes); counts by kind at the end"
 	@echo "make lint types docs   formatting and lint, type checks, documentation site (strict)"
-	@echo "make ci      test, lint, types and docs"
+	@echo "make ci      test, test-campaigns, lint, types and docs"
 	@echo "make bench   speed of our round against the published order of work"
 	@echo "make bench-loops   24 loops side by side against the same in two processes (15 minutes)"
 	@echo "make bench-influence   cost of gradient products in each scope, against plain and naive passes (15 minutes)"
@@ -51,10 +52,13 @@ demo: $(VENV)/.demo
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.made
-	@$(PYTEST) -m 'not capabilities' $(call STEP,pytest)
+	@$(PYTEST) -m 'not campaign and not capabilities' $(call STEP,pytest)
+
+test-campaigns: $(VENV)/.made
+	@$(PYTEST) -m campaign $(call STEP,pytest)
 
 test-fast: $(VENV)/.made
-	@$(PYTEST) -m 'not slow and not browser and not processes and not capabilities' $(call STEP,pytest)
+	@$(PYTEST) -m 'not slow and not browser and not processes and not campaign and not capabilities' $(call STEP,pytest)
 
 test-capabilities: $(VENV)/.capabilities
 	@$(BIN)/pytest -m capabilities tests/judging/test_capabilities.py tests/judging/test_docs_commands.py $(call STEP,pytest)
@@ -86,7 +90,7 @@ types: $(VENV)/.made
 docs: $(VENV)/.made
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(call STEP,mkdocs build --strict)
 
-ci: test lint types docs
+ci: test test-campaigns lint types docs
 
 bench-games: $(VENV)/.made
 	@$(BIN)/python benchmarks/games_speed.py $(call STEP,benchmarks/games_speed.py)

@@ -6,9 +6,11 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
 import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +30,9 @@ from foresighted.store.rows import append
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a small game's time is its compilation
+os.environ.setdefault("SSL_CERT_DIR", os.devnull)  # no test speaks TLS, and reading all certificates takes 30 ms a client
 os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # no test cuts the power, and some disks take long
+re._MAXCACHE = 4096  # type: ignore[attr-defined]  # transformers compiles more patterns for each model than Python keeps
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,9 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of garbage collection: trainers ask for it at every turn, each half a second."""
+    """Leave what is loaded by now out of garbage collection."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_collection_by_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainers keep their memory: they collect garbage at every turn, each time a fifth of a second."""
+    if (memory := sys.modules.get("accelerate.utils.memory")) is not None:
+        monkeypatch.setattr(memory, "clear_device_cache", lambda garbage_collection=False: None)
 
 
 CHAT = (
@@ -101,19 +112,28 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     return _save(tmp_path_factory.mktemp("tiny-llama"), LlamaForCausalLM(config), tokenizer)
 
 
-@pytest.fixture(scope="session")
-def tiny_deberta(tmp_path_factory, tokenizer) -> Path:
+def _deberta(folder: Path, tokenizer, layers: int) -> Path:
     import torch
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     torch.manual_seed(1)
     config = DebertaV2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
         max_position_embeddings=256, num_labels=1, pad_token_id=0, relative_attention=True, initializer_range=0.3,
         pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("tiny-deberta")
     return _save(folder, DebertaV2ForSequenceClassification(config), _plain(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def tiny_deberta(tmp_path_factory, tokenizer) -> Path:
+    return _deberta(tmp_path_factory.mktemp("tiny-deberta"), tokenizer, 1)
+
+
+@pytest.fixture(scope="session")
+def deberta_of_0_2(tmp_path_factory, tokenizer) -> Path:
+    """What `tests/data/0.2` was made with."""
+    return _deberta(tmp_path_factory.mktemp("deberta-of-0-2"), tokenizer, 2)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +171,7 @@ def tiny(tiny_llama, tiny_deberta, prompt_file) -> TrainConfig:
     return TrainConfig(
         **{name: value for name, value in TrainConfig.earlier.items() if name != "gamma_unit"},
         prompts=str(prompt_file), policy=str(tiny_llama), reward_model=str(tiny_deberta), labels="likelihood",
-        rounds=4, prompts_per_round=2, candidates=3, max_new_tokens=6, min_new_tokens=2, lora_rank=2, lora_alpha=4,
+        rounds=4, prompts_per_round=2, candidates=3, max_new_tokens=4, min_new_tokens=2, lora_rank=2, lora_alpha=4,
         initial_pairs=3, initial_steps=3, heldout_every=2, heldout_prompts=3, threads=1, device="cpu",
         policy_learning_rate=1e-2,
     )  # fmt: skip

@@ -90,6 +90,7 @@ def start(script, start_script):
 KILLS = 24 if os.environ.get("FUZZ_POINTS") == "all" else 6
 
 
+@pytest.mark.campaign
 @pytest.mark.processes
 def test_killed_at_random_writes_and_moments_a_run_ends_in_the_same_bits(unbroken, tiny, tmp_path, start):
     """SIGKILLs, in the middle of a random write and at random moments by turns; then every byte is compared."""

@@ -64,7 +64,7 @@ def test_a_run_is_what_it_is_alone(config, tmp_path, monkeypatch):
         monkeypatch.setattr(players, name, partial(_double, getattr(players, name)))
     monkeypatch.setattr(reset, "EVIDENCE", 0.0)
     monkeypatch.setattr(reset, "MARGIN", 0.0)  # a policy goes back whenever its labels are below its best
-    config = replace(config, arms=ARMS, seeds=(0, 1), train=replace(config.train, rounds=4))
+    config = replace(config, arms=ARMS, seeds=(0, 1), train=replace(config.train, rounds=3))
     compare(config, tmp_path / "together")
     for arm in ARMS:
         for seed in (0, 1) if arm == "practical" else (0,):
@@ -96,6 +96,7 @@ def test_a_set_goes_on_to_the_same_bits_from_one_round(config, played, tmp_path)
     assert _bytes(out) == _bytes(played)
 
 
+@pytest.mark.campaign
 @pytest.mark.processes
 def test_a_set_that_is_killed_again_and_again_ends_in_the_same_bits(config, played, tmp_path, script, start_script):
     out, rng, ended = tmp_path / "out", random.Random(0), []

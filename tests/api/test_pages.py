@@ -25,7 +25,7 @@ def test_snippets_of_the_page_name_what_exists():
                 assert node.attr in fpo.__all__
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.skipif(encoder_source() == ENCODER_HUB_ID, reason="needs the wheels of the embedded models")
 def test_the_notebook_runs(tmp_path):
     spec = importlib.util.spec_from_file_location("notebook", ROOT / "docs" / "notebook.py")

@@ -2,7 +2,7 @@
 
 A test takes the fixture `tally`, makes one for its kind, and gives each input that Hypothesis makes to `command` (the
 command line), `call` (a function) or `add`. `FUZZ_EXAMPLES` is the number of inputs a test (`make fuzz` sets it high);
-without it a bounded run, the same inputs every time, is part of the suite.
+without it there is a bounded run, the same inputs every time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-"""Inputs a test; 0: the bounded run of the suite, the same inputs every time."""
+"""Inputs a test; 0: the bounded run, the same inputs every time."""
 OUTCOMES = ("read", "refused", "traceback", "exit 70", "silent wrong")
 """Accepted and right; one true line and exit code 2; and what must not happen."""
 
@@ -35,10 +35,10 @@ settings.load_profile("fuzz")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all of this folder: a test of many inputs takes a second or more."""
+    """Mark all of this folder."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.campaign)
 
 
 class Tally:

@@ -167,7 +167,6 @@ async def leaves(prompt, first, second):
 LINES = {"raises": 6, "leaves_later": 11, "none": 14, "big": 17, "leaves": 21}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LINES)
 def test_a_run_stops_with_the_line_and_goes_on_when_it_is_mended(tally, name, tiny, tmp_path, capsys):
     from dataclasses import replace

@@ -13,7 +13,7 @@ import pytest
 
 from foresighted.settings import to_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = pytest.mark.processes
 EVERY = os.environ.get("FUZZ_POINTS") == "all"
 KINDS = {"kill": "kills at a write", "full": "full disk at a write", "short": "files that cannot grow"}
 SIZES = [10, 100, 200, 300, 400, 700, 1000, 1500, 2000, 2500, 5000, 7000, 9000, 15000]

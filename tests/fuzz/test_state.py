@@ -214,7 +214,6 @@ def test_a_trainers_state_is_whole_or_refused(tally, monitored, which, change):
     )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -110,29 +110,33 @@ def _deberta(scope, device):
     return model.eval()
 
 
+def _inputs(rows):
+    ids = torch.ones(rows, TOKENS, dtype=torch.long, device="meta")
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["head", "lora", "all"])
 def test_a_call_asks_little_more_of_a_device_than_the_pass_one_needs_anyway(scope, monkeypatch):
     """No value comes to the host but whether all results are finite; on `meta` any other would be an error."""
     model = _deberta(scope, "meta")
     monkeypatch.setattr(passes, "free_memory", lambda _device: 80 * 10**9)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in select(model, scope).values():
+        parameter.requires_grad_(scope != "head")
+    engine = GradientProducts(model, scope=scope)
+    monkeypatch.setattr(engine, "_checks_left", 1)
+    with LAUNCHES("meta"):
+        engine.against_reference(_inputs(2), prompts=1)  # checks the layers
+    engine._checks_left = 0  # gradients without values are taken for 0
     for candidates in (8, 128):
-        ids = torch.ones(candidates + 1, TOKENS, dtype=torch.long, device="meta")
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in select(model, scope).values():
-            parameter.requires_grad_(scope != "head")
+        inputs = _inputs(candidates + 1)
         with LAUNCHES("meta") as plain:
             reward = model(**inputs).logits.sum()
             if scope != "head":
                 reward.backward()
         model.zero_grad(set_to_none=True)
-        engine = GradientProducts(model, scope=scope)
-        monkeypatch.setattr(engine, "_checks_left", 1)
-        with LAUNCHES("meta"):
-            engine.against_reference(inputs, prompts=1)  # checks the layers
-        engine._checks_left = 0  # gradients without values are taken for 0
         with LAUNCHES("meta") as ours:
             engine.against_reference(inputs, prompts=1)
         assert not engine.slow

@@ -40,7 +40,7 @@ def url(tmp_path_factory, tiny_deberta):
     thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore")
 def test_schemathesis_finds_nothing(url):
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")

@@ -302,7 +302,7 @@ def test_people_answer_a_queue_later(tmp_path, tiny_deberta):
     assert asyncio.run(play())["labels"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.processes
 def test_killed_anywhere_nothing_is_lost_and_nothing_recorded_twice(tmp_path, tiny_deberta, start_script, script):
     """SIGKILL while groups are held, the journal is written, the model learns, and versions change places."""

@@ -122,7 +122,7 @@ class Person:
             self.ready()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_200_pairs_by_keyboard_through_20_kills_and_both_trainers_learn(tmp_path, chromium, served, tiny, tiny_deberta):
     people = tmp_path / "people"
     config = replace(
@@ -137,7 +137,7 @@ def test_200_pairs_by_keyboard_through_20_kills_and_both_trainers_learn(tmp_path
     texts = [
         " ".join(words.choices(("sky", "rain", "wind", "snow"), k=1 + n % 2 * 5)) + f" {n}" for n in range(len(prompts))
     ]
-    trainer = FPOConfig(reward_model_learning_rate=1e-2, reward_model_steps=5)
+    trainer = FPOConfig(reward_model_learning_rate=1e-2, reward_model_steps=20)
     fpo = FPOReward(str(tiny_deberta), trainer, f"{people}/")
     begin = SimpleNamespace(device=torch.device("cpu"), output_dir=str(tmp_path), num_generations=2, should_save=True)
     fpo.on_train_begin(

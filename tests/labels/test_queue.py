@@ -181,11 +181,11 @@ def test_what_people_cannot_answer_in_time_is_refused(tmp_path, tiny, settings, 
         waiting.check_late(config, Asker(tmp_path if config.labels.endswith("/") else lambda *_: [], setting="labels"))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("side_by_side", [2, 1])
-def test_runs_of_a_comparison_ask_in_one_folder(tmp_path, tiny, monkeypatch, side_by_side):
+def test_runs_of_a_comparison_ask_in_one_folder(tmp_path, tiny, monkeypatch, start_foresighted, side_by_side):
     from foresighted.alignment.compare import compare
-    from foresighted.settings import CompareConfig
+    from foresighted.settings import CompareConfig, to_yaml
 
     queue = FileQueue(tmp_path / "people")
     base = replace(tiny, labels=f"{tmp_path}/people/", rounds=2, wait_for_labels=2 if side_by_side == 2 else 0)
@@ -198,7 +198,12 @@ def test_runs_of_a_comparison_ask_in_one_folder(tmp_path, tiny, monkeypatch, sid
 
     monkeypatch.setattr(waiting, "_wait", people)
     config = CompareConfig(train=base, arms=("rlhf", "practical:gamma=0.5"), seeds=(0,), side_by_side=side_by_side)
-    compare(config, tmp_path / "out")
+    if side_by_side == 2:
+        compare(config, tmp_path / "out")
+    else:
+        (tmp_path / "c.yaml").write_text(to_yaml(config))
+        process = start_foresighted("compare", "--config", tmp_path / "c.yaml", "--out", tmp_path / "out", "--quiet")
+        assert process.wait() == 0, process.stderr
     rows = [read(path, records.RoundRow) for path in sorted((tmp_path / "out").rglob("rounds.jsonl"))]
     questions = list(queue.questions().values())
     assert [len(own) for own in rows] == [2, 2]

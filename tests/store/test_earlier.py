@@ -34,10 +34,10 @@ def _close(row):
 
 
 @pytest.mark.slow
-def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, tmp_path):
+def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, deberta_of_0_2, tmp_path):
     from foresighted.alignment.run import train
 
-    out = tmp_path / "run"
+    tiny, out = replace(tiny, reward_model=str(deberta_of_0_2), max_new_tokens=6), tmp_path / "run"
     shutil.copytree(EARLIER / "half", out)
     config = out / "config.yaml"
     text = config.read_text()

@@ -29,7 +29,7 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def check_reading(model: RewardModel, name: str) -> None:
-    """Read some texts alone and in a batch, through the network and through features and head.
+    """Read some texts in a batch, through the network and through features and head, and the padded ones alone.
 
     Raises:
         ModelError: the readings differ, are not finite, or do not depend on the answer; or the model cannot read.
@@ -41,7 +41,9 @@ def check_reading(model: RewardModel, name: str) -> None:
     try:
         inputs = model.encode(prompts, responses)
         batch, through_head = _read(model, prompts, responses)
-        alone = torch.cat([_read(model, [p], [r])[0] for p, r in rows])
+        mask = inputs.get("attention_mask")
+        padded = [i for i in range(len(rows)) if mask is None or not bool(mask[i].all())]
+        alone = [_said(model, *([text] for text in rows[i])) for i in padded]
     except ForesightedError:
         raise
     except Exception as error:  # whatever its code raises
@@ -55,7 +57,8 @@ def check_reading(model: RewardModel, name: str) -> None:
     single = all(p.dtype in (torch.float32, torch.float64) for p in model.body.parameters())
     same = partial(_same, name, share=_CLOSE if single else _ROUGH)
     same(through_head, batch, "what enters its last linear layer, through that layer, is not its own reward")
-    same(alone, batch, "it reads a text that is padded differently from the same text alone")
+    if padded:
+        same(torch.cat(alone), batch[padded], "it reads a text that is padded differently from the same text alone")
 
 
 def _fits(model: RewardModel, prompt: str, response: str) -> bool:
@@ -67,12 +70,18 @@ def _fits(model: RewardModel, prompt: str, response: str) -> bool:
 
 @torch.no_grad()
 def _read(model: RewardModel, prompts: list[str], responses: list[str]) -> tuple[Tensor, Tensor]:
-    """Return what the network says of some rows, and what features and head say. An encoder's head may be zeros, so its
-    features stand in for rewards."""
-    features = model.features(prompts, responses)
+    """Return what the network says of some rows, and what features and head say."""
+    said = _said(model, prompts, responses)
+    return said, said if model.network.head is not None else model.rewards(model.features(prompts, responses))
+
+
+@torch.no_grad()
+def _said(model: RewardModel, prompts: list[str], responses: list[str]) -> Tensor:
+    """Return what the network says of some rows. An encoder's head may be zeros, so its features stand in for
+    rewards."""
     if model.network.head is not None:
-        return features, features
-    return model.network(**model.encode(prompts, responses)).float(), model.rewards(features)
+        return model.features(prompts, responses)
+    return model.network(**model.encode(prompts, responses)).float()
 
 
 def _same(name: str, first: Tensor, second: Tensor, told: str, *, share: float) -> None:
