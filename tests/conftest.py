@@ -30,7 +30,7 @@ from foresighted.store.rows import append
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, before it is loaded: each worker has one core
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a small game's time is its compilation
-os.environ.setdefault("SSL_CERT_DIR", os.devnull)  # no test speaks TLS, and reading all certificates takes 30 ms a client
+os.environ.setdefault("SSL_CERT_DIR", os.devnull)  # no test speaks TLS; each client would read all certificates
 os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # no test cuts the power, and some disks take long
 re._MAXCACHE = 4096  # type: ignore[attr-defined]  # transformers compiles more patterns for each model than Python keeps
 
@@ -118,9 +118,9 @@ def _deberta(folder: Path, tokenizer, layers: int) -> Path:
 
     torch.manual_seed(1)
     config = DebertaV2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
-        max_position_embeddings=256, num_labels=1, pad_token_id=0, relative_attention=True, initializer_range=0.3,
-        pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
+        num_attention_heads=4, max_position_embeddings=256, num_labels=1, pad_token_id=0, relative_attention=True,
+        initializer_range=0.3, pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0,
     )  # fmt: skip
     return _save(folder, DebertaV2ForSequenceClassification(config), _plain(tokenizer))
 

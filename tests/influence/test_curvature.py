@@ -55,7 +55,7 @@ def test_conjugate_gradients_that_do_not_converge_or_meet_a_negative_curvature_s
     ("family", "scope"), [("BERT", "head:2"), ("Llama", "head"), ("Llama", "head:2"), ("DeBERTa-v3", "head:2")]
 )
 def test_solved_products_equal_dense_algebra(models, family, scope, curvature):
-    model, inputs = models.build(family), models.batch()
+    model, inputs = models.build(family, hidden_size=16, intermediate_size=24), models.batch()
     damping = 3.0  # above the most negative eigenvalue of these random models' Hessians
     rewards, g = naive_gradients(model, inputs, scope=scope)
     g = g.view(B, N + 1, -1)
@@ -110,7 +110,8 @@ def _dense_hessian(model, inputs, scope):
         return torch.nn.functional.binary_cross_entropy_with_logits(margin, LABELS.flatten())
 
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.autograd.functional.hessian(loss, torch.cat([p.detach().flatten() for p in parameters.values()]))
+        flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+        return torch.autograd.functional.hessian(loss, flat, vectorize=True)
 
 
 def _linear():
