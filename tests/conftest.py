@@ -10,6 +10,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -382,6 +383,17 @@ def start_script(tmp_path_factory) -> Callable[..., Started]:
 def start_foresighted(start_script) -> Callable[..., Started]:
     """Start the command line in a process of its own, as `start_script` does."""
     return partial(start_script, Path(__file__).with_name("command.py"))
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Return a port of this machine that nobody listens at."""
+
+    def free_port() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return int(free.getsockname()[1])
+
+    return free_port
 
 
 @pytest.fixture

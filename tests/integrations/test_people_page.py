@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,9 +42,7 @@ EVERYTHING = "(() => [...document.querySelectorAll('#one, #two')].map(box => box
 class Served:
     """`foresighted label`, which can be killed and is then started again."""
 
-    def __init__(self, *words: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+    def __init__(self, port: int, *words: str) -> None:
         script = Path(__file__).with_name("serving.py")
         self._process = subprocess.Popen(
             [sys.executable, str(script), *words, "--port", str(port)], text=True,
@@ -69,11 +66,11 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Iterator[Any]:
+def served(free_port) -> Iterator[Any]:
     made: list[Served] = []
 
     def start(*words: object) -> Served:
-        made.append(Served(*map(str, words)))
+        made.append(Served(free_port(), *map(str, words)))
         return made[-1]
 
     yield start

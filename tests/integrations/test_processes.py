@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,15 +21,12 @@ TIMEOUT = 300
 
 
 @pytest.fixture
-def two(start_script) -> Callable[..., None]:
+def two(start_script, free_port) -> Callable[..., None]:
     """Run a scenario on two processes, with the environment that torchrun gives each."""
 
     def two(*words: object) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        shared |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        shared |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         ranks = [start_script(SCRIPT, *words, env=shared | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)]
         try:
             assert [rank.wait(TIMEOUT) for rank in ranks] == [0, 0], [rank.stderr for rank in ranks]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.request
 from dataclasses import replace
@@ -55,11 +54,9 @@ def taught(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def served(taught, tmp_path_factory, start_script):
+def served(taught, tmp_path_factory, start_script, free_port):
     """`transformers serve` on a free port, as a user would start it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = tmp_path_factory.mktemp("serve") / "serve.py"
     command.write_text("from transformers.cli.transformers import main\nmain()\n")
     process = start_script(command, "serve", "--host", "127.0.0.1", "--port", port, "--device", "cpu")

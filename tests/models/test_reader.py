@@ -246,7 +246,8 @@ def test_a_run_records_how_many_prompts_were_cut(tiny, tmp_path):
     from foresighted.store.rows import read
 
     for longest, cut in ((None, 0), (14, 8)):  # two prompts of three candidates and a reference each
-        train(replace(tiny, rounds=1, heldout_prompts=1, reward_model_max_length=longest), tmp_path / str(longest))
+        own = replace(tiny, rounds=1, max_new_tokens=6, heldout_prompts=1, reward_model_max_length=longest)
+        train(own, tmp_path / str(longest))
         (row,) = read(tmp_path / str(longest) / "rounds.jsonl", RoundRow)
         assert row.prompts_cut == cut
 
@@ -258,3 +259,18 @@ def test_an_empty_response_is_a_segment_beside_a_row_that_is_cut_too(tokenizer):
     beside = reader(["Rain?", "why " * 60], ["", "Yes"])["input_ids"][0].tolist()
     assert alone.count(own.bos_token_id) == 2
     assert beside[: len(alone)] == alone
+
+
+def test_what_is_read_by_itself_is_read_once():
+    model, prompts = reward_model("embedded:relevance"), ["What is rain?", "Can fish sleep at night, do you think?"]
+    rows = [(p, r) for p in prompts for r in ("Water.", "Yes, some of them do.", "Water.")]
+    every = model.features(*zip(*rows, strict=True))
+    one_by_one = torch.cat([model.features([p], [r]) for p, r in rows])
+    torch.testing.assert_close(every, one_by_one)
+    torch.testing.assert_close(every, model.features_with_gradient(*map(list, zip(*rows, strict=True))).detach())
+    read: list[int] = []
+    model.body.register_forward_hook(
+        lambda _module, _args, kwargs, _said: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    model.features(*zip(*rows, strict=True))
+    assert read == [2, 2]  # responses, prompts

@@ -81,7 +81,8 @@ def _said(model: RewardModel, prompts: list[str], responses: list[str]) -> Tenso
     rewards."""
     if model.network.head is not None:
         return model.features(prompts, responses)
-    return model.network(**model.encode(prompts, responses)).float()
+    said: Tensor = model.network(**model.encode(prompts, responses))
+    return said.float()
 
 
 def _same(name: str, first: Tensor, second: Tensor, told: str, *, share: float) -> None:

@@ -39,6 +39,14 @@ class _Written(NamedTuple):
     begins: Callable[[], str]
 
 
+class Column(NamedTuple):
+    """Texts that are read by themselves, whatever stands beside them."""
+
+    texts: Sequence[Text]
+    read: Callable[[Sequence[Text]], dict[str, Tensor]]
+    """Encodes some of them, as `Reader` encodes rows."""
+
+
 class Reader:
     """Encodes (prompt, response) rows, the same one by one as in a batch.
 
@@ -95,6 +103,10 @@ class Reader:
             batch = self.tokenizer.pad([self._row(row) for row in rows], **form)
             self._tell(before)
         return {name: tensor for name, tensor in batch.items() if self._inputs is None or name in self._inputs}
+
+    def columns(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Column]:
+        """Return what is read by itself of some rows; nothing where prompt and response are read as one."""
+        return [Column(responses, lambda texts: Reader.__call__(self, texts, texts))] if self.layout in _ALONE else []
 
     def count_cut(self, prompts: Sequence[Text], responses: Sequence[Text]) -> None:
         """Count the rows that lose the beginning of their prompt, where another reader has read them for the model."""
@@ -194,3 +206,7 @@ class ReaderOfBoth(Reader):
         """Return what both readers make of their column."""
         asked = self._of_prompts(prompts, prompts)
         return {f"{OF_THE_PROMPT}{name}": t for name, t in asked.items()} | super().__call__(prompts, responses)
+
+    def columns(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Column]:
+        """Return the responses, and the prompts."""
+        return [*super().columns(prompts, responses), *self._of_prompts.columns(prompts, prompts)]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from foresighted.errors import ModelError, one_line
 from foresighted.influence import bradley_terry
-from foresighted.models.reader import OF_THE_PROMPT, Reader
+from foresighted.models.reader import OF_THE_PROMPT, Column, Reader
+from foresighted.texts import text_of
 from foresighted.types import Text
 
 
@@ -70,12 +71,17 @@ class RewardNetwork(nn.Module):
     def pooled(self, **inputs: Tensor) -> Tensor:
         """Return an encoder's mean-pooled states, scaled: the inputs of its head, shape R D."""
         asked = {name.removeprefix(OF_THE_PROMPT): t for name, t in inputs.items() if name.startswith(OF_THE_PROMPT)}
-        said = self._states({name: t for name, t in inputs.items() if not name.startswith(OF_THE_PROMPT)})
-        if asked:
-            said = torch.cat([said, said.shape[-1] ** 0.5 * self._states(asked) * said], -1)
+        said = {name: t for name, t in inputs.items() if not name.startswith(OF_THE_PROMPT)}
+        return self.compared(*map(self.states, filter(None, (said, asked))))
+
+    def compared(self, said: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Return the inputs of the head from the states of responses and, where they stand apart, of prompts."""
+        if asked is not None:
+            said = torch.cat([said, said.shape[-1] ** 0.5 * asked * said], -1)
         return said * self._feature_scale
 
-    def _states(self, inputs: dict[str, Tensor]) -> Tensor:
+    def states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return an encoder's mean-pooled states of encoded texts, of unit length, shape R D."""
         return mean_pooled(self.body(**inputs).last_hidden_state, inputs["attention_mask"])
 
 
@@ -148,10 +154,25 @@ class RewardModel:
 
     @torch.no_grad()
     def features(self, prompts: Sequence[Text], responses: Sequence[Text], *, chunk: int = 128) -> Tensor:
-        """Return the inputs of the head, shape R D, without gradients; `chunk` rows at a time."""
+        """Return the inputs of the head, shape R D, without gradients; `chunk` rows at a time.
+
+        What an encoder reads by itself, a prompt or a response, it reads once, however many rows hold it.
+        """
+        if self.network.head is not None and (columns := self.reader.columns(prompts, responses)):
+            return self.network.compared(*(self._once(column, chunk) for column in columns))
         starts = range(0, len(responses), chunk)
         parts = [self.features_with_gradient(prompts[s : s + chunk], responses[s : s + chunk]) for s in starts]
         return torch.cat(parts)
+
+    def _once(self, column: Column, chunk: int) -> Tensor:
+        """Return the states of a column of texts, shape R D, each text read once."""
+        texts = [text_of(text) for text in column.texts]
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        once, parts = list(places), []
+        for start in range(0, len(once), chunk):
+            inputs = column.read(once[start : start + chunk])
+            parts.append(self.network.states({name: tensor.to(self.device) for name, tensor in inputs.items()}))
+        return torch.cat(parts)[[places[text] for text in texts]]
 
     def rewards(self, features: Tensor) -> Tensor:
         """Return the reward of each row of features, shape R."""

@@ -55,7 +55,6 @@ class LearningConfig(SteeringConfig):
         low=0,
     )
 
-    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
     label_timeout: float = setting(
         120.0, "labels", "seconds that a labeller may take for one call", above=0, high=math.inf
     )

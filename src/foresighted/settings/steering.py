@@ -68,6 +68,8 @@ class SteeringConfig(Settings):
         "weight of half the squared distance of its parameters from the loaded ones (default: .01 for a head, else 0)",
         low=0,
     )
+    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
+
     steering: str = setting("practical", "steering", f"form of the penalty: {_SUMMARIES}", choices=FORMS)
     gamma: float | None = setting(
         None,

@@ -203,7 +203,6 @@ class TrainConfig(SteeringConfig):
         " or skipped; 0: it goes on with those that came",
         low=0,
     )
-    sampled_labels: bool = setting(False, "labels", "turn each preference p into one bit: 1 with probability p")
 
     kl_coefficient: float = setting(
         0.3,
