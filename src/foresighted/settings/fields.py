@@ -187,14 +187,14 @@ def faults(kind: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(hint, type):
         return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if (origin := get_origin(hint)) is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     return any(_fits(value, part) for part in get_args(hint))
 
 
