@@ -46,16 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of garbage collection."""
+    """Leave what is loaded by now out of garbage collection, and let trainers ask for none: they do at every turn."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def _no_collection_by_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trainers keep their memory: they collect garbage at every turn, each time a fifth of a second."""
     if (memory := sys.modules.get("accelerate.utils.memory")) is not None:
-        monkeypatch.setattr(memory, "clear_device_cache", lambda garbage_collection=False: None)
+        memory.clear_device_cache = lambda garbage_collection=False: None  # type: ignore[attr-defined]
 
 
 CHAT = (

@@ -41,8 +41,8 @@ def check_reading(model: RewardModel, name: str) -> None:
     try:
         inputs = model.encode(prompts, responses)
         batch, through_head = _read(model, prompts, responses)
-        mask = inputs.get("attention_mask")
-        padded = [i for i in range(len(rows)) if mask is None or not bool(mask[i].all())]
+        masks = [mask for name, mask in inputs.items() if name.endswith("attention_mask")]
+        padded = [i for i in range(len(rows)) if not masks or not all(bool(mask[i].all()) for mask in masks)]
         alone = [_said(model, *([text] for text in rows[i])) for i in padded]
     except ForesightedError:
         raise

@@ -134,7 +134,10 @@ class RewardModel:
 
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> dict[str, Tensor]:
         """Return (prompt, response) rows as the network's inputs, padded on the right, on its device."""
-        return {name: tensor.to(self.device) for name, tensor in self.reader(prompts, responses).items()}
+        return self._placed(self.reader(prompts, responses))
+
+    def _placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def features_with_gradient(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Tensor:
         """Return the inputs of the head, shape R D, differentiable where the body is trained.
@@ -170,8 +173,7 @@ class RewardModel:
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         once, parts = list(places), []
         for start in range(0, len(once), chunk):
-            inputs = column.read(once[start : start + chunk])
-            parts.append(self.network.states({name: tensor.to(self.device) for name, tensor in inputs.items()}))
+            parts.append(self.network.states(self._placed(column.read(once[start : start + chunk]))))
         return torch.cat(parts)[[places[text] for text in texts]]
 
     def rewards(self, features: Tensor) -> Tensor:
