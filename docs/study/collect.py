@@ -1,8 +1,8 @@
 """Keep the records of what was played as small Parquet files: `python docs/study/collect.py --out runs/study`.
 
-Runs that are not finished are left out. Beside the true utility U of a held-out answer stand its parts where it is that
-of the embedded oracle, U = 8 relevance + fluency - 4 repetition: relevance of what the answer adds, and repetition,
-read again from its text; fluency is what remains.
+Runs that are not finished are left out; what was kept of others, that another machine played, stays. Beside the true
+utility U of a held-out answer stand its parts where it is that of the embedded oracle, U = 8 relevance + fluency - 4
+repetition: relevance of what the answer adds, and repetition, read again from its text; fluency is what remains.
 """
 
 from __future__ import annotations
@@ -65,11 +65,16 @@ def with_parts(table: pd.DataFrame, prompts: dict[str, str]) -> pd.DataFrame:
     return known.assign(fluency=fluency).astype(dict.fromkeys(("relevance", "repetition", "fluency"), "float32"))
 
 
-def keep(table: pd.DataFrame, name: str) -> None:
-    """Write a table, its rows sorted."""
-    RESULTS.mkdir(exist_ok=True)
+def keep(table: pd.DataFrame, name: str, results: Path = RESULTS) -> None:
+    """Write a table, its rows sorted; of what was kept before, runs that are not among them stay."""
+    results.mkdir(exist_ok=True)
+    path = results / f"{name}.parquet"
+    if path.exists():
+        before, runs = pd.read_parquet(path), ["arm", "seed"]
+        elsewhere = ~before.set_index(runs).index.isin(table.set_index(runs).index)
+        table = pd.concat([before[elsewhere], table], ignore_index=True)
     ordered: Any = table.sort_values([c for c in ("arm", "seed", "round", "prompt_id") if c in table.columns])
-    ordered.to_parquet(RESULTS / f"{name}.parquet", index=False, compression="zstd")
+    ordered.to_parquet(path, index=False, compression="zstd")
 
 
 def main() -> None:

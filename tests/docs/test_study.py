@@ -23,7 +23,7 @@ def study() -> dict[str, ModuleType]:
     found = {}
     sys.path.insert(0, str(STUDY))
     try:
-        for name in ("parts", "oracle", "tables"):
+        for name in ("parts", "oracle", "tables", "collect"):
             spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
             assert spec
             assert spec.loader
@@ -107,3 +107,13 @@ def test_collapse_in_the_tables_is_the_one_definition(study):
 def test_the_tables_are_those_of_the_results(study):
     tables = study["tables"]
     assert (STUDY / "tables.md").read_text(encoding="utf-8") == tables.text(tables.played())
+
+
+def test_what_another_machine_played_stays(study, tmp_path):
+    collect = study["collect"].keep
+    first = pd.DataFrame({"arm": ["b", "a", "a"], "seed": [1, 1, 2], "round": [1, 1, 1], "reward": [1.0, 2.0, 3.0]})
+    collect(first, "main", tmp_path)
+    again = pd.DataFrame({"arm": ["a", "c"], "seed": [2, 1], "round": [1, 1], "reward": [30.0, 4.0]})
+    collect(again, "main", tmp_path)
+    kept = pd.read_parquet(tmp_path / "main.parquet")
+    assert kept.to_numpy().tolist() == [["a", 1, 1, 2.0], ["a", 2, 1, 30.0], ["b", 1, 1, 1.0], ["c", 1, 1, 4.0]]
