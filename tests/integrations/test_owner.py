@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
+from foresighted.alignment.probed import ProbedFollower
 from foresighted.errors import DataError, RunError
 from foresighted.integrations.owner import GroupIncomplete, OwnerConfig, RewardOwner
+from foresighted.integrations.owner.scoring import placed, side_by_side
 from foresighted.integrations.owner.watch import logged, watching
 from foresighted.store.records import CandidateRow, HeldoutRow, RoundRow
 from foresighted.store.rows import read
@@ -352,3 +354,27 @@ def test_a_disk_that_refuses_is_told_and_leaves_whole_lines(tmp_path, tiny_deber
 
     asyncio.run(play())
     assert [row["group"] for row in lines(tmp_path)] == ["a", "c"]
+
+
+def test_two_threads_read_what_one_reads():
+    config = OwnerConfig(reward_model="embedded:relevance", device="cpu").resolved()
+    texts = [f"{word} " * count for count, word in enumerate(["rain", "fish", "sky", "why"] * 4, 1)]
+    model = placed(config)
+    one = model.features([PROMPT] * len(texts), texts)
+    model.each = side_by_side(2)
+    torch.testing.assert_close(model.features([PROMPT] * len(texts), texts), one)
+
+
+def test_the_probe_of_a_head_is_read_once(tiny_deberta):
+    config = OwnerConfig(reward_model=str(tiny_deberta), device="cpu").resolved()
+    follower = ProbedFollower(placed(config), config)
+    assert follower.drift() is None
+    follower.take_probe([PROMPT] * 4, RESPONSES)
+    assert follower.drift() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        follower.reward_model.head.weight.mul_(2)
+    now = follower.rewards([PROMPT] * 4, RESPONSES)
+    follower.reward_model.features = lambda *_, **__: pytest.fail("read again")
+    apart = [abs(a - b) for a, b in zip(now, follower.probe.start, strict=True)]
+    assert follower.drift() == pytest.approx(sum(apart) / 4, rel=1e-5)
+    assert follower.drift() > 0

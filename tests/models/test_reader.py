@@ -274,3 +274,26 @@ def test_what_is_read_by_itself_is_read_once():
     )
     model.features(*zip(*rows, strict=True))
     assert read == [2, 2]  # responses, prompts
+
+
+@pytest.mark.parametrize("name", ["embedded", "bert", "llama"])
+def test_rows_of_one_length_are_read_together(name, tiny_bert, tiny_llama_reward, monkeypatch):
+    source = str({"bert": tiny_bert, "llama": tiny_llama_reward}.get(name, name))
+    model = reward_model(source, layout="response")
+    responses = ["Yes", "It rains. " * 9, "No", "Fish sleep. " * 8, "Why?", "It rains, and fish sleep. " * 5]
+    prompts = ["Rain?"] * len(responses)
+    lengths = model.encode(prompts, responses)["attention_mask"].sum(1).tolist()
+    one_by_one = torch.cat([model.features([p], [r]) for p, r in zip(prompts, responses, strict=True)])
+    read: list[tuple[int, int]] = []
+    model.body.register_forward_hook(
+        lambda _module, _args, kwargs, _said: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr("foresighted.models.reward_model.TOKENS", 3 * max(lengths))
+    torch.testing.assert_close(model.features(prompts, responses), one_by_one)
+    assert sum(rows for rows, _ in read) == len(responses)
+    assert all(rows * width <= 3 * max(lengths) for rows, width in read)
+    assert [width for _, width in read] == sorted((width for _, width in read), reverse=True)
+    assert read[-1][1] < max(lengths)  # the short ones are not padded to the longest
+    read.clear()
+    model.features(prompts, responses, chunk=1)
+    assert [width for _, width in read] == sorted(lengths, reverse=True)

@@ -66,6 +66,7 @@ class ProbedFollower(Follower):
             reduce=reduce,
         )
         self.probe = Probe()
+        self._probe_features: tuple[Probe, Tensor] | None = None
         self._chunk, self._probe_size = config.influence_chunk or ROWS, config.probe_size
 
     @cached_property
@@ -85,8 +86,19 @@ class ProbedFollower(Follower):
         """Return the mean absolute change of the probe's rewards since it was taken; None without a probe."""
         if not self.probe.prompts:
             return None
-        now = self.rewards(self.probe.prompts, self.probe.responses)
+        now = self._probe_rewards()
         return math.fsum(abs(a - b) for a, b in zip(now, self.probe.start, strict=True)) / len(now)
+
+    @torch.no_grad()
+    def _probe_rewards(self) -> list[float]:
+        """Return the rewards of the probe; where the head alone is trained, its inputs are read once."""
+        if not self.reward_model.head_only:
+            return self.rewards(self.probe.prompts, self.probe.responses)
+        if self._probe_features is None or self._probe_features[0] is not self.probe:
+            features = self.reward_model.features(self.probe.prompts, self.probe.responses, chunk=self._chunk)
+            self._probe_features = self.probe, features
+        values: list[float] = self.reward_model.rewards(self._probe_features[1]).tolist()
+        return values
 
     @torch.no_grad()
     def rewards(self, prompts: list[Text], responses: list[Text]) -> list[float]:

@@ -7,7 +7,7 @@ what enters the last linear layer, the reward is what leaves it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,11 @@ from foresighted.influence import bradley_terry
 from foresighted.models.reader import OF_THE_PROMPT, Column, Reader
 from foresighted.texts import text_of
 from foresighted.types import Text
+
+Read = Callable[[dict[str, Tensor]], Tensor]
+Each = Callable[[Read, Iterable[dict[str, Tensor]]], Iterable[Tensor]]
+TOKENS = 768
+"""About how many tokens a CPU reads at a time: fewer leave it idle, more leave its caches (docs/speed.md#reading)."""
 
 
 def mean_pooled(states: Tensor, mask: Tensor) -> Tensor:
@@ -108,6 +113,8 @@ class RewardModel:
         self.network = RewardNetwork(body, head if pooled else None, feature_scale)
         self.head_only = train == "head"
         """Only the head is trained: features of a text never change."""
+        self.each: Each = map
+        """Reads an encoder's batches, one after the other or side by side."""
 
     @property
     def device(self) -> torch.device:
@@ -145,36 +152,52 @@ class RewardModel:
         A sequence classifier is run with a head that hands on what enters it: where a decoder's head reads every
         position, the classifier itself then picks the one whose reward it would have returned.
         """
-        batch = self.encode(prompts, responses)
+        return self._features_of(self.encode(prompts, responses))
+
+    def _features_of(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.network.head is not None:
-            return self.network.pooled(**batch)
+            return self.network.pooled(**inputs)
         hook = self._read_at.register_forward_hook(lambda _module, args, _output: args[0])
         try:
-            features = self.network.logits(**batch)
+            features = self.network.logits(**inputs)
         finally:
             hook.remove()
         return features.float()
 
     @torch.no_grad()
     def features(self, prompts: Sequence[Text], responses: Sequence[Text], *, chunk: int = 128) -> Tensor:
-        """Return the inputs of the head, shape R D, without gradients; `chunk` rows at a time.
+        """Return the inputs of the head, shape R D, without gradients; at most `chunk` rows at a time.
 
         What an encoder reads by itself, a prompt or a response, it reads once, however many rows hold it.
         """
         if self.network.head is not None and (columns := self.reader.columns(prompts, responses)):
             return self.network.compared(*(self._once(column, chunk) for column in columns))
-        starts = range(0, len(responses), chunk)
-        parts = [self.features_with_gradient(prompts[s : s + chunk], responses[s : s + chunk]) for s in starts]
-        return torch.cat(parts)
+        return self._by_length(self.encode(prompts, responses), self._features_of, chunk)
 
     def _once(self, column: Column, chunk: int) -> Tensor:
         """Return the states of a column of texts, shape R D, each text read once."""
         texts = [text_of(text) for text in column.texts]
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        once, parts = list(places), []
-        for start in range(0, len(once), chunk):
-            parts.append(self.network.states(self._placed(column.read(once[start : start + chunk]))))
-        return torch.cat(parts)[[places[text] for text in texts]]
+        states = self._by_length(self._placed(column.read(list(places))), self.network.states, chunk, self.each)
+        return states[[places[text] for text in texts]]
+
+    def _by_length(self, inputs: dict[str, Tensor], read: Read, chunk: int, each: Each = map) -> Tensor:
+        """Return what is read of encoded rows, shape R D: rows of about one length together, the longest first."""
+        count, width = inputs["input_ids"].shape
+        mask = inputs.get("attention_mask")
+        lengths = [width] * count if mask is None else mask.sum(1).tolist()
+        order = sorted(range(count), key=lambda row: -lengths[row])
+        batches: list[dict[str, Tensor]] = []
+        start = 0
+        while start < count:
+            width = lengths[order[start]]
+            size = min(chunk, max(1, TOKENS // width)) if self.device.type == "cpu" else chunk
+            rows = order[start : start + size]
+            batches.append({name: tensor[rows, :width] for name, tensor in inputs.items()})
+            start += size
+        parts = list(each(read, batches))
+        places = {row: place for place, row in enumerate(order)}
+        return torch.cat(parts)[[places[row] for row in range(count)]]
 
     def rewards(self, features: Tensor) -> Tensor:
         """Return the reward of each row of features, shape R."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from foresighted.integrations.owner.config import OwnerConfig
 from foresighted.integrations.owner.events import Asked, Group, Member
 from foresighted.integrations.owner.state import SPREAD_OF, State
 from foresighted.labels.pair import Groups, Pair, best_places, every_place
-from foresighted.models.reward_model import RewardModel
+from foresighted.models.reward_model import Each, RewardModel
 from foresighted.steering import FORMS, Reference, raw_gamma, spread_and_size
 from foresighted.texts import text_of
 from foresighted.types import Text
@@ -49,6 +50,16 @@ def placed(config: OwnerConfig) -> RewardModel:
         model.body.to(device)
         model.head.to(device)
     return model
+
+
+def side_by_side(threads: int) -> Each:
+    """Return what reads batches in so many threads, each on one core.
+
+    All cores on one batch wait for each other after every product, so whatever else runs on one of them (clients, the
+    event loop, the learning thread) holds up all.
+    """
+    pool = ThreadPoolExecutor(threads, "foresighted-reading", initializer=lambda: torch.set_num_threads(1))
+    return lambda read, batches: pool.map(torch.no_grad()(read), batches)
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,8 @@ class Scorer:
     def __init__(self, model: RewardModel, config: OwnerConfig) -> None:
         self.model = model
         self.config = config
+        if model.device.type == "cpu" and torch.get_num_threads() > 1:
+            model.each = side_by_side(torch.get_num_threads())
         self.follower = ProbedFollower(model, config)
         self._kinds: dict[tuple[Reference, int], Foresight] = {}
         self.alone: deque[tuple[float, float]] = deque(maxlen=SPREAD_OF)
@@ -124,11 +137,8 @@ class Scorer:
             return None
         columns = [one.rows() for one in groups]
         prompts, texts = [p for own, _ in columns for p in own], [t for _, own in columns for t in own]
-        order = sorted(range(len(texts)), key=lambda i: len(text_of(prompts[i])) + len(text_of(texts[i])))
-        read = self.model.features([prompts[i] for i in order], [texts[i] for i in order], chunk=self._chunk)
-        every = torch.empty_like(read)
-        every[order] = read
-        return list(torch.split(every, [len(own) for _, own in columns]))
+        read = self.model.features(prompts, texts, chunk=self._chunk)
+        return list(torch.split(read, [len(own) for _, own in columns]))
 
     @property
     def _chunk(self) -> int:
