@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 import aiohttp
@@ -177,6 +177,7 @@ def in_process(model: str, seconds: float, singles: float) -> float:
     """Return the responses a second that the reward model answers here, with penalties, in batches as large as the
     server's. Of the requests, the share `singles` are single responses with a reference, the others whole groups."""
     from foresighted.alignment.probed import loaded
+    from foresighted.integrations.owner.desk import Job, next_batch
     from foresighted.integrations.owner.scoring import Scorer, Texts
 
     config = OwnerConfig(reward_model=model, device="cpu").resolved()
@@ -187,14 +188,11 @@ def in_process(model: str, seconds: float, singles: float) -> float:
         prompt, responses = texts(number, size)
         return Texts("r", str(number), None, size, prompt, dict(enumerate(responses)), references, number)
 
-    numbers = itertools.count()
-    waiting, count, began = asked(next(numbers)), 0, time.monotonic()
+    numbers, waiting = itertools.count(), deque()
+    count, began = 0, time.monotonic()
     while time.monotonic() < began + seconds:
-        batch, rows = [], 0
-        while not batch or rows + waiting.size + len(waiting.references) <= config.batch_rows:
-            batch.append(waiting)
-            rows += waiting.size + len(waiting.references)
-            waiting = asked(next(numbers))
+        waiting.extend(Job(asked(next(numbers))) for _ in range(config.batch_rows - len(waiting)))
+        batch = [job.texts for job in next_batch(waiting, config.batch_rows)]
         features = scorer.features([one.groups for one in batch])
         for one, own in zip(batch, features, strict=True):
             count += len(scorer.scored(one, 0, own, ())[0].members)

@@ -60,6 +60,15 @@ class Question:
         return len(self.responses)
 
 
+def next_batch(waiting: deque[Job | Question], rows: int) -> list[Job | Question]:
+    """Take off what is read together: at least one, if any waits, and as many as `rows` allow."""
+    taken: list[Job | Question] = []
+    while waiting and (not taken or waiting[0].rows <= rows):
+        taken.append(waiting.popleft())
+        rows -= taken[-1].rows
+    return taken
+
+
 class Desk:
     """Scores what waits, in the order in which it came.
 
@@ -118,7 +127,7 @@ class Desk:
                 book.turn.wait_for(lambda: self._waiting or book.closed or book.fault is not None)
                 if not self._waiting and book.closed:
                     return
-                jobs = self._next()
+                jobs = next_batch(self._waiting, self._book.config.batch_rows)
             if book.fault is not None:
                 for job in jobs:
                     job.answers.set_exception(book.fault)
@@ -129,15 +138,6 @@ class Desk:
                         book.turn.wait_for(lambda: self._waiting or book.closed)
                 continue
             self._answer(jobs)
-
-    def _next(self) -> list[Job | Question]:
-        """Return what is read together: at least one, and as many as `batch_rows` allow."""
-        jobs: list[Job | Question] = []
-        rows = 0
-        while self._waiting and (not jobs or rows + self._waiting[0].rows <= self._book.config.batch_rows):
-            jobs.append(self._waiting.popleft())
-            rows += jobs[-1].rows
-        return jobs
 
     def _answer(self, jobs: list[Job | Question]) -> None:
         """Score, write, and only then answer. Where reading all at once fails, each is tried by itself."""
