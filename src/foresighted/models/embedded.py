@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
 from foresighted.errors import ModelError
+from foresighted.store.cache import cache_directory
 from foresighted.store.files import damaged, hashes, new_folder, sha256
 from foresighted.store.rows import write_json
 
@@ -23,13 +23,6 @@ POLICY_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ENCODER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
-
-
-def cache_directory() -> Path:
-    """Return the folder of converted models: $FORESIGHTED_CACHE, or `foresighted` in the user's cache folder."""
-    if own := os.environ.get("FORESIGHTED_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foresighted"
 
 
 def _in_wheel(package: str, pattern: str) -> Path | None:

@@ -26,6 +26,7 @@ from foresighted.errors import DataError
 from foresighted.reporting.charts import COLOURS, DASHES, MARKERS, Chart, Table, look_of, specification
 from foresighted.reporting.responses import Responses, compact, cut
 from foresighted.reporting.samples import Samples, Words
+from foresighted.store.cache import made_once
 from foresighted.store.directory import CONFIG
 from foresighted.store.environment import ENVIRONMENT
 from foresighted.store.files import replacing
@@ -204,8 +205,9 @@ def write(page: Page, path: Path) -> Path:
 @lru_cache(maxsize=1)
 def library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed, as vl-convert bundles them, as one classic script that sets
-    `window.vegaEmbed` and nothing else. Takes about 3 seconds."""
-    return f"(() => {{{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();"
+    `window.vegaEmbed` and nothing else. The first time takes about 3 seconds."""
+    make = lambda: vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")  # noqa: E731
+    return f"(() => {{{made_once(f'vega-{vl_convert.__version__}.js', make)}}})();"
 
 
 @lru_cache(maxsize=1)
