@@ -31,7 +31,14 @@ NAMES = {
     "practical:kl_coefficient=0": "foresight alone", "practical:kl_coefficient=0.1": "practical + KL .1",
 }  # fmt: skip
 """Arms in words."""
-COLOURS = {PLAIN: "#b0413e", KL: "#2b6a99", DEFAULT: "#1b7f4d", "labels": "#777777"}
+COLOURS = {
+    PLAIN: "#b0413e",
+    KL: "#2b6a99",
+    DEFAULT: "#1b7f4d",
+    "shuffled": "#8d5a97",
+    "practical:kl_coefficient=0": "#d08a2e",
+    "labels": "#777777",
+}
 MARGIN = 0.25
 """What the default may be worse by than the tuned KL term, in units of utility."""
 CLAIMS = (
@@ -240,8 +247,8 @@ def figure(found: dict[str, pd.DataFrame]) -> Figure:
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("held-out true utility")
-    handles, labels = panels[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    shown = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    drawing.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False)
     return drawing
 
 
