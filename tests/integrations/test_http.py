@@ -14,6 +14,8 @@ from foresighted.errors import ConfigError
 from foresighted.integrations.http.app import make_app
 from foresighted.integrations.http.config import TOKEN, ServeConfig
 from foresighted.integrations.http.guard import fault_of
+from foresighted.integrations.http.messages import OpenRLHFRequest
+from foresighted.integrations.http.stock import samples
 from foresighted.integrations.owner import OwnerConfig, RewardOwner
 
 PROMPT = "Why is the sky blue?"
@@ -107,6 +109,11 @@ def test_openrlhf_gets_lists_of_numbers_for_one_sample_a_batch_and_none(tmp_path
     assert "does not hold its prompt" in odd[2].decode()
     row = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
     assert (row["members"][0]["text"], row["references"], row["step"]) == (RESPONSES[0], ["It depends."], 1)
+
+
+def test_of_an_empty_prompt_the_query_is_the_response():
+    (sample,) = samples(OpenRLHFRequest(query=[" So it is.<|end|>"], prompts=[""]), ["<|end|>"])
+    assert (sample.prompt, sample.response) == ("", " So it is.")
 
 
 def test_what_cannot_be_read_is_refused_with_a_cause(tmp_path, tiny_deberta):

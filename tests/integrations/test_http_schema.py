@@ -19,6 +19,8 @@ from foresighted.integrations.owner import OwnerConfig, RewardOwner
 
 EXCUSED = [schemathesis.checks.positive_data_acceptance]
 """What no schema can say: a member below its size, as many prompts as queries, ids of questions that are there."""
+LATE = [schemathesis.checks.not_a_server_error]
+"""Of a group whose other responses do not come, which is a gateway's timeout, as the OpenAPI says."""
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,13 @@ def test_schemathesis_finds_nothing(url):
     seen = []
     for operation in operations:
 
-        @settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate],
+        @settings(max_examples=100, deadline=None, database=None, phases=[Phase.generate],
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(case=operation.as_strategy())
         def check(case):
-            response = case.call_and_validate(excluded_checks=EXCUSED)
+            response = case.call()
+            late = response.status_code == 504 and response.json()["error"].startswith("group: ")
+            case.validate_response(response, excluded_checks=EXCUSED + LATE * late)
             seen.append(response.status_code)
 
         check()
