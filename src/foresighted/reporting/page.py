@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -206,8 +207,13 @@ def write(page: Page, path: Path) -> Path:
 def library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed, as vl-convert bundles them, as one classic script that sets
     `window.vegaEmbed` and nothing else. The first time takes about 3 seconds."""
-    make = lambda: vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")  # noqa: E731
-    return f"(() => {{{made_once(f'vega-{vl_convert.__version__}.js', make)}}})();"
+
+    def bundle() -> str:
+        made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+        return made
+
+    name = f"vega-{version('vl-convert-python')}.js"
+    return f"(() => {{{made_once(name, bundle)}}})();"
 
 
 @lru_cache(maxsize=1)
