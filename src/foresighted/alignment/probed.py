@@ -66,7 +66,7 @@ class ProbedFollower(Follower):
             reduce=reduce,
         )
         self.probe = Probe()
-        self._probe_features: tuple[Probe, Tensor] | None = None
+        self._read: tuple[Probe, Tensor] | None = None
         self._chunk, self._probe_size = config.influence_chunk or ROWS, config.probe_size
 
     @cached_property
@@ -80,30 +80,31 @@ class ProbedFollower(Follower):
         """Keep the first responses of a run as the probe."""
         size = self._probe_size
         if not self.probe.prompts and size:
-            self.probe = Probe(prompts[:size], responses[:size], self.rewards(prompts[:size], responses[:size]))
+            self.probe = Probe(prompts[:size], responses[:size])
+            self.probe.start = self._rewards_of(self._probe_features())
 
     def drift(self) -> float | None:
         """Return the mean absolute change of the probe's rewards since it was taken; None without a probe."""
         if not self.probe.prompts:
             return None
-        now = self._probe_rewards()
+        now = self._rewards_of(self._probe_features())
         return math.fsum(abs(a - b) for a, b in zip(now, self.probe.start, strict=True)) / len(now)
 
-    @torch.no_grad()
-    def _probe_rewards(self) -> list[float]:
-        """Return the rewards of the probe; where the head alone is trained, its inputs are read once."""
-        if not self.reward_model.head_only:
-            return self.rewards(self.probe.prompts, self.probe.responses)
-        if self._probe_features is None or self._probe_features[0] is not self.probe:
-            features = self.reward_model.features(self.probe.prompts, self.probe.responses, chunk=self._chunk)
-            self._probe_features = self.probe, features
-        values: list[float] = self.reward_model.rewards(self._probe_features[1]).tolist()
-        return values
-
-    @torch.no_grad()
     def rewards(self, prompts: list[Text], responses: list[Text]) -> list[float]:
         """Return the reward of each row."""
-        features = self.reward_model.features(prompts, responses, chunk=self._chunk)
+        return self._rewards_of(self._features(prompts, responses))
+
+    def _features(self, prompts: list[Text], responses: list[Text]) -> Tensor:
+        return self.reward_model.features(prompts, responses, chunk=self._chunk)
+
+    def _probe_features(self) -> Tensor:
+        """Return the head's inputs of the probe; where the head alone is trained, they are read once."""
+        if not self.reward_model.head_only or self._read is None or self._read[0] is not self.probe:
+            self._read = self.probe, self._features(self.probe.prompts, self.probe.responses)
+        return self._read[1]
+
+    @torch.no_grad()
+    def _rewards_of(self, features: Tensor) -> list[float]:
         values: list[float] = self.reward_model.rewards(features).tolist()
         return values
 

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -207,13 +207,9 @@ def write(page: Page, path: Path) -> Path:
 def library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed, as vl-convert bundles them, as one classic script that sets
     `window.vegaEmbed` and nothing else. The first time takes about 3 seconds."""
-
-    def bundle() -> str:
-        made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-        return made
-
     name = f"vega-{version('vl-convert-python')}.js"
-    return f"(() => {{{made_once(name, bundle)}}})();"
+    made = made_once(name, partial(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed;"))
+    return f"(() => {{{made}}})();"
 
 
 @lru_cache(maxsize=1)

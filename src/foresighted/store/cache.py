@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from foresighted.errors import ConfigError
+from foresighted.store.files import make_folder, write
 
 
 def cache_directory() -> Path:
@@ -41,10 +42,8 @@ def made_once(name: str, make: Callable[[], str]) -> str:
     data = text.encode()
     with suppress(OSError, ConfigError):
         folder = cache_directory()
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{name}.{os.getpid()}.tmp"  # several processes may make it at once
-        part.write_bytes(_digest(data) + b"\n" + data)
-        part.replace(folder / name)
+        make_folder(folder)
+        write(folder / name, _digest(data) + b"\n" + data)  # of two at once the digest tells
     return text
 
 

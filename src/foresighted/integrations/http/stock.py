@@ -78,12 +78,14 @@ def _sample(where: str, query: Any, prompt: Any, label: Any, end_tokens: Sequenc
 def _response(where: str, query: Any, prompt: Any, end_tokens: Sequence[str]) -> str:
     if not isinstance(query, str) or not isinstance(prompt, str):
         raise DataError(f"query: {where} and its prompt must be texts, or its label say the response")
-    _, found, response = query.partition(prompt) if prompt else ("", "", query)
-    if prompt and not found:
-        raise DataError(
-            f"query: {where} does not hold its prompt {prompt[:40]!r}; send both as the policy reads them, or put the"
-            " response in the label"
-        )
+    response = query
+    if prompt:
+        _, found, response = query.partition(prompt)
+        if not found:
+            raise DataError(
+                f"query: {where} does not hold its prompt {prompt[:40]!r}; send both as the policy reads them, or put"
+                " the response in the label"
+            )
     return _without_end(response, [token for token in end_tokens if token])
 
 
