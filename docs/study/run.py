@@ -13,13 +13,18 @@ from parts import PARTS
 import foresighted
 
 
+def _some(text: str) -> slice:
+    """Return which of a part's seeds a text names: 4, or 4:8."""
+    return slice(*map(int, text.split(":")))
+
+
 def main() -> None:
     """Play what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of all parts")
     parser.add_argument("--arms", help="only these of its arms, with commas; the others may follow later")
-    parser.add_argument("--seeds", type=int, help="only its first so many seeds")
+    parser.add_argument("--seeds", type=_some, help="only its first so many seeds, or 4:8 for those that follow")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     part = PARTS[args.part]
@@ -30,7 +35,7 @@ def main() -> None:
             parser.error(f"--arms: {args.part} has no {unknown[0]}; it has {', '.join(part.arms)}")
         arguments["arms"] = [arm for arm in part.arms if arm in asked]
     if args.seeds:
-        arguments["seeds"] = list(part.seeds[: args.seeds])
+        arguments["seeds"] = list(part.seeds[args.seeds])
     out = args.out / args.part
     foresighted.compare(out=out, resume=out.exists(), progress=True, **arguments)
 

@@ -25,6 +25,7 @@ from foresighted.labels.asking import Asker, load_labels
 from foresighted.labels.waiting import check_late
 from foresighted.models.learner import Learner, policy_learner, reward_model_learner
 from foresighted.models.loading import load_policy, load_reward_model
+from foresighted.models.memory import keep_freed
 from foresighted.models.policy import Policy
 from foresighted.models.precision import faster
 from foresighted.models.reward_model import RewardModel
@@ -104,7 +105,10 @@ def _loop(
 def _prepared(config: TrainConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return find_device(config)
+    device = find_device(config)
+    if device.type == "cpu":
+        keep_freed()
+    return device
 
 
 def _copied(given: tuple[Any, Any] | None) -> dict[str, Any]:
