@@ -37,8 +37,12 @@ COLOURS = {
     DEFAULT: "#1b7f4d",
     "shuffled": "#8d5a97",
     "practical:kl_coefficient=0": "#d08a2e",
+    "rlhf:kl_coefficient=0.1": "#7fb2d9",
+    "practical:kl_coefficient=0.1": "#7cc49a",
     "labels": "#777777",
 }
+WORDS = (PLAIN, "rlhf:kl_coefficient=0.1", "practical:kl_coefficient=0.1", KL, DEFAULT)
+"""Arms whose words are shown."""
 MARGIN = 0.25
 """What the default may be worse by than the tuned KL term, in units of utility."""
 CLAIMS = (
@@ -142,8 +146,8 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
 
 
 def words_table(table: pd.DataFrame) -> str:
-    """Return the words of the first four held-out prompts by the SHA-256 of their ids, of three arms and seeds."""
-    last, arms = int(table["round"].max()), [arm for arm in (PLAIN, KL, DEFAULT) if (table.arm == arm).any()]
+    """Return the words of the first four held-out prompts by the SHA-256 of their ids, of some arms and three seeds."""
+    last, arms = int(table["round"].max()), [arm for arm in WORDS if (table.arm == arm).any()]
     prompts = shown_prompts(table.prompt_id.unique(), 4)
     known = table.set_index(["arm", "seed", "round", "prompt_id"])[["text", "utility"]]
     seeds = sorted(table.seed.unique())[:3]
