@@ -47,7 +47,7 @@ def _head(*, bias: bool, dtype: torch.dtype) -> nn.Linear:
 def small_pieces(monkeypatch):
     """Blocks and rows that do not fit evenly."""
     monkeypatch.setattr(lm_head, "ROWS", 4)
-    monkeypatch.setitem(lm_head.BLOCK, "cpu", 5)
+    monkeypatch.setattr(lm_head, "CPU_BLOCK", 5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -121,3 +121,12 @@ def test_a_head_that_learns_or_that_something_else_runs_does_not():
     model.requires_grad_(False)
     model.lm_head.forward = model.lm_head.forward  # as a library does that moves weights between devices
     assert not LMHead(model).apart()
+
+
+def test_the_question_draws_no_numbers():
+    quiet = {"vocab_size": WORDS, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
+    model = AutoModelForCausalLM.from_config(GPT2Config(**quiet)).train().requires_grad_(False)  # with dropout
+    before = torch.get_rng_state()
+    assert LMHead(model).apart()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training

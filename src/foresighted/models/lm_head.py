@@ -22,10 +22,10 @@ from torch.autograd.function import once_differentiable
 
 ROWS = 1024
 """Most rows at a time."""
-BLOCK = {"cpu": 2**10}
-"""Tokens of the vocabulary in a block, by device: what stays in the cache of a processor."""
-_BLOCK = 2**14
-"""Of any other device, where small products would be many launches."""
+CPU_BLOCK = 2**10
+"""Tokens of the vocabulary in a block: what stays in the cache of a processor."""
+DEVICE_BLOCK = 2**14
+"""The same on an accelerator, where small products would be many launches."""
 
 
 class LMHead:
@@ -55,12 +55,15 @@ class LMHead:
         if layer is None or any(p.requires_grad for p in layer.parameters()):
             return False
         if self._is_last is None:
-            said = torch.linspace(-1e3, 1e3, layer.out_features, device=layer.weight.device)[None, None].expand(
-                rows, 1, -1
-            )
-            one = torch.zeros(rows, 1, dtype=torch.long, device=layer.weight.device)
-            with torch.no_grad(), self._saying(lambda _: said):
-                logits = self._model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=False).logits
+            device, training = layer.weight.device, self._model.training
+            said = torch.linspace(-1e3, 1e3, layer.out_features, device=device).expand(rows, 1, -1)
+            one = torch.zeros(rows, 1, dtype=torch.long, device=device)
+            self._model.eval()  # dropout would draw numbers, and once more where a run is taken up
+            try:
+                with torch.no_grad(), self._saying(lambda _: said):
+                    logits = self._model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=False).logits
+            finally:
+                self._model.train(training)
             self._is_last = torch.equal(logits, said)
         return self._is_last
 
@@ -98,7 +101,7 @@ class LMHead:
 class _LogP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Tensor:
-        block = BLOCK.get(states.device.type, _BLOCK)
+        block = CPU_BLOCK if states.device.type == "cpu" else DEVICE_BLOCK
         learns = ctx.needs_input_grad[0]
         log_p, slopes = [], []
         for own, said in zip(torch.split(states, ROWS), torch.split(tokens, ROWS), strict=True):

@@ -83,6 +83,11 @@ class Policy:
         found: torch.device = next(self.model.parameters()).device
         return found
 
+    @property
+    def head(self) -> LMHead:
+        """The last layer of the model that is trained."""
+        return self._heads[id(self.model)]
+
     def trainable(self) -> dict[str, Tensor]:
         """Return the parameters that training changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
