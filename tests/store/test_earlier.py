@@ -13,7 +13,6 @@ from foresighted.auditing.result import read_audit
 from foresighted.errors import DataError, RunError
 from foresighted.judging.result import read_evaluation
 from foresighted.store import records
-from foresighted.store.environment import processor
 from foresighted.store.rows import plain, read
 
 EARLIER = Path(__file__).parents[1] / "data" / "0.2"
@@ -34,7 +33,7 @@ def _close(row):
 
 
 @pytest.mark.slow
-def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, deberta_of_0_2, tmp_path):
+def test_a_run_of_0_2_goes_on_to_the_same_rows(tiny, deberta_of_0_2, tmp_path):
     from foresighted.alignment.run import train
 
     tiny, out = replace(tiny, reward_model=str(deberta_of_0_2), max_new_tokens=6), tmp_path / "run"
@@ -48,18 +47,14 @@ def test_a_run_of_0_2_goes_on_to_the_same_bits(tiny, deberta_of_0_2, tmp_path):
         tiny, rounds=4, checkpoint_every=2, heldout_every=2, gamma=0.3, gamma_unit="raw", influence_chunk=64
     )
     train(asked, out, resume=True)
-    here = json.loads((EARLIER / "half" / "environment.json").read_text())
-    now = json.loads((out / "environment.json").read_text())
-    exact = all(here[name] == now[name] for name in ("torch", "transformers", "processor")) and processor()
-    kinds = {records.CANDIDATES: records.CandidateRow, records.HELDOUT: records.HeldoutRow}
-    for name, kind in (kinds | {records.ROUNDS: records.RoundRow}).items():
+    kinds = {
+        records.CANDIDATES: records.CandidateRow, records.HELDOUT: records.HeldoutRow, records.ROUNDS: records.RoundRow,
+    }  # fmt: skip  # one table
+    for name, kind in kinds.items():
         mine, theirs = (list(map(_known, read(place / name, kind))) for place in (out, EARLIER / "whole"))
         assert len(mine) == len(theirs)
         for row, earlier in zip(mine, theirs, strict=True):
-            assert row == (earlier if exact else _close(earlier))
-    if exact:
-        for name in kinds:
-            assert (out / name).read_bytes() == (EARLIER / "whole" / name).read_bytes()
+            assert row == _close(earlier)  # the last digits of a likelihood are others since 0.3
 
 
 def test_an_evaluation_of_0_2_goes_on_and_asks_nobody_again(tmp_path):
