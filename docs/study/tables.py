@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from parts import DEFAULT, KL, MAIN, PARTS, PLAIN
 from scipy.stats import ttest_1samp
 
 from foresighted.labels.labellers import RELEVANCE_WEIGHT, REPETITION_WEIGHT
+from foresighted.prompts import load_prompts
 from foresighted.reporting.samples import shown_prompts
 from foresighted.statistics.collapse import Fall, family_size, judge_arm
 from foresighted.statistics.intervals import Interval, paired_interval, student_interval, wilson_share
@@ -42,7 +47,7 @@ COLOURS = {
     "labels": "#777777",
 }
 WORDS = (PLAIN, "rlhf:kl_coefficient=0.1", "practical:kl_coefficient=0.1", KL, DEFAULT)
-"""Arms whose words are shown."""
+"""Arms whose words are shown, and that are in the picture in short."""
 MARGIN = 0.25
 """What the default may be worse by than the tuned KL term, in units of utility."""
 CLAIMS = (
@@ -127,21 +132,30 @@ def table_of(name: str, table: pd.DataFrame, rounds: pd.DataFrame) -> str:
     return f"Before training: {before}.\n\n" + "\n".join(lines)
 
 
+def words(text: str) -> Counter[str]:
+    """Return the words of a text, each as often as it stands there."""
+    return Counter(re.findall(r"[a-z0-9']+", text.lower().replace("’", "'")))
+
+
 def parts_table(name: str, table: pd.DataFrame) -> str:
-    """Return the parts of the utility at the last round as a Markdown table."""
+    """Return the parts of the utility at the last round, and how many answers are the question again, in Markdown."""
     last = int(table["round"].max())
     lines = [
         f"| arm | true utility | {RELEVANCE_WEIGHT:g} × relevance of what is added | fluency"
-        f" | −{REPETITION_WEIGHT:g} × repetition |",
-        "|---|--:|--:|--:|--:|",
+        f" | −{REPETITION_WEIGHT:g} × repetition | answers that repeat the question |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
+    asked = {prompt.id: words(prompt.text) for prompt in load_prompts("bundled").heldout}
     for arm in arms_of(name, table):
         values = [
             float(grid(table, arm, last, c).to_numpy().mean())
             for c in ("utility", "relevance", "fluency", "repetition")
         ]
         scaled = [values[0], RELEVANCE_WEIGHT * values[1], values[2], -REPETITION_WEIGHT * values[3]]
-        lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(map(number, scaled)) + " |")
+        rows = table[(table.arm == arm) & (table["round"] == last)]
+        added = [(words(row.text) - asked[row.prompt_id]).total() for row in rows.itertuples()]
+        cells = [*map(number, scaled), f"{sum(count <= 1 for count in added)} of {len(added)}"]
+        lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -219,40 +233,50 @@ def claims_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def curves(axes: Axes, table: pd.DataFrame, arms: Sequence[str], column: str = "utility") -> None:
+    """Draw a column by round, means over seeds with Student's interval."""
+    for arm in arms:
+        means = {int(r): grid(table, arm, r, column).mean(axis=1).to_numpy() for r in sorted(table["round"].unique())}
+        spans, colour = [over_seeds(values) for values in means.values()], COLOURS[arm]
+        axes.plot(list(means), [span.mean for span in spans], color=colour, marker="o", markersize=3, label=NAMES[arm])
+        axes.fill_between(
+            list(means), [s.low for s in spans], [s.high for s in spans], color=colour, alpha=0.15, linewidth=0
+        )
+    axes.set_xlabel("rounds done")
+
+
+def legend(drawing: Figure, panels: Sequence[Axes]) -> None:
+    """Name each arm once, below."""
+    shown = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    drawing.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False)
+
+
 def figure(found: dict[str, pd.DataFrame]) -> Figure:
-    """Return true utility by round of the arms of every cell, means over seeds with Student's interval."""
+    """Return true utility by round of the arms of every cell."""
     across = min(3, len(found))
     down = math.ceil(len(found) / across)
     drawing = Figure(figsize=(4.2 * across, 2.9 * down), layout="constrained")
     panels = drawing.subplots(down, across, squeeze=False).flatten()
     for axes, (name, table) in zip(panels, found.items(), strict=False):
-        for arm in (arm for arm in arms_of(name, table) if arm in COLOURS):
-            means = {int(r): grid(table, arm, r).mean(axis=1).to_numpy() for r in sorted(table["round"].unique())}
-            spans = [over_seeds(values) for values in means.values()]
-            axes.plot(
-                list(means),
-                [span.mean for span in spans],
-                color=COLOURS[arm],
-                marker="o",
-                markersize=3,
-                label=NAMES[arm],
-            )
-            axes.fill_between(
-                list(means),
-                [s.low for s in spans],
-                [s.high for s in spans],
-                color=COLOURS[arm],
-                alpha=0.15,
-                linewidth=0,
-            )
+        curves(axes, table, [arm for arm in arms_of(name, table) if arm in COLOURS])
         axes.axhline(0, color="#cccccc", linewidth=0.6, zorder=0)
-        axes.set_xlabel("rounds done")
         axes.set_title(f"{name} ({table.seed.nunique()} seeds)", loc="left", fontsize=9)
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("held-out true utility")
-    shown = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    drawing.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False)
+    legend(drawing, panels)
+    return drawing
+
+
+def in_short(table: pd.DataFrame) -> Figure:
+    """Return true utility and proxy reward by round of the main cell: plain RLHF, and both KL terms with and without
+    foresight."""
+    drawing = Figure(figsize=(8.4, 2.9), layout="constrained")
+    panels = drawing.subplots(1, 2)
+    for axes, column, told in zip(panels, ("utility", "reward"), ("true utility", "proxy reward"), strict=True):
+        curves(axes, table, [arm for arm in WORDS if (table.arm == arm).any()], column)
+        axes.set_title(f"{told}, held-out, {table[table.arm == DEFAULT].seed.nunique()} seeds", loc="left", fontsize=9)
+    legend(drawing, panels)
     return drawing
 
 
@@ -270,7 +294,10 @@ def text(found: dict[str, pd.DataFrame]) -> str:
         rounds = read(f"{name}-rounds")
         pieces += [f"### {name}: {PARTS[name].told}", table_of(name, table, rounds)] if rounds is not None else []
         if name in ("reduced", "main"):
-            pieces += ["Parts of the utility at the last round:", parts_table(name, table)]
+            told = (
+                "Parts of the utility at the last round, and answers of which at most one word is not the question's:"
+            )
+            pieces += [told, parts_table(name, table)]
             pieces += [
                 "The words (four held-out prompts by the SHA-256 of their ids, three seeds):",
                 words_table(table),
@@ -279,12 +306,14 @@ def text(found: dict[str, pd.DataFrame]) -> str:
 
 
 def main() -> None:
-    """Write tables.md and the figure."""
+    """Write tables.md and the figures."""
     found = played()
     (HERE / "tables.md").write_text(text(found), encoding="utf-8")
     style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
-        figure(found).savefig(HERE.parent / "assets" / "study.png", dpi=160, metadata={"Software": None})
+        drawn = {"study": figure(found)} | ({"study-main": in_short(found["main"])} if "main" in found else {})
+        for name, drawing in drawn.items():
+            drawing.savefig(HERE.parent / "assets" / f"{name}.png", dpi=160, metadata={"Software": None})
 
 
 if __name__ == "__main__":

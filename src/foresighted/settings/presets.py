@@ -9,7 +9,7 @@ from foresighted.settings.files import inner
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {  # a judge that knows something, has a blind spot and learns slowly; the rest is as usual
-        "arms": ("rlhf:kl_coefficient=0", "rlhf", "practical"),
+        "arms": ("rlhf:kl_coefficient=0", "rlhf:kl_coefficient=0.1", "practical:kl_coefficient=0.1"),
         "seeds": (0,),
         "rounds": 40,
         "system_prompt": "",
