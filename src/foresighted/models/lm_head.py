@@ -85,6 +85,23 @@ class LMHead:
             if before is not None:
                 own["forward"] = before
 
+    def log_p_of(self, said: Tensor, tokens: Tensor, mask: Tensor, *, states: bool) -> Tensor:
+        """Return the log-likelihood of each token that a mask keeps, in nats, shape R T, 0 elsewhere.
+
+        Args:
+            said: what a model says of each, shape R T D or R T V.
+            tokens: ids, shape R T.
+            mask: of the tokens, shape R T.
+            states: whether that is the states that enter the head; else logits.
+        """
+        kept = mask.bool()
+        if states:
+            log_p = self.log_p(said[kept], tokens[kept])
+        else:
+            wide = torch.promote_types(said.dtype, torch.float32)
+            log_p = -nn.functional.cross_entropy(said[kept].to(wide), tokens[kept], reduction="none")
+        return log_p.new_zeros(kept.shape).masked_scatter(kept, log_p)
+
     def log_p(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Return the log-likelihood of a token in each state, in nats, float32 or the states' own if that is wider.
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
 from foresighted.errors import NumericalError, one_line
@@ -370,14 +370,7 @@ class Policy:
                 use_cache=cache is not None,
                 logits_to_keep=responses.tokens.shape[1],
             ).logits
-        kept = responses.mask.bool()
-        said, spoken = said[kept], responses.tokens[kept]
-        if apart:
-            log_p = head.log_p(said, spoken)
-        else:
-            wide = torch.promote_types(said.dtype, torch.float32)
-            log_p = -nn.functional.cross_entropy(said.to(wide), spoken, reduction="none")
-        return log_p.new_zeros(kept.shape).masked_scatter(kept, log_p)
+        return head.log_p_of(said, responses.tokens, responses.mask, states=apart)
 
     def _below(self, states: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if states is None or self._trunk is None else self._trunk.given(states)
