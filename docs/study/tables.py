@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from foresighted.statistics.layout import choose_layout
 from foresighted.statistics.numbers import Floats, Ints
 from foresighted.statistics.ratings import holm
 from foresighted.statistics.wording import interval_text, number, of_text, p_text
+from foresighted.texts import words
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -132,11 +132,6 @@ def table_of(name: str, table: pd.DataFrame, rounds: pd.DataFrame) -> str:
     return f"Before training: {before}.\n\n" + "\n".join(lines)
 
 
-def words(text: str) -> Counter[str]:
-    """Return the words of a text, each as often as it stands there."""
-    return Counter(re.findall(r"[a-z0-9']+", text.lower().replace("’", "'")))
-
-
 def parts_table(name: str, table: pd.DataFrame) -> str:
     """Return the parts of the utility at the last round, and how many answers are the question again, in Markdown."""
     last = int(table["round"].max())
@@ -145,7 +140,7 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
         f" | −{REPETITION_WEIGHT:g} × repetition | answers that repeat the question |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    asked = {prompt.id: words(prompt.text) for prompt in load_prompts("bundled").heldout}
+    asked = {prompt.id: Counter(words(prompt.text)) for prompt in load_prompts("bundled").heldout}
     for arm in arms_of(name, table):
         values = [
             float(grid(table, arm, last, c).to_numpy().mean())
@@ -153,7 +148,7 @@ def parts_table(name: str, table: pd.DataFrame) -> str:
         ]
         scaled = [values[0], RELEVANCE_WEIGHT * values[1], values[2], -REPETITION_WEIGHT * values[3]]
         rows = table[(table.arm == arm) & (table["round"] == last)]
-        added = [(words(row.text) - asked[row.prompt_id]).total() for row in rows.itertuples()]
+        added = [(Counter(words(row.text)) - asked[row.prompt_id]).total() for row in rows.itertuples()]
         cells = [*map(number, scaled), f"{sum(count <= 1 for count in added)} of {len(added)}"]
         lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -12,13 +12,15 @@ Gimelshein, arXiv 1805.02867).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from foresighted.models.forwards import replaced
 
 ROWS = 1024
 """Most rows at a time."""
@@ -67,23 +69,12 @@ class LMHead:
             self._is_last = torch.equal(logits, said)
         return self._is_last
 
-    @contextmanager
-    def left_out(self) -> Iterator[None]:
-        """Let the model give the states that enter its head as if they were logits."""
-        with self._saying(lambda states: states):
-            yield
+    def left_out(self) -> AbstractContextManager[None]:
+        """Let the model give the states that enter its head as if they were logits, in a `with` block."""
+        return self._saying(lambda states: states)
 
-    @contextmanager
-    def _saying(self, forward: Any) -> Iterator[None]:
-        own = vars(self._layer)
-        before = own.get("forward")
-        own["forward"] = forward
-        try:
-            yield
-        finally:
-            own.pop("forward")
-            if before is not None:
-                own["forward"] = before
+    def _saying(self, forward: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        return replaced([(cast("nn.Linear", self._layer), forward)])
 
     def log_p_of(self, said: Tensor, tokens: Tensor, mask: Tensor, *, states: bool) -> Tensor:
         """Return the log-likelihood of each token that a mask keeps, in nats, shape R T, 0 elsewhere.
@@ -96,23 +87,24 @@ class LMHead:
         """
         kept = mask.bool()
         if states:
-            log_p = self.log_p(said[kept], tokens[kept])
+            found = log_p(cast("nn.Linear", self._layer), said[kept], tokens[kept])
         else:
             wide = torch.promote_types(said.dtype, torch.float32)
-            log_p = -nn.functional.cross_entropy(said[kept].to(wide), tokens[kept], reduction="none")
-        return log_p.new_zeros(kept.shape).masked_scatter(kept, log_p)
+            found = -nn.functional.cross_entropy(said[kept].to(wide), tokens[kept], reduction="none")
+        return found.new_zeros(kept.shape).masked_scatter(kept, found)
 
-    def log_p(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """Return the log-likelihood of a token in each state, in nats, float32 or the states' own if that is wider.
 
-        Differentiable in the states, once.
+def log_p(layer: nn.Linear, states: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-likelihood of a token in each state, in nats, float32 or the states' own if that is wider.
 
-        Args:
-            states: what enters the head, shape R D.
-            tokens: ids, shape R.
-        """
-        layer = cast("nn.Linear", self._layer)
-        return cast("Tensor", _LogP.apply(states, layer.weight, layer.bias, tokens))  # type: ignore[no-untyped-call]
+    Differentiable in the states, once.
+
+    Args:
+        layer: the head; its weights are taken as frozen.
+        states: what enters it, shape R D.
+        tokens: ids, shape R.
+    """
+    return cast("Tensor", _LogP.apply(states, layer.weight, layer.bias, tokens))  # type: ignore[no-untyped-call]
 
 
 class _LogP(torch.autograd.Function):

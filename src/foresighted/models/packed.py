@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from foresighted.models.forwards import replaced
 from foresighted.models.memory import free_memory
 
 SMALLEST = 2**16
@@ -44,13 +45,8 @@ class Packed:
             if size > SHARE * free_memory(torch.device("cpu")):
                 self._layers = []
             self._forward = [_arranged(layer) for layer in self._layers]
-        try:
-            for layer, forward in zip(self._layers, self._forward, strict=True):
-                vars(layer)["forward"] = forward
+        with replaced(zip(self._layers, self._forward, strict=True)):
             yield
-        finally:
-            for layer in self._layers:
-                vars(layer).pop("forward", None)
 
 
 def _known() -> bool:

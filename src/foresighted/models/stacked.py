@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foresighted.models.forwards import replaced
 from foresighted.models.pretrained import seeded
 
 _OWN = "default"
@@ -59,14 +60,13 @@ class Stack:
     @contextmanager
     def active(self, adapters: Sequence[Adapter]) -> Iterator[None]:
         """Let the model's rows belong to E experiments, as many rows to each, in the order of `adapters`."""
-        try:
-            for name, layer in self._layers.items():
-                a, b = (torch.stack([own[f"{name}.lora_{side}.{_OWN}.weight"] for own in adapters]) for side in "AB")
-                layer.forward = _stacked(layer, a, b)
+
+        def forward(name: str, layer: Any) -> Callable[..., Tensor]:
+            a, b = (torch.stack([own[f"{name}.lora_{side}.{_OWN}.weight"] for own in adapters]) for side in "AB")
+            return _stacked(layer, a, b)
+
+        with replaced((layer, forward(name, layer)) for name, layer in self._layers.items()):
             yield
-        finally:
-            for layer in self._layers.values():
-                vars(layer).pop("forward", None)
 
 
 def _stacked(layer: Any, a: Tensor, b: Tensor) -> Callable[..., Tensor]:

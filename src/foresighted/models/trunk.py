@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from foresighted.models.forwards import replaced
 from foresighted.models.pretrained import find_blocks
 
 
@@ -63,30 +64,19 @@ class Trunk:
     @contextmanager
     def given(self, states: Tensor) -> Iterator[None]:
         """Let the blocks below hand on `states`, of shape rows, tokens, D, whatever they are given."""
-        below = list(self._blocks[: self.first])
-        try:
-            for place, block in enumerate(below):
-                block.forward = self._handing_on(states, place)
+        below = self._blocks[: self.first]
+        with replaced((block, self._handing_on(states, place)) for place, block in enumerate(below)):
             yield
-        finally:
-            for block in below:
-                vars(block).pop("forward", None)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let the blocks above hand on what enters them: a pass computes the trunk, and its layers of the cache."""
-        above = list(self._blocks[self.first :])
 
         def forward(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
             return (hidden_states,) if self._in_tuple else hidden_states
 
-        try:
-            for block in above:
-                block.forward = forward
+        with replaced((block, forward) for block in self._blocks[self.first :]):
             yield
-        finally:
-            for block in above:
-                vars(block).pop("forward", None)
 
     def _handing_on(self, states: Tensor, place: int) -> Any:
         # A cache counts its tokens by its lowest layer, so each layer that is passed over keeps one number a token.
