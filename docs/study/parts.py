@@ -15,6 +15,8 @@ MAIN: dict[str, Any] = {"rounds": 100, "heldout_every": 20, "heldout_prompts": 4
 """What every part sets beside the preset `demo`."""
 FINAL = tuple(range(2001, 2009))
 TUNING = tuple(range(1001, 1005))
+FRESH = tuple(range(5001, 5033))
+"""Of the replication on an accelerator."""
 PLAIN, KL, DEFAULT = "rlhf:kl_coefficient=0", "rlhf", "practical"
 CEILING = "labels"
 CELL = (PLAIN, KL, DEFAULT, CEILING)
@@ -68,6 +70,26 @@ ASKED: dict[str, Any] = FITTED | {
 }  # fmt: skip  # one table
 """All of them have the ensemble that `disagreement` needs, and labels of one bit."""
 
+MAIN_ARMS = (
+    PLAIN, KL, DEFAULT, "rlhf:kl_coefficient=0.1", "rlhf:kl_coefficient=1", "shuffled",
+    CEILING, "practical:kl_coefficient=0", "practical:kl_coefficient=0.1",
+)  # fmt: skip
+REMEDIES: dict[str, tuple[str, ...]] = {
+    "direct": tuple(f"rlhf:policy_update=dpo:dpo_beta={beta}" for beta in (0.1, 0.3, 1)),
+    "PAR": tuple(f"rlhf:shaping=par:kl_coefficient={beta}" for beta in (0.1, 0.3, 1)),
+    "ensemble": tuple(f"rlhf:ensemble=5:confidence={width}" for width in (3, 30)),
+    "slower leader": tuple(f"rlhf:kl_coefficient=0:policy_learning_rate={rate}" for rate in ("5e-4", "2e-4")),
+    "re-initialised": tuple(f"rlhf:kl_coefficient=0:policy_reset_every={rounds}" for rounds in (10, 20)),
+    "rollback": ("rlhf:kl_coefficient=0:rollback_window=5",),
+}
+"""Other remedies, by family, and the settings that are tried of each: one a family goes on to the final seeds."""
+UNTUNED = (
+    "relaxed", "proximal", "proximal:steering_labels=baseline", "penalty-alone",
+    "rlhf:kl_coefficient=0:reward_model_steps=10:reward_model_learning_rate=5e-3",
+)  # fmt: skip
+"""Other remedies that have nothing to tune."""
+OF_FAMILIES = tuple(arm for family in REMEDIES.values() for arm in family)
+
 PARTS: dict[str, Part] = {
     "reduced": Part(
         "three arms, three seeds, 60 rounds: half an hour on two cores",
@@ -78,11 +100,10 @@ PARTS: dict[str, Part] = {
         ("rlhf:kl_coefficient=0.1", "rlhf", "rlhf:kl_coefficient=1"), TUNING,
     ),
     "main": Part(
-        "the main cell: claims A, B, C and E",
-        (
-            PLAIN, KL, DEFAULT, "rlhf:kl_coefficient=0.1", "rlhf:kl_coefficient=1", "shuffled",
-            CEILING, "practical:kl_coefficient=0", "practical:kl_coefficient=0.1",
-        ), FINAL,
+        "the main cell: claims A, B, C and E", MAIN_ARMS, FINAL,
+    ),
+    "replication": Part(
+        "the main cell again, on 32 fresh seeds and on an accelerator", MAIN_ARMS, FRESH,
     ),
     "fitted": Part(
         "the reward model is fitted: ten steps of 5e-3 a round (claims A, D)",
@@ -122,22 +143,11 @@ PARTS: dict[str, Part] = {
         "all layers of the policy learn", CELL, FINAL[:4], {"lora_layers": "all"},
     ),
     "remedies-tuning": Part(
-        "other remedies in the main cell, each with a few settings, on the tuning seeds",
-        (
-            *(f"rlhf:policy_update=dpo:dpo_beta={beta}" for beta in (0.1, 0.3, 1)),
-            *(f"rlhf:shaping=par:kl_coefficient={beta}" for beta in (0.1, 0.3, 1)),
-            *(f"rlhf:ensemble=5:confidence={width}" for width in (3, 30)),
-            *(f"rlhf:kl_coefficient=0:policy_learning_rate={rate}" for rate in ("5e-4", "2e-4")),
-            *(f"rlhf:kl_coefficient=0:policy_reset_every={rounds}" for rounds in (10, 20)),
-            "rlhf:kl_coefficient=0:rollback_window=5",
-        ), TUNING,
+        "other remedies in the main cell, each with a few settings, on the tuning seeds", OF_FAMILIES, TUNING,
     ),
     "remedies": Part(
-        "other remedies in the main cell that have nothing to tune; the tuned ones are added once they are",
-        (
-            "relaxed", "proximal", "proximal:steering_labels=baseline", "penalty-alone",
-            "rlhf:kl_coefficient=0:reward_model_steps=10:reward_model_learning_rate=5e-3",
-        ), FINAL,
+        "other remedies in the main cell: those with nothing to tune, and the best setting of each of the others",
+        (*UNTUNED, *OF_FAMILIES), FINAL,
     ),
     "earn-4": Part("what earns: 4 labels a round, the reward model fitted", EARNING, FINAL[:4], FITTED),
     "earn-16": Part(

@@ -26,9 +26,10 @@ def main() -> None:
     parser.add_argument("--arms", help="only these of its arms, with commas; the others may follow later")
     parser.add_argument("--seeds", type=_some, help="only its first so many seeds, or 4:8 for those that follow")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--checkpoint-every", type=int, default=1, help="rounds; what is played between two is lost")
     args = parser.parse_args()
     part = PARTS[args.part]
-    arguments = part.arguments() | {"device": args.device}
+    arguments = part.arguments() | {"device": args.device, "checkpoint_every": args.checkpoint_every}
     if args.arms:
         asked = args.arms.split(",")
         if unknown := [arm for arm in asked if arm not in part.arms]:

@@ -177,13 +177,14 @@ def words_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def tuned(last: int) -> str | None:
-    """Return the KL arm that did best on the tuning seeds."""
-    table = read("tuning")
-    if table is None:
+def best(part: str, arms: Sequence[str]) -> str | None:
+    """Return which of some arms has the highest mean held-out utility at the last round of a part; None where one of
+    them was not played."""
+    table = read(part)
+    if table is None or not set(arms) <= set(table.arm):
         return None
-    means = {arm: grid(table, arm, last).to_numpy().mean() for arm in arms_of("tuning", table)}
-    return max(means, key=lambda arm: means[arm]) if len(means) == len(PARTS["tuning"].arms) else None
+    means = {arm: grid(table, arm, int(table["round"].max())).to_numpy().mean() for arm in arms}
+    return max(means, key=lambda arm: means[arm])
 
 
 def flips(differences: Floats) -> float:
@@ -198,7 +199,7 @@ def claims_table(table: pd.DataFrame) -> str:
     last = MAIN["rounds"]
     rows: list[tuple[str, str, Interval, Interval, float, float] | None] = []
     for claim, arm, other, name in CLAIMS:
-        against = tuned(last) if other == "tuned" else other
+        against = best("tuning", PARTS["tuning"].arms) if other == "tuned" else other
         if against is None or not all((table.arm == one).any() for one in (arm, against)):
             rows.append(None)
             continue

@@ -18,7 +18,7 @@ from foresighted.alignment.run import check_kept, finished, first_by_hash, inter
 from foresighted.alignment.together import ROWS, SAMPLED, token_log_p
 from foresighted.errors import ConfigError, RunError
 from foresighted.models import noise
-from foresighted.models.memory import free_memory, kept_by
+from foresighted.models.memory import at_once, free_memory, kept_by
 from foresighted.models.stacked import Stack
 from foresighted.prompts import PromptSet
 from foresighted.settings import TrainConfig
@@ -110,6 +110,7 @@ class SideBySide:
         adapter = sum(p.numel() * p.element_size() for p in policy.trainable().values())
         row = policy.model.config.get_text_config().vocab_size * 4 * 3  # logits, their exponentials, their gradient
         once = row * max(SAMPLED, 0 if policy.head.apart() else ROWS * said.tokens.shape[1])
+        once = at_once(self._shared.device, once)
         spare = _SHARE * free_memory(self._shared.device) - once
         return max(1, min(count, int(spare / (sum(kept.values()) + 4 * adapter))))
 

@@ -19,6 +19,7 @@ from foresighted.labels.preferences import read_preferences
 from foresighted.labels.waiting import ask_and_wait
 from foresighted.models import noise
 from foresighted.models.learner import reward_model_learner
+from foresighted.models.memory import at_once
 from foresighted.models.policy import Policy
 from foresighted.models.reward_model import RewardModel
 from foresighted.prompts import INITIAL_EPOCH, order
@@ -31,7 +32,7 @@ from foresighted.store.tensors import read_tensors, save_tensors
 from foresighted.types import Prompt
 
 BLOCK_ROWS = 64
-"""References written in one generate call: fixed, since a batch's shape can change the last bit."""
+"""References written in one generate call on a CPU; fixed for a device, as a batch's shape can change the last bit."""
 _FIT_BATCH = 16
 
 
@@ -54,6 +55,7 @@ class Start:
         self._policy = policy
         self._labels = labels
         self._prompts = prompts
+        self._block_rows = at_once(policy.device, BLOCK_ROWS)
         self._rows: list[ReferenceRow] = []
 
     def references(self, number: int) -> list[list[ReferenceRow]]:
@@ -72,7 +74,7 @@ class Start:
 
     def _block(self, first: int) -> list[ReferenceRow]:
         each = self._config.references
-        rounds = range(first, first + max(1, BLOCK_ROWS // (self._config.prompts_per_round * each)))
+        rounds = range(first, first + max(1, self._block_rows // (self._config.prompts_per_round * each)))
         asked = [(number, prompt) for number in rounds for prompt in self._kept.prompts_of(number)]
         places = [(number, prompt, n) for number, prompt in asked for n in range(each)]
         keys = [noise.key(self._config.seed, "reference", number, p.id, *([n] if n else [])) for number, p, n in places]
@@ -130,7 +132,7 @@ class Start:
         config, count = self._config, len(self._prompts)
         places = order(count, seed=config.seed, epoch=INITIAL_EPOCH)
         chosen = [self._prompts[places[k % count]] for k in range(config.initial_pairs)]
-        texts, size = [prompt.text for prompt in chosen], BLOCK_ROWS // 2
+        texts, size = [prompt.text for prompt in chosen], self._block_rows // 2
         written: list[str] = []
         for start in range(0, len(chosen), size):
             block = range(start, min(start + size, len(chosen)))

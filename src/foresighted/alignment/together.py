@@ -31,15 +31,16 @@ from foresighted.alignment.round import Loop
 from foresighted.errors import ForesightedError, NumericalError
 from foresighted.labels.asking import merged, read_together, utility_together
 from foresighted.labels.waiting import arrivals, never
+from foresighted.models.memory import at_once
 from foresighted.models.policy import NOT_FINITE, Policy
 from foresighted.models.reward_model import RewardModel
 from foresighted.models.rollout import Rollout, ids_of
 from foresighted.models.stacked import Stack
 
 ROWS = 128
-"""Most rows of one pass over whole responses; bounds memory: the logits are rows x T x vocabulary."""
+"""Most rows of one pass over whole responses, on a CPU; bounds memory: the logits are rows x T x vocabulary."""
 SAMPLED = 512
-"""Most rows of one generate call."""
+"""Most rows of one generate call, on a CPU."""
 Turn = Mapping[int, Any]
 """Requests of one stage, by the place of their experiment."""
 
@@ -190,7 +191,7 @@ class Together:
     def _in_batches(self, turn: Turn) -> dict[int, Any]:
         """Answer requests in batches of experiments that ask for as many rows each."""
         answers: dict[int, Any] = {}
-        for places in batches(turn):
+        for places in batches(turn, self._policy.device):
             asked: list[Any] = [turn[place] for place in places]
             adapters = [self._loops[place].policy_learner.parameters for place in places]
             prompts = [prompt for request in asked for prompt in request.prompts]
@@ -218,7 +219,9 @@ class Together:
             places = {row: place for place, row in reversed(list(enumerate(rows)))}  # where arms still agree, most do
             once = sorted(places.values())
             asked = [prompts[place] for place in once]
-            read = self._policy.log_likelihood(asked, responses.rows(once), frozen=True, chunk=ROWS)
+            read = self._policy.log_likelihood(
+                asked, responses.rows(once), frozen=True, chunk=at_once(self._policy.device, ROWS)
+            )
             found = dict(zip(once, read, strict=True))
             said = torch.stack([found[places[row]] for row in rows])
             parts = torch.split(said, [len(request.prompts) for request in frozen.values()])
@@ -235,15 +238,15 @@ class Together:
         return [said[own] for own in places]
 
 
-def batches(turn: Turn) -> Iterator[list[int]]:
-    """Yield the places of experiments whose requests make one batch: of one shape, no more rows than fit."""
+def batches(turn: Turn, device: torch.device) -> Iterator[list[int]]:
+    """Yield the places of experiments whose requests make one batch: of one shape, no more rows than suit a device."""
     alike: dict[Any, list[int]] = {}
     for place, request in turn.items():
         alike.setdefault(request.shape, []).append(place)
     for places in alike.values():
         first: Any = turn[places[0]]
         most, n = (SAMPLED, first.n) if isinstance(first, Sample) else (ROWS, 1)
-        parts = -(-len(places) // max(1, most // (len(first.prompts) * n)))
+        parts = -(-len(places) // max(1, at_once(device, most) // (len(first.prompts) * n)))
         bounds = [len(places) * part // parts for part in range(parts + 1)]
         yield from (places[start:stop] for start, stop in itertools.pairwise(bounds))
 

@@ -19,6 +19,15 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+ACCELERATED = 8
+"""Times as many rows in a pass on an accelerator, where a pass costs its launches before it costs its rows."""
+
+
+def at_once(device: torch.device, rows: int) -> int:
+    """Return how many rows go through a language model together on a device, of a number that suits a CPU."""
+    return rows if device.type == "cpu" else ACCELERATED * rows
+
+
 _KEPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 2**26)}
 """Numbers of glibc's `mallopt`, and what they are set to: all from the heap, and the heap never smaller."""
 

@@ -18,6 +18,7 @@ from transformers import DynamicCache, LogitsProcessorList
 from foresighted.errors import NumericalError, one_line
 from foresighted.models.cache import make_room
 from foresighted.models.lm_head import LMHead
+from foresighted.models.memory import at_once
 from foresighted.models.noise import NucleusSampler
 from foresighted.models.packed import Packed
 from foresighted.models.rollout import Prefix, Rollout, ends_of, ids_of
@@ -92,7 +93,7 @@ class Policy:
         """Return the parameters that training changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    @property
+    @cached_property
     def trains_apart(self) -> bool:
         """Whether a pass in training mode is another than one in evaluation mode: dropout, gradient checkpointing."""
         return draws_dropout(self.model) or bool(getattr(self.model, "is_gradient_checkpointing", False))
@@ -242,15 +243,12 @@ class Policy:
         ended = torch.isin(tokens, torch.tensor(ends_of(self.model) or [-1], device=tokens.device)).int()
         mask = (ended.cumsum(-1) - ended == 0).long()  # up to and with the first end
         tokens = torch.where(mask.bool(), tokens, self.tokenizer.pad_token_id)
-        texts = [
-            self.tokenizer.decode(row[keep.bool()], skip_special_tokens=True).strip()
-            for row, keep in zip(tokens, mask, strict=True)
-        ]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in ids_of(tokens, mask)]
         return Rollout(tokens, mask, texts)
 
     @torch.no_grad()
     def log_likelihood(
-        self, prompts: Sequence[str], responses: Rollout, *, frozen: bool = False, chunk: int = 64
+        self, prompts: Sequence[str], responses: Rollout, *, frozen: bool = False, chunk: int | None = None
     ) -> Tensor:
         """Return sum over response tokens of log p(token | prompt, tokens before).
 
@@ -258,13 +256,15 @@ class Policy:
             prompts: the prompt of each row (equal neighbours are read once).
             responses: as many rows.
             frozen: score under the frozen initial model.
-            chunk: rows scored at a time; bounds memory, the logits being chunk x T x vocabulary.
+            chunk: rows scored at a time; None: as suits the device. Bounds memory, the logits being chunk x T x
+                vocabulary.
 
         Returns:
             Log-likelihoods in nats, shape B*N. Divide by `lengths()` for the mean.
         """
         found: dict[int, Tensor] = {}
         ids = {prompt: self.reader.ids(prompt) for prompt in dict.fromkeys(prompts)} if self._trunk is not None else {}
+        chunk = chunk or at_once(self.device, 64)
         heard, others = self._heard(prompts, responses, ids, found if frozen else None)
         for own, rows in ((True, heard), (False, others)):
             for start in range(0, len(rows), chunk):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foresighted.errors import ModelError, one_line
 from foresighted.influence import bradley_terry
+from foresighted.models.memory import at_once
 from foresighted.models.reader import OF_THE_PROMPT, Column, Reader
 from foresighted.texts import text_of
 from foresighted.types import Text
@@ -165,11 +166,13 @@ class RewardModel:
         return features.float()
 
     @torch.no_grad()
-    def features(self, prompts: Sequence[Text], responses: Sequence[Text], *, chunk: int = 128) -> Tensor:
-        """Return the inputs of the head, shape R D, without gradients; at most `chunk` rows at a time.
+    def features(self, prompts: Sequence[Text], responses: Sequence[Text], *, chunk: int | None = None) -> Tensor:
+        """Return the inputs of the head, shape R D, without gradients; at most `chunk` rows at a time (None: as suits
+        the device).
 
         What an encoder reads by itself, a prompt or a response, it reads once, however many rows hold it.
         """
+        chunk = chunk or at_once(self.device, 128)
         if self.network.head is not None and (columns := self.reader.columns(prompts, responses)):
             return self.network.compared(*(self._once(column, chunk) for column in columns))
         return self._by_length(self.encode(prompts, responses), self._features_of, chunk)

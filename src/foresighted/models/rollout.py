@@ -23,7 +23,8 @@ class Rollout(NamedTuple):
 
     def lengths(self) -> list[int]:
         """Return the number of tokens of each response."""
-        return [int(n) for n in self.mask.sum(-1)]
+        lengths: list[int] = self.mask.sum(-1).tolist()
+        return lengths
 
 
 class Prefix(NamedTuple):
@@ -45,4 +46,5 @@ def ends_of(model: Any) -> list[int]:
 
 def ids_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
     """Return the token ids of each row that `mask` keeps."""
-    return [row[keep.bool()].tolist() for row, keep in zip(tokens, mask, strict=True)]
+    rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+    return [[token for token, keep in zip(*row, strict=True) if keep] for row in rows]

@@ -168,12 +168,12 @@ class Memory:
         """
         self.clear()
         states = torch.cat(list(seen[1:]), 1)
-        count = len(tokens) // len(prompts)
+        count, said = len(tokens) // len(prompts), tokens.tolist()
         for place, ids in enumerate(prompts):
             own = seen[0][place, seen[0].shape[1] - (len(ids) - 1) :]
             heard = self._heard.setdefault(tuple(ids), _Heard(own, []))
             for row in range(place * count, (place + 1) * count):
-                heard.responses.append(_Response(tokens[row, : lengths[row]].tolist(), states[row]))
+                heard.responses.append(_Response(said[row][: lengths[row]], states[row]))
 
     def holds(self, prompt: Sequence[int], response: Sequence[int]) -> bool:
         """Return whether a response is (the beginning of) one that was sampled last."""
