@@ -60,6 +60,12 @@ CHAT = (
 
 
 @pytest.fixture(scope="session")
+def elsewhere():
+    """A device that is not there, for a `with` block; gives its name."""
+    return runpy.run_path(str(Path(__file__).with_name("elsewhere.py")))["elsewhere"]
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
