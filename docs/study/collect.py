@@ -8,6 +8,7 @@ repetition: relevance of what the answer adds, and repetition, read again from i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +78,31 @@ def keep(table: pd.DataFrame, name: str, results: Path = RESULTS) -> None:
     ordered.to_parquet(path, index=False, compression="zstd")
 
 
-def main() -> None:
-    """Keep every part that has finished runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of all parts")
-    args = parser.parse_args()
-    for name, part in PARTS.items():
-        folder = args.out / name
-        if not (folder / "config.yaml").exists():
-            continue
-        runs = runs_of(folder, part.arms, part.seeds, read_plan(folder).rounds)
+def folders(out: Path, name: str) -> list[Path]:
+    """Return where a part was played: in a folder of its name, and in pieces."""
+    return [folder for folder in (out / name, *sorted(out.glob(f"{name}@*"))) if (folder / "config.yaml").exists()]
+
+
+def collect(out: Path, names: Sequence[str]) -> None:
+    """Keep the finished runs of some parts."""
+    for name in names:
+        part, found = PARTS[name], folders(out, name)
+        runs = [run for own in found for run in runs_of(own, part.arms, part.seeds, read_plan(own).rounds)]
         if not runs:
             continue
         first = read_mappings(runs[0][2] / HELDOUT)
         answers = frame(runs, HELDOUT, ANSWERS)
-        if read_yaml(folder / "config.yaml").get("labels", "relevance") == "relevance":
+        if read_yaml(found[0] / "config.yaml").get("labels", "relevance") == "relevance":
             answers = with_parts(answers, {row["prompt_id"]: row["prompt"] for row in first})
         keep(answers, name)
         keep(frame(runs, ROUNDS, PLAYED), f"{name}-rounds")
+
+
+def main() -> None:
+    """Keep every part that has finished runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of all parts")
+    collect(parser.parse_args().out, list(PARTS))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of all parts")
+    parser.add_argument("--folder", type=Path, help="of this part, where it is another than OUT/PART")
     parser.add_argument("--arms", help="only these of its arms, with commas; the others may follow later")
     parser.add_argument("--seeds", type=_some, help="only its first so many seeds, or 4:8 for those that follow")
     parser.add_argument("--device", default="auto")
@@ -37,7 +38,7 @@ def main() -> None:
         arguments["arms"] = [arm for arm in part.arms if arm in asked]
     if args.seeds:
         arguments["seeds"] = list(part.seeds[args.seeds])
-    out = args.out / args.part
+    out = args.folder or args.out / args.part
     foresighted.compare(out=out, resume=out.exists(), progress=True, **arguments)
 
 

@@ -48,6 +48,8 @@ COLOURS = {
 }
 WORDS = (PLAIN, "rlhf:kl_coefficient=0.1", "practical:kl_coefficient=0.1", KL, DEFAULT)
 """Arms whose words are shown, and that are in the picture in short."""
+LISTED, DRAWN = 16, 100_000
+"""Seeds up to which all flips of signs are listed, and how many are drawn beyond."""
 MARGIN = 0.25
 """What the default may be worse by than the tuned KL term, in units of utility."""
 CLAIMS = (
@@ -188,17 +190,23 @@ def best(part: str, arms: Sequence[str]) -> str | None:
 
 
 def flips(differences: Floats) -> float:
-    """Return the exact two-sided p-value of a mean of paired differences under all flips of their signs."""
-    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
+    """Return the two-sided p-value of a mean of paired differences under flips of their signs: all of them, or of more
+    than `LISTED` differences `DRAWN`, beside the signs as they are."""
+    count = len(differences)
+    if count <= LISTED:
+        signs = np.array(list(itertools.product((1, -1), repeat=count)))
+    else:
+        drawn = np.random.default_rng(0).choice(np.array([1, -1]), (DRAWN - 1, count))
+        signs = np.concatenate([np.ones((1, count), int), drawn])
     means = np.abs((signs * differences).mean(1))
     return float((means >= abs(differences.mean()) - 1e-12).mean())
 
 
-def claims_table(table: pd.DataFrame) -> str:
-    """Return the protocol's four comparisons as a Markdown table; one that cannot be made yet says so."""
+def claims_table(name: str, table: pd.DataFrame) -> str:
+    """Return the protocol's four comparisons of a part as a Markdown table; one that cannot be made yet says so."""
     last = MAIN["rounds"]
     rows: list[tuple[str, str, Interval, Interval, float, float] | None] = []
-    for claim, arm, other, name in CLAIMS:
+    for claim, arm, other, comparison in CLAIMS:
         against = best("tuning", PARTS["tuning"].arms) if other == "tuned" else other
         if against is None or not all((table.arm == one).any() for one in (arm, against)):
             rows.append(None)
@@ -209,18 +217,18 @@ def claims_table(table: pd.DataFrame) -> str:
         apart = (mine - theirs).mean(1).astype(np.float64)
         shift = MARGIN if claim == "B" else 0.0
         p = float(ttest_1samp(apart + shift, 0.0).pvalue)
-        told = f"{name} ({NAMES[against]})" if other == "tuned" else name
-        if len(seeds) < len(PARTS["main"].seeds):
-            told += f", {len(seeds)} of {len(PARTS['main'].seeds)} seeds so far"
+        told = f"{comparison} ({NAMES[against]})" if other == "tuned" else comparison
+        if len(seeds) < len(PARTS[name].seeds):
+            told += f", {len(seeds)} of {len(PARTS[name].seeds)} seeds so far"
         rows.append((claim, told, over_seeds(apart), paired_interval(mine, theirs, seed=0), p, flips(apart + shift)))
     corrected = holm([None if row is None else row[4] for row in rows])
     lines = [
         "| claim | at round 100 | difference [over seeds] | [over seeds and prompts] | p | Holm | sign flips |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for row, p, (claim, _, _, name) in zip(rows, corrected, CLAIMS, strict=True):
+    for row, p, (claim, _, _, comparison) in zip(rows, corrected, CLAIMS, strict=True):
         if row is None:
-            lines.append(f"| {claim} | {name} | not played yet | | | | |")
+            lines.append(f"| {claim} | {comparison} | not played yet | | | | |")
             continue
         wide = f"[{number(row[3].low)}, {number(row[3].high)}]"
         told = f"{row[1]}, against −{MARGIN}" if claim == "B" else row[1]
@@ -284,12 +292,13 @@ def played() -> dict[str, pd.DataFrame]:
 def text(found: dict[str, pd.DataFrame]) -> str:
     """Return all tables as Markdown."""
     pieces = []
-    if "main" in found:
-        pieces += ["### Claims B and C", claims_table(found["main"])]
+    for name, told in (("main", "Claims B and C"), ("replication", "Claims B and C on 32 fresh seeds")):
+        if name in found:
+            pieces += [f"### {told}", claims_table(name, found[name])]
     for name, table in found.items():
         rounds = read(f"{name}-rounds")
         pieces += [f"### {name}: {PARTS[name].told}", table_of(name, table, rounds)] if rounds is not None else []
-        if name in ("reduced", "main"):
+        if name in ("reduced", "main", "replication"):
             told = (
                 "Parts of the utility at the last round, and answers of which at most one word is not the question's:"
             )

@@ -23,7 +23,7 @@ def study() -> dict[str, ModuleType]:
     found = {}
     sys.path.insert(0, str(STUDY))
     try:
-        for name in ("parts", "oracle", "tables", "collect"):
+        for name in ("parts", "oracle", "tables", "collect", "pool"):
             spec = importlib.util.spec_from_file_location(name, STUDY / f"{name}.py")
             assert spec
             assert spec.loader
@@ -86,21 +86,27 @@ def test_claims_are_tested_over_seeds_and_corrected(study, monkeypatch):
     }
     table = _answers(arms)
     monkeypatch.setattr(tables, "read", lambda name: None if name == "tuning" else table)
-    said = tables.claims_table(table).splitlines()
+    said = tables.claims_table("main", table).splitlines()
     assert "not played yet" in said[2]  # no tuning, no tuned coefficient
     assert all(it in said[3] for it in ("0.50", "< .001", ".0078"))  # 2 of 2^8 assignments
     assert all(it in said[5] for it in ("0.40", "< .001"))
     assert not any(".0078" in line for line in said[4:5])
     monkeypatch.setattr(tables, "read", lambda _: table)
-    assert "KL 1 alone" in tables.claims_table(table).splitlines()[2]
+    assert "KL 1 alone" in tables.claims_table("main", table).splitlines()[2]
 
 
-def test_collapse_in_the_tables_is_the_one_definition(study):
+def test_collapse_in_the_tables_is_the_one_definition(study, monkeypatch):
     tables = study["tables"]
     found = tables.falls(_answers({"rlhf": -3.0}), "rlhf", family=9)
     assert [fall.collapsed and fall.best == 0 for fall in found] == [True] * 8
     assert not any(fall.collapsed for fall in tables.falls(_answers({"rlhf": 1.0}), "rlhf", family=9))
     assert tables.flips(np.array([1.0, 1.0, 1.0])) == pytest.approx(2 / 8)
+    many = np.random.default_rng(1).normal(0.3, 1, 16)
+    exact = tables.flips(many)
+    assert 0.01 < exact < 0.5
+    monkeypatch.setattr(tables, "LISTED", 15)
+    assert tables.flips(many) == pytest.approx(exact, abs=0.01)
+    assert tables.flips(np.ones(32)) == 1 / tables.DRAWN
 
 
 @pytest.mark.slow
@@ -117,3 +123,42 @@ def test_what_another_machine_played_stays(study, tmp_path):
     collect(again, "main", tmp_path)
     kept = pd.read_parquet(tmp_path / "main.parquet")
     assert kept.to_numpy().tolist() == [["a", 1, 1, 2.0], ["a", 2, 1, 30.0], ["b", 1, 1, 1.0], ["c", 1, 1, 4.0]]
+
+
+class _Process:
+    def __init__(self, looks: int, code: int = 0) -> None:
+        self.looks, self.code = looks, code
+
+    def poll(self) -> int | None:
+        self.looks -= 1
+        return None if self.looks > 0 else self.code
+
+
+def test_a_pool_plays_every_run_once(study):
+    pool, parts = study["pool"], study["parts"]
+    found = list(pool.jobs([name for name in parts.PARTS if name != "reduced"]))
+    assert len({job.name for job in found}) == len(found)
+    pieces = [job.words[1] for job in found if job.part == "replication"]
+    assert [place for piece in pieces for place in range(*map(int, piece.split(":")))] == list(range(32))
+    assert all(job.gigabytes < 20 for job in found if job.part not in pool.WEIGHT)
+
+
+def test_a_pool_keeps_to_memory_and_goes_on_after_a_failure(study):
+    pool = study["pool"]
+    asked = [
+        pool.Job("large", "main", gigabytes=7),
+        pool.Job("second", "main", gigabytes=7),
+        pool.Job("small", "main", gigabytes=3),
+        pool.Job("later", "main", gigabytes=1, after="small"),
+        pool.Job("never", "main", gigabytes=1, after="second"),
+        pool.Job("huge", "main", gigabytes=99),
+    ]
+    began: list[str] = []
+
+    def start(job: object) -> _Process:
+        began.append(job.name)
+        return _Process({"large": 5}.get(job.name, 2), code=int(job.name == "second"))
+
+    failed = pool.play(asked, start, memory=10, processes=2, pause=0)
+    assert began == ["large", "small", "later", "second", "huge"]
+    assert failed == ["second", "never"]
