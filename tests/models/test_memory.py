@@ -1,4 +1,4 @@
-"""What becomes of memory that tensors no longer need."""
+"""How much memory is left, and what becomes of memory that tensors no longer need."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def test_an_allocator_that_was_told_something_is_left_alone(monkeypatch):
     monkeypatch.delenv("MALLOC_ARENA_MAX")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())  # another C library
     memory.keep_freed()
+
+
+def test_what_tensors_hold_on_an_accelerator_is_not_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (5, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 60)
+    assert memory.free_memory(torch.device("cuda")) == 5 + 70 - 60
+    assert memory.free_memory(torch.device("cpu")) > 2**20

@@ -11,12 +11,13 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from foresighted.influence import passes
+
 
 def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be had on a device; of one that does not tell, of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    return int(psutil.virtual_memory().available)
+    own = passes.free_memory(device)
+    return int(psutil.virtual_memory().available) if own is None else own
 
 
 ACCELERATED = 8
