@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from foresighted.errors import DataError, ModelError
+from foresighted.models import probe
 from foresighted.models.loading import reward_model
 from foresighted.models.probe import longest_input
 
@@ -143,3 +144,12 @@ def test_the_longest_input_is_the_models(own, body, caplog, told):
 def test_what_the_model_has_no_use_for_is_left_out(body, own):
     own.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     assert set(reward_model(body, own).encode(PROMPTS, RESPONSES)) == {"input_ids", "attention_mask"}
+
+
+def test_a_reading_may_differ_by_what_products_are_rounded_to(body, own, monkeypatch):
+    said = probe._said
+    monkeypatch.setattr(probe, "_said", lambda model, prompts, *rest: said(model, prompts, *rest) + 0.01 * len(prompts))
+    with pytest.raises(ModelError, match=r"padded differently|not its own reward"):
+        reward_model(body, own)
+    monkeypatch.setattr(probe, "in_full", lambda _: False)  # as with TF32
+    reward_model(body, own)

@@ -18,6 +18,7 @@ from foresighted.influence.deberta import row_by_row
 from foresighted.influence.layers import BLOCK, Dense, Form, at_least_single, squared_norm
 from foresighted.influence.naive import Forward, Inputs, classifier
 from foresighted.influence.passes import Fit, Rows, count_rows, groups, pairs_of_blocks, placed, placed_square, take
+from foresighted.influence.rounding import rounded_as
 from foresighted.influence.scopes import select
 from foresighted.influence.sums import Read, Sums, grams, stars
 from foresighted.steering import Products
@@ -290,7 +291,7 @@ class GradientProducts:
         self, capture: Capture, few: Inputs, plain: Tensor, truth: dict[str, Tensor], sizes: dict[str, float]
     ) -> set[str]:
         """Return the parameters whose captured gradient of the first row's reward is not autograd's."""
-        relative, floor = _TOLERANCE[plain.dtype]
+        relative, floor = _TOLERANCE[rounded_as(plain)]
         total = math.hypot(*sizes.values())
         uses: dict[str, int] = {}
         right: set[str] = set()

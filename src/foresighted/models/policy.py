@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
 from foresighted.errors import NumericalError, one_line
+from foresighted.influence.rounding import in_full
 from foresighted.models.cache import make_room
 from foresighted.models.lm_head import LMHead
 from foresighted.models.memory import at_once
@@ -334,7 +335,7 @@ class Policy:
                 found, whole = (
                     self._pass(model, prefix, rows, responses, states, share=True) for states in (known, None)
                 )
-            near = 1e-2 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.5
+            near = 1e-2 if in_full(next(model.parameters())) else 0.5
             apart = float((found - whole).abs().max())
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
             apart, near = math.inf, 0.0

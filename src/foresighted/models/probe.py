@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foresighted.errors import DataError, ForesightedError, ModelError, one_line
+from foresighted.influence.rounding import in_full
 from foresighted.models.reward_model import RewardModel
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _TEXTS = (
 """Short and long, so that some are padded; two answers to one question."""
 _CLOSE, _ROUGH = 1e-3, 0.1
 """Difference of two readings of one text that is rounding, as a share of 1 or of the larger value: in single precision,
-and below (half precision, quantised weights)."""
+and below (half precision, TF32, quantised weights)."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -54,8 +55,7 @@ def check_reading(model: RewardModel, name: str) -> None:
         ) from None
     if len(rows) > 1 and torch.equal(inputs["input_ids"][0], inputs["input_ids"][1]):
         raise ModelError(f"reward_model: what {name} reads does not hold the response; mend its chat template")
-    single = all(p.dtype in (torch.float32, torch.float64) for p in model.body.parameters())
-    same = partial(_same, name, share=_CLOSE if single else _ROUGH)
+    same = partial(_same, name, share=_CLOSE if all(map(in_full, model.body.parameters())) else _ROUGH)
     same(through_head, batch, "what enters its last linear layer, through that layer, is not its own reward")
     if padded:
         same(torch.cat(alone), batch[padded], "it reads a text that is padded differently from the same text alone")
