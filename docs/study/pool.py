@@ -29,6 +29,8 @@ PROCESS = 2.0
 """Gigabytes of a process: the frozen models and what one pass over the vocabulary takes (reckoned)."""
 WEIGHT = {"long": 1.5, "all-layers": 3.0, "earn-16": 4.0, "earn-64": 16.0}
 """Of loops, where they are larger than those of the main cell."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Of each process, where nothing else is said: a core of its own, and memory in pieces that others can use."""
 MOST = 80
 """Loops of one process."""
 
@@ -130,7 +132,8 @@ def main() -> None:
         words = [best_of_families() if word == "{best}" else word for word in job.words]
         command = [sys.executable, HERE / "run.py", job.part, "--folder", args.out / job.name, "--device", args.device]
         with (args.out / f"{job.name}.log").open("ab") as log:
-            return subprocess.Popen([*command, "--checkpoint-every", "20", *words], stdout=log, stderr=log)
+            words = ["--checkpoint-every", "20", *words]
+            return subprocess.Popen([*command, *words], stdout=log, stderr=log, env={**ENVIRONMENT, **os.environ})
 
     asked = args.parts or [name for name in PARTS if name != "reduced"]
     failed = play(list(jobs(asked)), start, memory=args.memory, processes=args.processes)
