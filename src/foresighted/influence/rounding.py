@@ -17,7 +17,7 @@ def rounded_as(values: Tensor) -> torch.dtype:
     told = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
     if told is None and values.device.type != "cpu" and torch.backends.cuda.matmul.allow_tf32:  # torch before 2.9
         told = "tf32"
-    return _FACTORS.get(told, torch.float32)
+    return _FACTORS.get(str(told), torch.float32)
 
 
 def in_full(values: Tensor) -> bool:
