@@ -43,6 +43,7 @@ COLOURS = {
     "shuffled": "#8d5a97",
     "practical:kl_coefficient=0": "#d08a2e",
     "rlhf:kl_coefficient=0.1": "#7fb2d9",
+    "rlhf:kl_coefficient=1": "#12324d",
     "practical:kl_coefficient=0.1": "#7cc49a",
     "labels": "#777777",
 }
