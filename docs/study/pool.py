@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Job:
     words: tuple[str, ...] = ()
     """What `run.py` is told besides."""
     gigabytes: float = 0.0
-    after: str | None = field(default=None)
+    after: str | None = None
     """A job that has to be done before."""
 
 
@@ -80,8 +80,7 @@ def _size(loops: int, weight: float) -> float:
 
 def best_of_families() -> str:
     """Return the best setting of each family of remedies, by the tuning seeds, as `run.py` takes arms."""
-    found = [tables.best("remedies-tuning", arms) for arms in REMEDIES.values()]
-    return ",".join(arm for arm in found if arm is not None)
+    return ",".join(tables.best("remedies-tuning", arms) for arms in REMEDIES.values())
 
 
 def play(
@@ -97,7 +96,6 @@ def play(
         pause: seconds between two looks at them.
     """
     left, running, done, failed = list(waiting), dict[Job, Started](), set[str](), list[str]()
-    names = {job.name for job in waiting}
     while left or running:
         for job, process in list(running.items()):
             if (code := process.poll()) is not None:
@@ -107,7 +105,7 @@ def play(
         left = [job for job in left if job.name not in failed]
         for job in list(left):
             free = memory - sum(one.gigabytes for one in running)
-            ready = job.after is None or job.after in done or job.after not in names
+            ready = job.after is None or job.after in done
             if ready and len(running) < processes and (job.gigabytes <= free or not running):
                 left.remove(job)
                 running[job] = start(job)
@@ -124,6 +122,9 @@ def main() -> None:
     parser.add_argument("--memory", type=float, required=True, help="gigabytes of the accelerator to use")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 2))
     args = parser.parse_args()
+    asked = args.parts or [name for name in PARTS if name != "reduced"]
+    if "remedies" in asked and "remedies-tuning" not in asked:
+        parser.error("remedies waits for remedies-tuning: name that, too; what is finished is not played again")
     args.out.mkdir(parents=True, exist_ok=True)
 
     def start(job: Job) -> subprocess.Popen[bytes]:
@@ -135,7 +136,6 @@ def main() -> None:
             words = ["--checkpoint-every", "20", *words]
             return subprocess.Popen([*command, *words], stdout=log, stderr=log, env={**ENVIRONMENT, **os.environ})
 
-    asked = args.parts or [name for name in PARTS if name != "reduced"]
     failed = play(list(jobs(asked)), start, memory=args.memory, processes=args.processes)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; see their logs in {args.out}")

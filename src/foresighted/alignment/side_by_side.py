@@ -109,8 +109,8 @@ class SideBySide:
             token_log_p(policy, every, said, TokenLogP(every, said))
         adapter = sum(p.numel() * p.element_size() for p in policy.trainable().values())
         row = policy.model.config.get_text_config().vocab_size * 4 * 3  # logits, their exponentials, their gradient
-        once = row * max(SAMPLED, 0 if policy.head.apart() else ROWS * said.tokens.shape[1])
-        once = at_once(self._shared.device, once)
+        rows = max(SAMPLED, 0 if policy.head.apart() else ROWS * said.tokens.shape[1])
+        once = row * at_once(self._shared.device, rows)
         spare = _SHARE * free_memory(self._shared.device) - once
         return max(1, min(count, int(spare / (sum(kept.values()) + 4 * adapter))))
 

@@ -234,7 +234,7 @@ class Policy:
             raise NumericalError(NOT_FINITE)
         self._memory.clear()
         if seen and cache is not None:
-            self._memory.keep(prefix.ids(), seen, rollout.tokens, rollout.lengths())
+            self._memory.keep(prefix.ids(), seen, ids_of(rollout.tokens, rollout.mask))
         return rollout
 
     def _recorded(self) -> AbstractContextManager[list[Tensor]]:

@@ -154,26 +154,23 @@ class Memory:
         """Forget everything."""
         self._heard = {}
 
-    def keep(
-        self, prompts: Sequence[Sequence[int]], seen: Sequence[Tensor], tokens: Tensor, lengths: Sequence[int]
-    ) -> None:
+    def keep(self, prompts: Sequence[Sequence[int]], seen: Sequence[Tensor], responses: Sequence[list[int]]) -> None:
         """Keep what was recorded while B prompts were read once and n responses to each were sampled.
 
         Args:
             prompts: token ids of each prompt.
             seen: states of the prompts but for their last token (B, L - 1, D, padded on the left), then of each token
                 that was read to sample the next (B n, 1, D).
-            tokens: of the responses, shape B n, T.
-            lengths: of each response.
+            responses: token ids of each, B n.
         """
         self.clear()
         states = torch.cat(list(seen[1:]), 1)
-        count, said = len(tokens) // len(prompts), tokens.tolist()
+        count = len(responses) // len(prompts)
         for place, ids in enumerate(prompts):
             own = seen[0][place, seen[0].shape[1] - (len(ids) - 1) :]
             heard = self._heard.setdefault(tuple(ids), _Heard(own, []))
             for row in range(place * count, (place + 1) * count):
-                heard.responses.append(_Response(said[row][: lengths[row]], states[row]))
+                heard.responses.append(_Response(responses[row], states[row]))
 
     def holds(self, prompt: Sequence[int], response: Sequence[int]) -> bool:
         """Return whether a response is (the beginning of) one that was sampled last."""
